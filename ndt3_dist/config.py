@@ -1,0 +1,292 @@
+"""One schema for every run: YAML on disk, frozen and checked in memory.
+
+Precedence: the defaults below < the YAML file < `section.key=value` on the command line. Unknown
+keys are refused with the nearest known name, and every problem is reported at once. YAML files are
+whole: no includes, anchors or interpolation.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ndt3_dist.errors import BadInput
+
+PROJECT = Path(__file__).resolve().parent.parent
+"""Where `configs/` and `data_prep/recipes/` of a checkout lie; bare names are sought there."""
+
+
+class Section(BaseModel):
+    """A frozen part of a config that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RunConfig(Section):
+    name: str
+    """Name of the run; its folder is `dir/name`."""
+    dir: str = "runs"
+    """Folder that holds the runs, shared by all hosts."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data, dropout and masks."""
+
+
+class DataConfig(Section):
+    corpus: str = ""
+    """Folder or s3:// URL of a prepared corpus."""
+    row_tokens: int = Field(4096, ge=1)
+    """Capacity of a packed row in tokens."""
+    block_samples: int = Field(8192, ge=1)
+    """Samples that are fitted into rows together; larger fills rows better."""
+    val_windows: int = Field(0, ge=0)
+    """Windows of the corpus's `val` split to score at each validation; 0 = none."""
+
+
+class ModelConfig(Section):
+    """NDT3's architecture (paper: Ye et al. 2025; sizes of its published configurations)."""
+
+    layers: int = Field(ge=1)
+    dim: int = Field(ge=32)
+    """Width of the residual stream; a multiple of `heads` and of `channels_per_token`."""
+    heads: int = Field(ge=1)
+    feedforward: int = Field(ge=1)
+    """Hidden width of the SwiGLU (each of its two halves)."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout of embeddings and of each attention and MLP branch."""
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout of attention probabilities (upstream: equal to `dropout`)."""
+    attention: Literal["auto", "flash", "sdpa", "reference"] = "auto"
+    """Attention body; auto = flash-attn on CUDA where installed, else torch's SDPA."""
+    channels_per_token: int = Field(32, ge=1)
+    """Channels of one array that make one neural token (patch)."""
+    max_channels: int = Field(320, ge=1)
+    """Channels a session may have, all arrays padded to whole patches."""
+    behavior_dim: int = Field(17, ge=1)
+    """Covariate dimensions that have a space id; fixes the ids of everything after them."""
+    max_space: int = Field(48, ge=1)
+    """Highest space id, kept for padding; the table has one row more."""
+    count_clip: int = Field(20, ge=1)
+    """Highest spike count with an input embedding of its own."""
+    count_classes: int = Field(22, ge=2)
+    """Classes of the spike head: counts 0 .. count_classes - 1."""
+    max_return: int = Field(50, ge=1)
+    """Highest return-to-go; 0 means absent."""
+    context_tokens: bool = True
+    """Emit constraint and return tokens (zeros where a recording has none), as in pretraining."""
+    covariate_mask_rate: float = Field(1.0, ge=0, le=1)
+    """Share of covariate inputs that are blanked; 1 is what NDT3's code does in every step."""
+    rope_base: float = 10000.0
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        problems = []
+        for divisor in ("heads", "channels_per_token"):
+            if self.dim % getattr(self, divisor):
+                problems.append(f"dim {self.dim} is not a multiple of {divisor}")
+        if (self.dim // self.heads) % 2:
+            problems.append(f"head dimension {self.dim // self.heads} is odd; rotary needs pairs")
+        patches = -(-self.max_channels // self.channels_per_token)
+        if 2 + 2 * self.behavior_dim + patches > self.max_space:
+            problems.append(
+                f"space ids run to {1 + 2 * self.behavior_dim + patches}, "
+                f"max_space is {self.max_space}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class OptimConfig(Section):
+    lr: float = Field(gt=0)
+    """Peak learning rate."""
+    lr_min: float = Field(1e-6, ge=0)
+    schedule: Literal["ndt3", "cosine"] = "ndt3"
+    """ndt3 = linear warm-up, then a cosine that is not shifted by it (upstream); cosine = shifted."""
+    warmup_epochs: float = Field(50, ge=0)
+    """Warm-up in epochs (samples seen over samples in the corpus)."""
+    warmup_init_factor: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the start of the warm-up over the peak."""
+    decay_epochs: float = Field(500, gt=0)
+    """Epoch at which the cosine reaches `lr_min`."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = Field(0.01, ge=0)
+    """Applied to every parameter, as upstream."""
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+
+
+class TrainConfig(Section):
+    epochs: float = Field(400, gt=0)
+    """Stop after this many passes over the corpus."""
+    max_steps: int = Field(0, ge=0)
+    """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
+    global_batch: int = Field(ge=1)
+    """Rows per optimiser step over all ranks."""
+    micro_batch: int = Field(1, ge=1)
+    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+
+class CheckpointConfig(Section):
+    every_steps: int = Field(500, ge=1)
+    keep_last: int = Field(3, ge=1)
+    """Newest checkpoints to keep."""
+
+
+class LogConfig(Section):
+    every_steps: int = Field(10, ge=1)
+    """Steps per console line; metrics.jsonl and W&B get every step."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    wandb_project: str = "ndt3_dist"
+
+
+class PretrainConfig(Section):
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    optim: OptimConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self):
+        if self.train.global_batch % self.train.micro_batch:
+            raise ValueError(
+                f"train.global_batch {self.train.global_batch} is not a multiple of "
+                f"train.micro_batch {self.train.micro_batch}"
+            )
+        if self.train.zero_stage == 0 and self.train.precision == "bf16":
+            raise ValueError("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
+        return self
+
+
+class TuneDataConfig(Section):
+    corpus: str = ""
+    session: str = ""
+    """Session to fit; empty = the only one that has the `fit` split."""
+    fit: str = "calibration"
+    """Split to fit on."""
+    val_fraction: float = Field(0.2, gt=0, lt=1)
+    """Last part of the fit split, held back to choose the best step."""
+
+
+class TuneConfig(Section):
+    """A single-process fine-tune, or a training from scratch with the same command."""
+
+    class Train(Section):
+        steps: int = Field(ge=1)
+        batch: int = Field(ge=1)
+        """Windows per step, each at a random start inside the fit split."""
+        eval_every: int = Field(20, ge=1)
+        """Steps between scores on the held-back part."""
+        precision: Literal["bf16", "fp32"] = "bf16"
+        dropout: float = Field(0.1, ge=0, lt=1)
+
+    run: RunConfig
+    data: TuneDataConfig
+    optim: OptimConfig
+    train: Train
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def find_file(name: str | Path, folder: str) -> Path:
+    """Seek a bare file name in the current folder, then in `folder` of the project."""
+    path = Path(name)
+    candidates = [path] if path.parent != Path(".") else [path, PROJECT / folder / path]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    places = " or ".join(str(c.parent.absolute()) for c in candidates)
+    known = sorted(p.name for p in (PROJECT / folder).glob("*.yaml"))
+    near = difflib.get_close_matches(path.name, known, n=1)
+    hint = f"; nearest: {near[0]}" if near else f"; there are: {', '.join(known)}"
+    raise BadInput(f"no file {path.name} in {places}{hint}")
+
+
+def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML file into `schema`, with `a.b=value` overrides on top.
+
+    Raises:
+        BadInput: The file cannot be read, or keys or values do not fit; names all of them at once.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path}: not valid YAML: {e}") from e
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: expected sections with keys, found {type(values).__name__}")
+    for override in overrides:
+        key, eq, text = override.partition("=")
+        if not eq or not key:
+            raise BadInput(f"{override!r} is not an override; expected section.key=value")
+        set_key(values, key, parse_scalar(text))
+    return check(schema, values, str(path))
+
+
+def parse_scalar(text: str) -> Any:
+    """A command-line value as YAML would read it; what is not YAML stays text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def set_key(values: dict, dotted: str, value: Any) -> None:
+    """Set `a.b.c` in nested dictionaries, making those that are missing."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        child = values.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise BadInput(f"{dotted}: {parent} is a value, not a section")
+        values = child
+    values[last] = value
+
+
+def check(schema: type[C], values: Mapping, where: str) -> C:
+    """Validate `values`; all problems in one BadInput, unknown keys with the nearest name."""
+    try:
+        return schema.model_validate(_numbers(values))
+    except ValidationError as e:
+        problems = [_explain(schema, error) for error in e.errors()]
+        raise BadInput(f"{where}: " + "; ".join(problems)) from e
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; turn such text into the number that was meant."""
+    if isinstance(value, Mapping):
+        return {k: _numbers(v) for k, v in value.items()}
+    if isinstance(value, str) and "e" in value and value[:1].isdigit():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(schema: type[BaseModel], error: Any) -> str:
+    """One pydantic error in words: the key, what was found, what was expected."""
+    *parents, last = error["loc"] or ("",)
+    dotted = ".".join(str(p) for p in error["loc"])
+    if error["type"] == "extra_forbidden":
+        owner: Any = schema
+        for parent in parents:
+            field = owner.model_fields.get(parent) if hasattr(owner, "model_fields") else None
+            owner = field.annotation if field else None
+        known = list(getattr(owner, "model_fields", {}))
+        near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+        return f"unknown key {dotted} ({hint})"
+    found = error.get("input")
+    if error["type"] == "missing":
+        return f"{dotted} is missing"
+    if isinstance(found, Mapping):
+        return f"{dotted + ': ' if dotted else ''}{error['msg'].removeprefix('Value error, ')}"
+    return f"{dotted} is {found!r}: {error['msg']}"

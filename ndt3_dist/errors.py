@@ -1,0 +1,34 @@
+"""The errors this project raises on purpose.
+
+Each message says what was found, what was expected, where, and what to do next; programs print it
+as one line (`log.run_program`) and exit with 1. Anything else that escapes is a defect of ours and
+keeps its traceback.
+"""
+
+
+class Ndt3DistError(Exception):
+    """Parent of every error below."""
+
+
+class BadInput(Ndt3DistError, ValueError):
+    """A recording, recipe, config or argument that cannot be used as it is."""
+
+
+class ShardCorrupt(Ndt3DistError):
+    """A shard or one of its samples does not have the bytes its index or manifest promises."""
+
+
+class ManifestMismatch(Ndt3DistError):
+    """A corpus is absent, incomplete, of another version, or made by another recipe."""
+
+
+class CheckpointCorrupt(Ndt3DistError):
+    """A checkpoint or an export is absent, incomplete, or does not have its recorded bytes."""
+
+
+class ResumeMismatch(Ndt3DistError):
+    """A run cannot go on from here: another corpus, another model, or a run that exists already."""
+
+
+class Unsupported(Ndt3DistError):
+    """A feature or a file that this version deliberately does not handle."""

@@ -1,0 +1,60 @@
+"""How programs speak: one error line, progress on a terminal, plain lines elsewhere."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from ndt3_dist.errors import Ndt3DistError
+
+T = TypeVar("T")
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0 of its job (a single process is)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message: str = "") -> None:
+    """Print a line from rank 0 only, at once."""
+    if is_first_rank():
+        print(message, flush=True)
+
+
+def warn(message: str) -> None:
+    """Print a warning to standard error from rank 0 only."""
+    if is_first_rank():
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
+    """Wrap `items` in a progress bar on a terminal (rank 0); elsewhere leave them as they are."""
+    if not (sys.stderr.isatty() and is_first_rank()):
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items, desc=label, total=total, leave=False)
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Run a program's `main` and exit: 0, what it returned, or 1 after one `error:` line.
+
+    Only the project's own errors and missing or forbidden files are shortened to a line; any other
+    exception is a defect and shows its traceback. NDT3_TRACEBACK=1 shows all of them.
+    """
+    try:
+        code = main() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        code = 130
+    except (Ndt3DistError, FileNotFoundError, PermissionError) as e:
+        if os.environ.get("NDT3_TRACEBACK"):
+            traceback.print_exc()
+        message = str(e)
+        if isinstance(e, OSError) and e.filename is not None:
+            message = f"{e.filename}: {e.strerror}"
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)

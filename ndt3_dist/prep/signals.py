@@ -1,0 +1,104 @@
+"""From events and samples to bins, aligned to the sample.
+
+Bin b of a session covers [start + b * bin, start + (b + 1) * bin). A spike on an edge belongs to
+the bin that begins there. A covariate bin is the mean of the samples whose time lies in it, so it
+looks ahead no further than its own end; where samples are sparser than bins, values are linearly
+interpolated at the bin's centre (which looks ahead by at most one sample period), never across a
+gap.
+"""
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+
+EDGE = 1e-6
+"""Share of a bin by which a time may miss its edge: clocks written in float64 seconds do."""
+
+
+def bin_spikes(times: list[np.ndarray], start_s: float, bin_s: float, bins: int) -> np.ndarray:
+    """Count spikes in bins.
+
+    Args:
+        times: Sorted spike times of each channel, in s.
+        start_s: Start of bin 0.
+        bin_s: Bin size in s.
+        bins: Number of bins.
+    Returns:
+        Counts, (bins, channels), uint8; spikes outside the bins are not in it.
+    Raises:
+        BadInput: A bin holds more than 255 spikes of a channel; counts never wrap.
+    """
+    counts = np.zeros((bins, len(times)), np.int64)
+    for channel, t in enumerate(times):
+        where = np.floor((t - start_s) / bin_s + EDGE).astype(np.int64)
+        where = where[(where >= 0) & (where < bins)]
+        counts[:, channel] = np.bincount(where, minlength=bins)
+    if counts.size and counts.max() > 255:
+        bin_, channel = np.unravel_index(counts.argmax(), counts.shape)
+        raise BadInput(
+            f"channel {channel} has {counts.max()} spikes in the bin at "
+            f"{start_s + bin_ * bin_s:.3f} s; at most 255 fit: use smaller bins or check the units"
+        )
+    return counts.astype(np.uint8)
+
+
+def bin_covariates(
+    times: np.ndarray,
+    values: np.ndarray,
+    start_s: float,
+    bin_s: float,
+    bins: int,
+    max_gap_s: float,
+) -> np.ndarray:
+    """Resample covariates to bins.
+
+    Args:
+        times: Sorted time of each sample's start in s, (samples,).
+        values: (samples, dims); NaN where not valid.
+        start_s: Start of bin 0.
+        bin_s: Bin size in s.
+        bins: Number of bins.
+        max_gap_s: Samples further apart than this are not interpolated between.
+    Returns:
+        (bins, dims) float32; NaN in every bin and dim that has a NaN sample, or no sample near.
+    """
+    dims = values.shape[1]
+    where = np.floor((times - start_s) / bin_s + EDGE).astype(np.int64)
+    inside = (where >= 0) & (where < bins)
+    where, inner = where[inside], values[inside]
+    number = np.bincount(where, minlength=bins)
+    total = np.stack(
+        [np.bincount(where, weights=inner[:, d], minlength=bins) for d in range(dims)], axis=1
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / number[:, None]
+    empty = np.flatnonzero(number == 0)
+    if len(empty) and len(times):
+        centre = start_s + (empty + 0.5) * bin_s
+        after = np.searchsorted(times, centre)
+        near = (after > 0) & (after < len(times))
+        before, after = np.clip(after - 1, 0, None), np.clip(after, None, len(times) - 1)
+        near &= times[after] - times[before] <= max_gap_s
+        for d in range(dims):
+            # A NaN neighbour makes its interpolation NaN, as it should.
+            mean[empty, d] = np.where(near, np.interp(centre, times, values[:, d]), np.nan)
+    return mean.astype(np.float32)
+
+
+def covariate_scales(values: np.ndarray, quantile: float) -> np.ndarray:
+    """Scale of each dimension: a quantile of |x| over its finite bins, 1 where that is ~0.
+
+    Args:
+        values: Bins of the train or calibration part alone, (bins, dims).
+        quantile: Such as 0.999.
+    Returns:
+        (dims,) float64, never 0. Zero stays zero after division: NDT3 does not centre.
+    Source: NDT3 `apply_minmax_norm` (specified as q0.999 of |x| per session).
+    """
+    scales = np.ones(values.shape[1])
+    for d in range(values.shape[1]):
+        finite = np.abs(values[np.isfinite(values[:, d]), d])
+        if len(finite):
+            scale = float(np.quantile(finite.astype(np.float64), quantile))
+            scales[d] = scale if scale > 1e-9 else 1.0
+    return scales

@@ -1,0 +1,163 @@
+"""Cut a recording into the windows of a corpus, and say why one is rejected.
+
+Windows lie end to end inside a labelled interval and never cross its border. Rejection: no spikes,
+every covariate constant, or shorter than a window (the end of an interval). The test split rejects
+nothing: its last, shorter window is kept too, so that every test bin is scored.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.nwb import Recording
+from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.signals import bin_covariates, bin_spikes, covariate_scales
+from ndt3_dist.shards.format import (
+    Covariate,
+    Interval,
+    Session,
+    Windows,
+    neural_tokens_per_bin,
+    sample_key,
+    session_id,
+)
+from ndt3_dist.shards.write import npy_bytes
+
+CONSTANT = 1e-6
+"""A covariate whose standard deviation in units of its scale is below this is constant."""
+
+
+def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
+    """Bin, scale and cut a recording.
+
+    Args:
+        recording: As a reader returned it.
+        recipe: What to make of it.
+        source: Path of the file below the recipe's source.
+        source_sha256: Hash of the file.
+    Returns:
+        The session's manifest entry, and its samples as (split, key, members, index fields).
+    Raises:
+        BadInput: Shorter than a window, no spikes, no interval to scale from.
+    """
+    bin_s = recipe.bin_size_ms / 1000
+    bins = int(np.floor((recording.stop_s - recording.start_s) / bin_s + 1e-6))
+    if bins < recipe.window_bins:
+        raise BadInput(
+            f"recording of {max(bins, 0) * bin_s:.2f} s is shorter than a window "
+            f"({recipe.window_ms / 1000:g} s)"
+        )
+    spikes = bin_spikes(recording.spike_times, recording.start_s, bin_s, bins)
+    if not spikes.any():
+        raise BadInput("has zero spikes between its first and last bin")
+    name = session_id(recipe.dataset, recording.subject, recording.session)
+    intervals = label_intervals(name, bins, recipe)
+    covariates = np.zeros((bins, 0), np.float32)
+    scales = np.zeros(0)
+    if recording.covariates.shape[1]:
+        covariates = bin_covariates(
+            recording.covariate_times,
+            recording.covariates,
+            recording.start_s,
+            bin_s,
+            bins,
+            recipe.covariates.max_gap_ms / 1000,
+        )
+        scales = fit_scales(covariates, intervals, recipe.covariates.quantile)
+        covariates = (covariates / scales).astype(np.float32)
+    samples, windows = [], {}
+    patches = neural_tokens_per_bin(recording.arrays)
+    for interval in intervals:
+        tally = windows.setdefault(interval.split, {"kept": 0, "rejected": {}})
+        for start in range(interval.start_bin, interval.stop_bin, recipe.window_bins):
+            stop = min(start + recipe.window_bins, interval.stop_bin)
+            s, c = spikes[start:stop], covariates[start:stop]
+            reason = "" if interval.split == "test" else reject(s, c, recipe.window_bins)
+            if reason:
+                tally["rejected"][reason] = tally["rejected"].get(reason, 0) + 1
+                continue
+            tally["kept"] += 1
+            dims = c.shape[1]
+            context = max(dims, 1) + 1  # a zero constraint for each dim, an absent return
+            fields = {
+                "start_bin": start,
+                "bins": stop - start,
+                "tokens": (stop - start) * (patches + dims) + context,
+                "context_tokens": context,
+                "spike_targets": s.size,
+                "covariate_targets": int(np.isfinite(c).sum()),
+            }
+            members = {"spikes": npy_bytes(s), "covariates": npy_bytes(c)}
+            samples.append((interval.split, sample_key(name, start), members, fields))
+    total = sum(len(t) for t in recording.spike_times)
+    session = Session(
+        id=name,
+        dataset=recipe.dataset,
+        subject=recording.subject,
+        session=recording.session,
+        source=source,
+        source_sha256=source_sha256,
+        licence=recipe.licence,
+        bins=bins,
+        start_s=recording.start_s,
+        arrays=recording.arrays,
+        covariates=[
+            Covariate(name=n, unit=recording.covariate_unit, scale=float(scale))
+            for n, scale in zip(recording.covariate_names, scales, strict=True)
+        ],
+        intervals=intervals,
+        windows={split: Windows(**tally) for split, tally in windows.items()},
+        spikes=int(spikes.sum()),
+        spikes_outside=int(total - int(spikes.sum())),
+    )
+    return session, samples
+
+
+def label_intervals(name: str, bins: int, recipe: Recipe) -> list[Interval]:
+    """The labelled intervals of a session by the first rule that matches it, in order of time."""
+    rule = recipe.rule_for(name)
+    if rule is None:
+        raise BadInput(f"no split rule of the recipe matches session {name}")
+    per_unit = bins if rule.unit == "fraction" else 1000 / recipe.bin_size_ms
+    intervals = []
+    for split, (start, stop) in rule.intervals.items():
+        first = min(round(start * per_unit), bins)
+        last = bins if stop is None else min(round(stop * per_unit), bins)
+        if last > first:
+            intervals.append(Interval(split=split, start_bin=first, stop_bin=last))
+    return sorted(intervals, key=lambda i: i.start_bin)
+
+
+def fit_scales(covariates: np.ndarray, intervals: list[Interval], quantile: float) -> np.ndarray:
+    """Scales from the train and calibration bins alone, so that no test bin leaks into them."""
+    fit = [covariates[i.start_bin : i.stop_bin] for i in intervals if i.split in FIT_SPLITS]
+    if not fit:
+        raise BadInput("has no train or calibration interval to take covariate scales from")
+    return covariate_scales(np.concatenate(fit), quantile)
+
+
+FIT_SPLITS = ("train", "calibration")
+
+
+def reject(spikes: np.ndarray, covariates: np.ndarray, window_bins: int) -> str:
+    """Why a window is rejected; empty where it is kept.
+
+    Source: NDT3 `heuristic_sanitize`; windows without one finite covariate are kept for their
+    spikes.
+    """
+    if len(spikes) < window_bins:
+        return "too_short"
+    if not spikes.any():
+        return "no_spikes"
+    if np.isfinite(covariates).any():
+        # Per dimension over its finite bins; np.nanstd would warn on all-NaN dimensions.
+        finite = [c[np.isfinite(c)] for c in covariates.T]
+        if all(c.std() < CONSTANT for c in finite if len(c)):
+            return "constant_covariates"
+    return ""
+
+
+def relative_source(path: Path, root: Path) -> str:
+    """A recording's path below the recipe's source; its bare name where that is the file itself."""
+    return path.relative_to(root).as_posix() if path != root else path.name

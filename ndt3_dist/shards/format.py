@@ -1,0 +1,227 @@
+"""Corpus format, version 1: what a manifest, an index record and a sample key are.
+
+A corpus is a folder with `manifest.json` (written last; without it there is no corpus) and
+`shards/NNNNNN.tar` + `shards/NNNNNN.index.npy`. Reading is distrustful: a manifest is checked
+against this schema, shard names must be six digits, and sizes and hashes must hold.
+"""
+
+import hashlib
+import re
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ndt3_dist import storage
+from ndt3_dist.errors import BadInput, ManifestMismatch
+
+VERSION = 1
+MEMBERS = ("spikes", "covariates", "constraint", "return")
+"""Streams of a sample in the order of its tar members; the last two only where recorded."""
+SPLITS = ("train", "val", "calibration", "test")
+CHANNELS_PER_TOKEN = 32
+"""Channels of a neural token as counted in the index (NDT3's neurons_per_token)."""
+MAX_KEY = 90
+"""Longest sample key, so that its member names fit a plain ustar header."""
+
+INDEX = np.dtype(
+    [
+        ("session", "<u4"),  # row of the manifest's session table
+        ("start_bin", "<u4"),  # first bin, counted from the session's own first bin
+        ("bins", "<u4"),
+        ("tokens", "<u4"),  # all tokens, those of constraint and return included
+        ("context_tokens", "<u4"),  # constraint and return tokens alone
+        ("spike_targets", "<u4"),  # bins x channels
+        ("covariate_targets", "<u4"),  # finite covariate values
+        ("crc32", "<u4"),  # over the members' bytes in MEMBERS order
+        ("offsets", "<u8", (len(MEMBERS),)),  # of each member's bytes in the tar
+        ("sizes", "<u4", (len(MEMBERS),)),  # 0 where a member is absent
+    ]
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Array(_Strict):
+    """One electrode array of a session."""
+
+    name: str
+    channels: int = Field(ge=1)
+
+
+class Covariate(_Strict):
+    """One behavioural dimension: stored values are (recorded value / scale)."""
+
+    name: str
+    unit: str
+    scale: float = Field(gt=0)
+
+
+class Interval(_Strict):
+    """A labelled half-open range of bins of a session."""
+
+    split: Literal["train", "val", "calibration", "test"]
+    start_bin: int = Field(ge=0)
+    stop_bin: int = Field(ge=0)
+
+
+class Windows(_Strict):
+    """What became of the windows of one split of one session."""
+
+    kept: int = 0
+    rejected: dict[str, int] = {}
+
+
+class Session(_Strict):
+    """All that is the same for every window of a session."""
+
+    id: str
+    dataset: str
+    subject: str
+    session: str
+    source: str
+    """Path of the recording below the recipe's source, never an absolute path."""
+    source_sha256: str
+    licence: str
+    bins: int
+    start_s: float
+    """Time of the session's first bin on the recording's own clock."""
+    arrays: list[Array]
+    covariates: list[Covariate]
+    intervals: list[Interval]
+    windows: dict[str, Windows]
+    spikes: int
+    """Spikes counted in the session's bins."""
+    spikes_outside: int
+    """Spikes before its first or after its last bin, left out."""
+
+    @property
+    def channels(self) -> int:
+        return sum(a.channels for a in self.arrays)
+
+
+class Shard(_Strict):
+    name: str = Field(pattern=r"^[0-9]{6}$")
+    split: Literal["train", "val", "calibration", "test"]
+    bytes: int
+    sha256: str
+    index_sha256: str
+    samples: int
+    tokens: int
+
+
+class Failure(_Strict):
+    source: str
+    error: str
+
+
+class Manifest(_Strict):
+    format: Literal["ndt3_dist.corpus"] = "ndt3_dist.corpus"
+    version: int = VERSION
+    fingerprint: str
+    bin_size_ms: float
+    window_bins: int
+    streams: dict[str, str]
+    recipe: dict
+    recipe_sha256: str
+    sessions: list[Session]
+    shards: list[Shard]
+    failed: list[Failure] = []
+
+    def named(self, session: str) -> Session:
+        """The session with this id; BadInput with the ids there are, otherwise."""
+        for candidate in self.sessions:
+            if candidate.id == session:
+                return candidate
+        known = ", ".join(s.id for s in self.sessions)
+        raise BadInput(f"no session {session!r} in the corpus; there are: {known}")
+
+
+def fingerprint(sessions: list[Session], shards: list[Shard], bin_ms: float, bins: int) -> str:
+    """Identity of what a corpus holds: no paths, hosts or times.
+
+    Args:
+        sessions: Session table; source paths are left out, source hashes kept.
+        shards: Shard table in order.
+        bin_ms: Bin size in ms.
+        bins: Bins per window.
+    Returns:
+        Hex sha256.
+    """
+    what = {
+        "version": VERSION,
+        "bin_size_ms": bin_ms,
+        "window_bins": bins,
+        "sessions": [s.model_dump(exclude={"source"}) for s in sessions],
+        "shards": [s.model_dump() for s in shards],
+    }
+    return storage.sha256_bytes(storage.canonical_json(what))
+
+
+def name_part(text: str) -> str:
+    """`text` with everything that a file name or a sample key should not hold made '_'."""
+    return re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "x"
+
+
+def session_id(dataset: str, subject: str, session: str) -> str:
+    """File-name safe id of a session; long ones end in a hash of the whole."""
+    name = "-".join(name_part(p) for p in (dataset, subject, session))
+    if len(name) > MAX_KEY - 9:
+        name = name[: MAX_KEY - 18] + "_" + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return name
+
+
+def sample_key(session: str, start_bin: int) -> str:
+    """Key of a window: a function of the data, so that a repeated task overwrites it."""
+    return f"{session}-{start_bin:08d}"
+
+
+def neural_tokens_per_bin(arrays: list[Array], channels_per_token: int = CHANNELS_PER_TOKEN) -> int:
+    """Neural tokens (patches) of one bin; patches never straddle arrays."""
+    return sum(-(-a.channels // channels_per_token) for a in arrays)
+
+
+def read_manifest(corpus: str) -> Manifest:
+    """Read and check the manifest of a corpus.
+
+    Raises:
+        ManifestMismatch: There is none, or it is of another format, version or content.
+    """
+    path = storage.join(corpus, "manifest.json")
+    if not storage.exists(path):
+        raise ManifestMismatch(
+            f"{corpus or 'data.corpus is empty'}: no manifest.json, so no corpus; "
+            "give the `out` folder of a finished data_prep/preprocess.py"
+        )
+    values = storage.read_json(path)
+    if not isinstance(values, dict) or values.get("format") != "ndt3_dist.corpus":
+        raise ManifestMismatch(f"{path}: not a manifest of an ndt3_dist corpus")
+    if values.get("version") != VERSION:
+        raise ManifestMismatch(
+            f"{path}: corpus version {values.get('version')}, this program reads {VERSION}"
+        )
+    try:
+        manifest = Manifest.model_validate(values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise ManifestMismatch(f"{path}: {where}: {first['msg']}; prepare the corpus anew") from e
+    found = fingerprint(
+        manifest.sessions, manifest.shards, manifest.bin_size_ms, manifest.window_bins
+    )
+    if found != manifest.fingerprint:
+        raise ManifestMismatch(
+            f"{path}: its content has fingerprint {found[:12]}, it claims "
+            f"{manifest.fingerprint[:12]}; it was edited: prepare the corpus anew"
+        )
+    return manifest
+
+
+def shard_path(corpus: str, name: str) -> str:
+    return storage.join(corpus, "shards", f"{name}.tar")
+
+
+def index_path(corpus: str, name: str) -> str:
+    return storage.join(corpus, "shards", f"{name}.index.npy")

@@ -1,0 +1,184 @@
+"""Read samples of a corpus by index, each byte checked before it is used.
+
+A sample is found by the offsets of its shard's index and verified by the crc32 recorded there; a
+shard's length is checked when it is opened. Nothing is unpickled and no name inside a tar is used.
+"""
+
+import io
+import mmap
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ndt3_dist import storage
+from ndt3_dist.errors import ManifestMismatch, ShardCorrupt
+from ndt3_dist.shards.format import (
+    INDEX,
+    MEMBERS,
+    Manifest,
+    Shard,
+    index_path,
+    read_manifest,
+    sample_key,
+    shard_path,
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window.
+
+    Attributes:
+        spikes: Counts, (bins, channels of all arrays side by side), uint8.
+        covariates: In units of the session's scale, NaN where not valid, (bins, dims), float32.
+        constraint: (bins, 3, dims), float32, or None where the recording has none.
+        returns: Return-to-go and reward of each bin, (bins, 2), int64, or None.
+    """
+
+    spikes: np.ndarray
+    covariates: np.ndarray
+    constraint: np.ndarray | None = None
+    returns: np.ndarray | None = None
+
+
+def parse_npy(data: bytes, where: str) -> np.ndarray:
+    """An array from .npy bytes; object arrays and trailing bytes are refused."""
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as e:
+        raise ShardCorrupt(f"{where}: not a readable .npy array ({e})") from e
+
+
+def read_index(corpus: str, shard: Shard) -> np.ndarray:
+    """The index of a shard, (samples,) of INDEX; its hash must be the manifest's."""
+    path = index_path(corpus, shard.name)
+    data = storage.read_bytes(path)
+    if storage.sha256_bytes(data) != shard.index_sha256:
+        raise ShardCorrupt(f"{path}: its sha256 is not the manifest's; prepare the corpus anew")
+    index = parse_npy(data, path)
+    if index.dtype != INDEX or len(index) != shard.samples:
+        raise ShardCorrupt(f"{path}: {len(index)} records, the manifest has {shard.samples}")
+    return index
+
+
+class Corpus:
+    """A corpus opened for reading: its manifest, the index of one or more splits, its shards.
+
+    Attributes:
+        manifest: The checked manifest.
+        index: Records of all samples of the chosen splits, shard after shard.
+        shard_of: Position in `shards` of each sample, (samples,).
+    """
+
+    def __init__(self, path: str, splits: tuple[str, ...] = ("train",)):
+        self.path = str(path).rstrip("/")
+        self.manifest: Manifest = read_manifest(self.path)
+        self.shards = [s for s in self.manifest.shards if s.split in splits]
+        indexes = [read_index(self.path, s) for s in self.shards]
+        if not sum(len(i) for i in indexes):
+            raise ManifestMismatch(
+                f"{self.path}: no window in split {' or '.join(splits)}; the manifest's `windows` "
+                "say what was rejected and why"
+            )
+        self.index = np.concatenate(indexes)
+        self.shard_of = np.repeat(np.arange(len(indexes)), [len(i) for i in indexes])
+        self._opened: dict[int, mmap.mmap | bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def key(self, number: int) -> str:
+        record = self.index[number]
+        session = self.manifest.sessions[int(record["session"])]
+        return sample_key(session.id, int(record["start_bin"]))
+
+    def session_of(self, number: int):
+        return self.manifest.sessions[int(self.index[number]["session"])]
+
+    def read(self, number: int) -> Sample:
+        """Read and verify one sample. Raises ShardCorrupt naming shard and window."""
+        record = self.index[number]
+        shard = int(self.shard_of[number])
+        tar = self._tar(shard)
+        where = f"{shard_path(self.path, self.shards[shard].name)}: window {self.key(number)}"
+        crc, arrays = 0, []
+        for offset, size in zip(record["offsets"].tolist(), record["sizes"].tolist(), strict=True):
+            data = bytes(tar[offset : offset + size]) if size else b""
+            if len(data) != size:
+                raise ShardCorrupt(f"{where} lies beyond the end of the shard")
+            crc = zlib.crc32(data, crc)
+            arrays.append(data)
+        if crc != record["crc32"]:
+            raise ShardCorrupt(
+                f"{where} has crc32 {crc:08x}, its index {int(record['crc32']):08x}; "
+                "restore the shard or prepare the corpus anew"
+            )
+        decoded = [
+            parse_npy(data, f"{where} {stream}") if data else None
+            for stream, data in zip(MEMBERS, arrays, strict=True)
+        ]
+        spikes, covariates, constraint, returns = decoded
+        assert spikes is not None
+        assert covariates is not None
+        return Sample(spikes, covariates, constraint, returns)
+
+    def _tar(self, shard: int) -> mmap.mmap | bytes:
+        if shard not in self._opened:
+            entry = self.shards[shard]
+            path = shard_path(self.path, entry.name)
+            if storage.is_remote(path):
+                data: mmap.mmap | bytes = storage.read_bytes(path)
+            else:
+                if not Path(path).is_file():
+                    raise ShardCorrupt(f"{path}: missing; restore it or prepare the corpus anew")
+                with Path(path).open("rb") as f:
+                    data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            if len(data) != entry.bytes:
+                raise ShardCorrupt(
+                    f"{path}: {len(data)} bytes, the manifest has {entry.bytes}; "
+                    "restore it or prepare the corpus anew"
+                )
+            self._opened[shard] = data
+        return self._opened[shard]
+
+    def close(self) -> None:
+        """Unmap the shards."""
+        for data in self._opened.values():
+            if isinstance(data, mmap.mmap):
+                data.close()
+        self._opened.clear()
+
+
+def verify_corpus(path: str) -> list[str]:
+    """Check every hash, count and sample of a corpus.
+
+    Returns:
+        One line for each thing that is wrong; empty for a sound corpus.
+    """
+    manifest = read_manifest(str(path).rstrip("/"))
+    problems = []
+    for shard in manifest.shards:
+        tar = shard_path(str(path).rstrip("/"), shard.name)
+        try:
+            if storage.size(tar) != shard.bytes:
+                problems.append(f"{tar}: {storage.size(tar)} bytes, manifest {shard.bytes}")
+            elif storage.sha256_file(tar) != shard.sha256:
+                problems.append(f"{tar}: sha256 is not the manifest's")
+            read_index(str(path).rstrip("/"), shard)
+        except FileNotFoundError:
+            problems.append(f"{tar}: missing")
+        except ShardCorrupt as e:
+            problems.append(str(e))
+    if problems:
+        return problems
+    for split in sorted({s.split for s in manifest.shards}):
+        corpus = Corpus(path, (split,))
+        for number in range(len(corpus)):
+            try:
+                corpus.read(number)
+            except ShardCorrupt as e:
+                problems.append(str(e))
+        corpus.close()
+    return problems

@@ -1,0 +1,96 @@
+"""Write samples as plain WebDataset tars with a fixed-width index; same samples, same bytes.
+
+Headers are plain ustar with no times, owners or modes of their own, so that the bytes of a shard
+are a function of its samples and their order.
+"""
+
+import io
+import tarfile
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from ndt3_dist import storage
+from ndt3_dist.shards.format import INDEX, MEMBERS
+
+BLOCK = 512
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """`array` as a version-1 .npy file; object arrays are refused."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(
+        buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False
+    )
+    return buffer.getvalue()
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The 512-byte ustar header of a regular file; ValueError where the name does not fit."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+
+
+def pack_sample(key: str, members: dict[str, bytes]) -> tuple[bytes, list[int], int]:
+    """Lay the members of one sample out as tar bytes.
+
+    Args:
+        key: Sample key; member files are `key.<stream>.npy`.
+        members: Bytes of each stream that the sample has.
+    Returns:
+        The tar bytes, the offset of each stream's own bytes inside them (0 where absent, in MEMBERS
+        order), and the crc32 over all members.
+    """
+    parts, offsets, position, crc = [], [], 0, 0
+    for stream in MEMBERS:
+        data = members.get(stream)
+        if data is None:
+            offsets.append(0)
+            continue
+        padding = -len(data) % BLOCK
+        parts += [member_header(f"{key}.{stream}.npy", len(data)), data, bytes(padding)]
+        offsets.append(position + BLOCK)
+        position += BLOCK + len(data) + padding
+        crc = zlib.crc32(data, crc)
+    return b"".join(parts), offsets, crc
+
+
+def write_shard(tar_path: str, index_path: str, samples: Iterable[tuple[str, dict, dict]]) -> dict:
+    """Write one shard and its index.
+
+    Args:
+        tar_path: Where the tar goes.
+        index_path: Where its index goes, after the tar.
+        samples: (key, members, fields) of each sample in order: `members` as for `pack_sample`,
+            `fields` the index fields that describe it (session, start_bin, bins, tokens, ...).
+    Returns:
+        bytes, sha256, index_sha256, samples, tokens of what was written.
+    """
+    parts, records, position = [], [], 0
+    for key, members, fields in samples:
+        data, offsets, crc = pack_sample(key, members)
+        record = np.zeros((), INDEX)
+        for name, value in fields.items():
+            record[name] = value
+        record["crc32"] = crc
+        record["offsets"] = [position + o if o else 0 for o in offsets]
+        record["sizes"] = [len(members.get(stream, b"")) for stream in MEMBERS]
+        parts.append(data)
+        records.append(record)
+        position += len(data)
+    # Two zero blocks end a tar; readers also expect a multiple of 20 blocks.
+    parts.append(bytes(2 * BLOCK + -(position + 2 * BLOCK) % (20 * BLOCK)))
+    tar = b"".join(parts)
+    index = np.array(records, INDEX) if records else np.zeros(0, INDEX)
+    index_bytes = npy_bytes(index)
+    storage.write_bytes(tar_path, tar)
+    storage.write_bytes(index_path, index_bytes)
+    return {
+        "bytes": len(tar),
+        "sha256": storage.sha256_bytes(tar),
+        "index_sha256": storage.sha256_bytes(index_bytes),
+        "samples": len(index),
+        "tokens": int(index["tokens"].sum()),
+    }
