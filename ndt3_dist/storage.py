@@ -85,7 +85,7 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-class atomic_file:  # noqa: N801 - reads as a function in `with atomic_file(path) as f`
+class atomic_file:
     """A local file that takes its name only when its block ends without an error.
 
     Raises:

@@ -99,7 +99,7 @@ def claim(recipe: Recipe, sources: list[tuple[str, str]]) -> Manifest | None:
 RunAll = Callable[[Callable, list[tuple]], Iterator[tuple[int, Any]]]
 
 
-class ray_pool:  # noqa: N801 - reads as a function in `with ray_pool(...) as run_all`
+class ray_pool:
     """A Ray to run tasks on; ours listens on the loopback address and ends with the block.
 
     Entering gives `run_all(task, argument_tuples)`, which yields (number, result or exception) as

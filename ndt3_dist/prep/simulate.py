@@ -16,7 +16,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ from ndt3_dist.prep.oracle import (
 ARRAYS = ((("M1", 96),), (("M1", 64),), (("M1", 96), ("PMd", 96)))  # per subject, cycled
 MAX_SUBJECTS = 26  # they are named by a letter
 MIN_SECONDS = 2.0
-FIRST_DAY = datetime(2020, 1, 6, 9, tzinfo=timezone.utc)
+FIRST_DAY = datetime(2020, 1, 6, 9, tzinfo=UTC)
 # Spike times are multiples of 2**-15 s, close to the 30 kHz of lab amplifiers; a power of two is
-# exact in binary, so the float64 times compress to a third.
+# exact in binary, so the float64 times compress to under a third.
 CLOCK_HZ = 32768
 # One random stream per purpose: adding a session never changes another one.
 _DYNAMICS, _TUNING, _STATES, _SPIKES, _TRIALS, _DATE = range(6)
@@ -73,7 +73,7 @@ class Parameters:
     # Mizuseki 2014, Nat Rev Neurosci 15:264).
     baseline_median_hz: float = 8.0
     baseline_log_sd: float = 0.7
-    # Peak rates of motor cortical units in reaching (Moran and Schwartz 1999). Choice.
+    # Motor cortical units peak at tens of spikes a second, rarely above this. Choice.
     max_rate_hz: float = 100.0
     # Cosine tuning with linear speed scaling (Moran and Schwartz 1999); single cells encode
     # velocity weakly (Paninski et al. 2004). Log rate per SD of velocity. Choice of numbers.
@@ -91,7 +91,8 @@ class Parameters:
     free_loading_sd: float = 0.12
     # Units on an electrode: none, one, two (Utah arrays after sorting). Choice.
     units_per_electrode: tuple[float, ...] = (0.15, 0.60, 0.25)
-    # 57 % of units are stable over 7 days (Dickey et al. 2009, J Neurophysiol 102:1331): 0.57**(1/7).
+    # 57 % of units are stable through 7 days (Dickey et al. 2009, J Neurophysiol 102:1331), that is
+    # 0.57 ** (1 / 7) a day.
     daily_survival: float = 0.923
     # Tuning of a unit that survives is stable (Stevenson et al. 2011, J Neurophysiol 106:764;
     # Fraser and Schwartz 2012, J Neurophysiol 107:1970). Small daily changes. Choice of numbers.
@@ -370,7 +371,7 @@ def format_table(result: dict) -> str:
 
 
 def check_arguments(sessions: int, minutes: float, seed: int, subjects: int) -> dict:
-    """The arguments as simulation.json keeps them; ValueError names the one that is out of range."""
+    """The arguments as simulation.json keeps them; ValueError names one that is out of range."""
     if sessions < 1:
         raise ValueError(f"sessions must be at least 1, got {sessions}")
     if not math.isfinite(minutes) or minutes * 60 < MIN_SECONDS:
@@ -440,7 +441,7 @@ def _simulate_session(
 
 
 def _draw_trials(position: np.ndarray, rng: np.random.Generator) -> list[dict]:
-    """Cut a session into pursuit trials of 3 to 6 s; a trial is a reward if it ends near the target.
+    """Cut a session into pursuit trials of 3 to 6 s, rewarded if they end near the target.
 
     Args:
         position: Hand in cm at 100 Hz, shape (bins, 2).
@@ -534,4 +535,4 @@ def _write_nwb(
         behavior.add(BehavioralTimeSeries(time_series=samples, name=container))
     path.parent.mkdir(parents=True, exist_ok=True)
     with NWBHDF5IO(path=path, mode="w") as io:
-        io.write(nwb)  # pyright: ignore[reportAttributeAccessIssue]
+        io.write(container=nwb)  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,182 @@
+"""Windows to tokens: the only place that knows what a stream means to the model.
+
+numpy only. Order within a window: by bin; within a bin constraint, spikes, return, covariates
+(specification of NDT3, 3.2 to 3.6 and 3.9).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ndt3_dist.config import ModelConfig
+from ndt3_dist.errors import BadInput
+from ndt3_dist.model.tokens import SpaceIds
+from ndt3_dist.shards.format import Session, neural_tokens_per_bin
+from ndt3_dist.shards.read import Sample
+
+
+@dataclass
+class Layout:
+    """How the channels of one session become patches.
+
+    Attributes:
+        columns: Channel of each patch slot, channels where it is padding, (patches, per_token).
+        real: Real channels of each patch, (patches,).
+        dims: Covariate dimensions.
+    """
+
+    columns: np.ndarray
+    real: np.ndarray
+    dims: int
+
+    @classmethod
+    def of(cls, session: Session, config: ModelConfig) -> "Layout":
+        """Raises BadInput where a session has more channels or covariates than the model."""
+        return cls.from_counts(
+            [a.channels for a in session.arrays], len(session.covariates), config, session.id
+        )
+
+    @classmethod
+    def from_counts(cls, arrays: list[int], dims: int, config: ModelConfig, name: str):
+        per = config.channels_per_token
+        columns, real, first, total = [], [], 0, sum(arrays)
+        for channels in arrays:
+            for start in range(0, channels, per):
+                count = min(per, channels - start)
+                columns.append(
+                    np.r_[np.arange(first + start, first + start + count), [total] * (per - count)]
+                )
+                real.append(count)
+            first += channels
+        if len(columns) * per > -(-config.max_channels // per) * per:
+            raise BadInput(
+                f"session {name} fills {len(columns)} patches of {per} channels; "
+                f"model.max_channels {config.max_channels} allows {-(-config.max_channels // per)}"
+            )
+        if dims > config.behavior_dim:
+            raise BadInput(
+                f"session {name} has {dims} covariates; model.behavior_dim is {config.behavior_dim}"
+            )
+        return cls(np.array(columns, np.int64), np.array(real, np.int64), dims)
+
+
+def count_tokens(index: np.ndarray, sessions: list[Session], config: ModelConfig) -> np.ndarray:
+    """Tokens of each sample for a model, (samples,) int64, without reading any sample."""
+    patches = np.array(
+        [neural_tokens_per_bin(s.arrays, config.channels_per_token) for s in sessions]
+    )
+    dims = np.array([len(s.covariates) for s in sessions])
+    session = index["session"].astype(np.int64)
+    tokens = index["bins"].astype(np.int64) * (patches + dims)[session]
+    return tokens + index["context_tokens"] if config.context_tokens else tokens
+
+
+@dataclass
+class TokenLists:
+    """Token arrays of one or more windows, growing; `pack` joins them."""
+
+    parts: list[dict[str, np.ndarray]] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, arrays: dict[str, np.ndarray], length: int) -> None:
+        self.parts.append(arrays)
+        self.lengths.append(length)
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """All windows laid end to end, with `cu_seqlens` (segments + 1,) int32."""
+        starts = np.cumsum([0, *self.lengths])
+        packed = {}
+        for name in self.parts[0]:
+            shift = starts if name.endswith("_slot") else np.zeros_like(starts)
+            packed[name] = np.concatenate(
+                [p[name] + s if s else p[name] for p, s in zip(self.parts, shift, strict=False)]
+            )
+        packed["cu_seqlens"] = starts.astype(np.int32)
+        return packed
+
+
+def tokenise(
+    sample: Sample,
+    layout: Layout,
+    config: ModelConfig,
+    blank: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Tokens of one window.
+
+    Args:
+        sample: The window.
+        layout: Its session's layout.
+        config: Model the tokens are for.
+        blank: Covariate inputs to hide, (bins, dims) bool; None hides all, as NDT3 trains.
+    Returns:
+        Arrays named as in `PackedTokens` (slots counted from 0), and the number of tokens.
+    """
+    bins, dims, patches = len(sample.spikes), layout.dims, len(layout.columns)
+    ids = SpaceIds.of(config)
+    constraint, has_constraint = _constraint_bins(sample, dims, config)
+    returns, has_return = _return_bins(sample, bins, config)
+    per_constraint = constraint.shape[1]
+    # Where each part of each bin begins.
+    in_bin = has_constraint * per_constraint + patches + has_return + dims
+    start = np.concatenate([[0], np.cumsum(in_bin)])
+    length = int(start[-1])
+    spike_start = start[:-1] + has_constraint * per_constraint
+    spike_slot = spike_start[:, None] + np.arange(patches)
+    constraint_slot = start[:-1][has_constraint][:, None] + np.arange(per_constraint)
+    return_slot = (spike_start + patches)[has_return]
+    covariate_slot = (spike_start + patches + has_return)[:, None] + np.arange(dims)
+    space = np.empty(length, np.int64)
+    space[spike_slot] = ids.spikes + np.arange(patches)
+    space[covariate_slot] = ids.covariates + np.arange(dims)
+    space[constraint_slot] = ids.constraint + np.arange(per_constraint)
+    space[return_slot] = ids.returns
+    padded = np.concatenate([sample.spikes, np.zeros((bins, 1), np.uint8)], axis=1)
+    valid = np.isfinite(sample.covariates)
+    values = np.where(valid, np.clip(sample.covariates, -1, 1), 0)
+    if blank is None:
+        blank = np.ones((bins, dims), bool)
+    arrays = {
+        "time": np.repeat(np.arange(bins), in_bin),
+        "space": space,
+        "spikes": padded[:, layout.columns].reshape(bins * patches, -1),
+        "spike_channels": np.tile(layout.real, bins),
+        "spike_slot": spike_slot.reshape(-1),
+        "covariates": values.astype(np.float32).reshape(-1),
+        "covariate_valid": valid.reshape(-1),
+        "covariate_slot": covariate_slot.reshape(-1),
+        "covariate_blank": (blank | ~valid).reshape(-1),
+        "constraint": constraint.reshape(-1, 3),
+        "constraint_slot": constraint_slot.reshape(-1),
+        "returns": returns,
+        "return_slot": return_slot,
+    }
+    return arrays, length
+
+
+def _constraint_bins(sample: Sample, dims: int, config: ModelConfig):
+    """Constraint triplets, (emitted bins, dims, 3) float32, and in which bins they are emitted.
+
+    They are emitted at bin 0 and wherever any entry changes; a recording without them has zeros
+    at bin 0 (one, where it has no covariates either).
+    """
+    bins = len(sample.spikes)
+    emitted = np.zeros(bins, bool)
+    if not config.context_tokens:
+        return np.zeros((0, max(dims, 1), 3), np.float32), emitted
+    emitted[0] = True
+    if sample.constraint is None:
+        return np.zeros((1, max(dims, 1), 3), np.float32), emitted
+    emitted[1:] = (np.diff(sample.constraint, axis=0) != 0).any(axis=(1, 2))
+    return sample.constraint[emitted].transpose(0, 2, 1).astype(np.float32), emitted
+
+
+def _return_bins(sample: Sample, bins: int, config: ModelConfig):
+    """Return and reward + 1, (emitted bins, 2) int64; a single absent (0, 0) where unrecorded."""
+    emitted = np.zeros(bins, bool)
+    if not config.context_tokens:
+        return np.zeros((0, 2), np.int64), emitted
+    if sample.returns is None:
+        emitted[0] = True
+        return np.zeros((1, 2), np.int64), emitted
+    emitted[:] = True
+    return sample.returns.astype(np.int64) + 1, emitted

@@ -1,0 +1,196 @@
+"""NDT3: a causal transformer over packed spike and covariate tokens.
+
+Faithful to upstream's behaviour, quirks included where weights depend on them: the output is the
+last MLP's alone (no residual, no final norm); layer norms bear no weights but QK norms do; SwiGLU
+splits [up | gate]; tokens of a bin share one rotation; covariate inputs are blanked. The residual
+stream is float32 whatever the weights are.
+
+Source: specification of NDT3, sections 3.9, 4 and 5.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from ndt3_dist.config import ModelConfig
+from ndt3_dist.model.attention import attend, choose_body
+from ndt3_dist.model.losses import covariate_loss_sum, poisson_targets, spike_loss_sum
+from ndt3_dist.model.tokens import PackedTokens
+
+NORM_EPS = 1e-5
+
+
+@dataclass
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        loss: spike_sum / num_spikes + covariate_sum / num_covariates, scalar.
+        spike_sum: Sum of spike losses over real channels, scalar, detached.
+        covariate_sum: Sum of squared errors over valid covariates, scalar, detached.
+        covariates: Prediction of each covariate token, (covariate_tokens,) float32.
+    """
+
+    loss: torch.Tensor
+    spike_sum: torch.Tensor
+    covariate_sum: torch.Tensor
+    covariates: torch.Tensor
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Layer norm over the last dimension in float32, without bias."""
+    scale = None if weight is None else weight.float()
+    return F.layer_norm(x.float(), x.shape[-1:], scale, eps=NORM_EPS)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding, half-split pairs (i, i + head_dim / 2).
+
+    Args:
+        x: (tokens, heads, head_dim) float32.
+        cos, sin: (tokens, 1, head_dim / 2) float32.
+    """
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class QKNorm(nn.Module):
+    """Layer norm over the head dimension, one weight for all heads, no bias."""
+
+    def __init__(self, head_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(head_dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return norm(x, self.weight)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.out = nn.Linear(config.dim, config.dim)
+        self.q_norm = QKNorm(config.dim // config.heads)
+        self.k_norm = QKNorm(config.dim // config.heads)
+
+    def forward(self, x, cos, sin, tokens: PackedTokens, body: str) -> torch.Tensor:
+        qkv = self.qkv(x)
+        q, k, v = rearrange(qkv, "t (three h d) -> three t h d", three=3, h=self.heads)
+        q = rotate(self.q_norm(q), cos, sin).to(v.dtype)
+        k = rotate(self.k_norm(k), cos, sin).to(v.dtype)
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(q, k, v, tokens.cu_seqlens, tokens.seqlens, dropout, body)
+        return self.out(rearrange(mixed, "t h d -> t (h d)"))
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.up_gate = nn.Linear(config.dim, 2 * config.feedforward)
+        self.down = nn.Linear(config.feedforward, config.dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        up, gate = self.up_gate(x).float().chunk(2, dim=-1)
+        return self.down((up * F.silu(gate)).to(x.dtype))
+
+
+class Block(nn.Module):
+    """Takes (branch, residual) and returns them: the residual is added at the next norm."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.attention = Attention(config)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, h, residual, cos, sin, tokens: PackedTokens, body: str):
+        dtype = self.mlp.down.weight.dtype
+        residual = residual + F.dropout(h, self.dropout, self.training)
+        a = self.attention(norm(residual).to(dtype), cos, sin, tokens, body)
+        residual = residual + F.dropout(a, self.dropout, self.training)
+        return self.mlp(norm(residual).to(dtype)), residual
+
+
+class NDT3(nn.Module):
+    """The model. Parameters in upstream's order; `model.upstream` maps names to upstream's."""
+
+    poisson: torch.Tensor
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.sos = nn.Parameter(torch.randn(dim) / dim**0.5)
+        self.space = nn.Embedding(config.max_space + 1, dim, padding_idx=config.max_space)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.spike_out = nn.Linear(dim, config.channels_per_token * config.count_classes)
+        self.spike_in = nn.Embedding(config.count_clip + 1, dim // config.channels_per_token)
+        self.covariate_in = nn.Linear(1, dim)
+        self.covariate_out = nn.Linear(dim, 1)
+        self.constraint_in = nn.Parameter(torch.randn(3, dim))
+        self.return_in = nn.Embedding(config.max_return + 1, dim, padding_idx=0)
+        self.reward_in = nn.Embedding(3, dim, padding_idx=0)
+        self.register_buffer("poisson", poisson_targets(config.count_classes), persistent=False)
+
+    def embed(self, tokens: PackedTokens) -> torch.Tensor:
+        """Input of each slot: content of the slot before it plus its own space, float32."""
+        config = self.config
+        counts = tokens.spikes.clamp(max=config.count_clip).int()
+        content = torch.zeros(tokens.num_tokens, config.dim, device=tokens.time.device)
+        content = content.index_copy(0, tokens.spike_slot, self.spike_in(counts).flatten(1).float())
+        # Blanked inputs are multiplied by zero, not skipped: their layer keeps a gradient of
+        # exactly zero, so that weight decay acts on it as it does upstream.
+        seen = self.covariate_in(tokens.covariates[:, None].to(self.covariate_in.weight.dtype))
+        content = content.index_copy(
+            0, tokens.covariate_slot, seen.float() * ~tokens.covariate_blank[:, None]
+        )
+        constraint = tokens.constraint @ self.constraint_in.float()
+        content = content.index_copy(0, tokens.constraint_slot, constraint)
+        returns = self.return_in(tokens.returns[:, 0]) + self.reward_in(tokens.returns[:, 1])
+        content = content.index_copy(0, tokens.return_slot, returns.float())
+        starts = tokens.cu_seqlens[:-1].long()
+        rolled = torch.cat((content[-1:], content[:-1]))
+        first = self.sos.float().expand(len(starts), -1)
+        return rolled.index_copy(0, starts, first) + self.space(tokens.space).float()
+
+    def features(self, tokens: PackedTokens) -> torch.Tensor:
+        """Output of the last MLP at each slot, (tokens, dim)."""
+        body = choose_body(self.config.attention, tokens.time.device)
+        head_dim = self.config.dim // self.config.heads
+        pairs = torch.arange(0, head_dim, 2, device=tokens.time.device, dtype=torch.float32)
+        angle = tokens.time[:, None] * self.config.rope_base ** (-pairs / head_dim)
+        cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # (tokens, 1, head_dim / 2)
+        h = self.embed(tokens)
+        residual = torch.zeros_like(h)
+        for block in self.blocks:
+            h, residual = block(h, residual, cos, sin, tokens, body)
+        return h
+
+    def spike_logits(self, features: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
+        """Logits of each count, (spike_tokens, channels_per_token, count_classes)."""
+        return rearrange(
+            self.spike_out(features[tokens.spike_slot]),
+            "t (channels classes) -> t channels classes",
+            channels=self.config.channels_per_token,
+        )
+
+    def forward(self, tokens: PackedTokens, num_spikes: float, num_covariates: float) -> Output:
+        """Losses of a micro-batch, divided by the counts of its whole global step.
+
+        Args:
+            tokens: One or more rows.
+            num_spikes: Spike targets (bins x channels) in the global step.
+            num_covariates: Valid covariate targets in the global step.
+        """
+        features = self.features(tokens)
+        logits = self.spike_logits(features, tokens)
+        spikes = spike_loss_sum(logits, tokens.spikes, tokens.spike_channels, self.poisson)
+        predicted = self.covariate_out(features[tokens.covariate_slot])[:, 0].float()
+        squared = covariate_loss_sum(predicted, tokens.covariates, tokens.covariate_valid)
+        loss = spikes / max(num_spikes, 1) + squared / max(num_covariates, 1)
+        return Output(loss, spikes.detach(), squared.detach(), predicted.detach())

@@ -1,0 +1,85 @@
+"""What the model reads: windows as flat, packed tokens.
+
+Tokens of a window are ordered by bin; within a bin constraint, spikes, return, covariates. Content
+lies by modality with the slot it belongs to, so that nothing is padded; `time` and `space` are
+given for every slot. The model itself rolls the content by one.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from ndt3_dist.config import ModelConfig
+
+
+@dataclass
+class PackedTokens:
+    """One or more rows laid end to end. Tensors, all on one device.
+
+    Attributes:
+        cu_seqlens: Segment borders, (segments + 1,) int32.
+        time: Bin of each slot inside its window, (tokens,) int64.
+        space: Space id of each slot, (tokens,) int64.
+        spikes: Counts of each neural token, (spike_tokens, channels_per_token) uint8.
+        spike_channels: Real channels of each neural token, (spike_tokens,) int64; the rest is pad.
+        spike_slot: Slot of each neural token, (spike_tokens,) int64.
+        covariates: Value of each covariate token in [-1, 1], 0 where not valid, (covariate_tokens,).
+        covariate_valid: Whether it is a target, (covariate_tokens,) bool.
+        covariate_slot: (covariate_tokens,) int64.
+        covariate_blank: Whether its value is hidden as an input, (covariate_tokens,) bool.
+        constraint: Triplets, (constraint_tokens, 3) float32.
+        constraint_slot: (constraint_tokens,) int64.
+        returns: Return-to-go and reward, each + 1 and 0 where absent, (return_tokens, 2) int64.
+        return_slot: (return_tokens,) int64.
+        seqlens: Segment lengths on the host.
+    """
+
+    cu_seqlens: torch.Tensor
+    time: torch.Tensor
+    space: torch.Tensor
+    spikes: torch.Tensor
+    spike_channels: torch.Tensor
+    spike_slot: torch.Tensor
+    covariates: torch.Tensor
+    covariate_valid: torch.Tensor
+    covariate_slot: torch.Tensor
+    covariate_blank: torch.Tensor
+    constraint: torch.Tensor
+    constraint_slot: torch.Tensor
+    returns: torch.Tensor
+    return_slot: torch.Tensor
+    seqlens: list[int]
+
+    @classmethod
+    def from_numpy(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu"):
+        """From the arrays of `data.tokens`, which bear the names above."""
+        tensors = {
+            f.name: torch.from_numpy(arrays[f.name]).to(device, non_blocking=True)
+            for f in fields(cls)
+            if f.name != "seqlens"
+        }
+        return cls(**tensors, seqlens=np.diff(arrays["cu_seqlens"]).tolist())
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.time)
+
+
+@dataclass(frozen=True)
+class SpaceIds:
+    """First space id of each modality; they hang on `behavior_dim` and `max_channels`.
+
+    Source: specification of NDT3, 3.6 (0 is null; ids of padding are never used here).
+    """
+
+    constraint: int
+    spikes: int
+    returns: int
+    covariates: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "SpaceIds":
+        dims = config.behavior_dim
+        patches = -(-config.max_channels // config.channels_per_token)
+        return cls(1, 1 + dims, 1 + dims + patches, 2 + dims + patches)
