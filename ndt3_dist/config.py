@@ -41,8 +41,6 @@ class DataConfig(Section):
     """Capacity of a packed row in tokens."""
     block_samples: int = Field(8192, ge=1)
     """Samples that are fitted into rows together; larger fills rows better."""
-    val_windows: int = Field(0, ge=0)
-    """Windows of the corpus's `val` split to score at each validation; 0 = none."""
 
 
 class ModelConfig(Section):
@@ -78,6 +76,10 @@ class ModelConfig(Section):
     """Emit constraint and return tokens (zeros where a recording has none), as in pretraining."""
     covariate_mask_rate: float = Field(1.0, ge=0, le=1)
     """Share of covariate inputs that are blanked; 1 is what NDT3's code does in every step."""
+    spike_weight: float = Field(1.0, ge=0)
+    """Weight of the spike loss (upstream's task_weights)."""
+    covariate_weight: float = Field(1.0, ge=0)
+    """Weight of the covariate loss."""
     rope_base: float = 10000.0
 
     @model_validator(mode="after")

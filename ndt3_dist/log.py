@@ -2,8 +2,10 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from typing import TypeVar
 
 from ndt3_dist.errors import Ndt3DistError
@@ -35,6 +37,18 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterab
     from tqdm import tqdm
 
     return tqdm(items, desc=label, total=total, leave=False)
+
+
+@contextmanager
+def one_voice():
+    """For checks that fail alike on every rank: rank 0 says the error, the others leave quietly."""
+    try:
+        yield
+    except (Ndt3DistError, FileNotFoundError, PermissionError):
+        if is_first_rank():
+            raise
+        time.sleep(3)  # a launcher ends all ranks when one has left; rank 0 speaks first
+        sys.exit(1)
 
 
 def run_program(main: Callable[[], int | None]) -> None:

@@ -28,7 +28,7 @@ class Output:
     """What a forward pass gives.
 
     Attributes:
-        loss: spike_sum / num_spikes + covariate_sum / num_covariates, scalar.
+        loss: spike_sum / num_spikes + covariate_sum / num_covariates, each by its weight, scalar.
         spike_sum: Sum of spike losses over real channels, scalar, detached.
         covariate_sum: Sum of squared errors over valid covariates, scalar, detached.
         covariates: Prediction of each covariate token, (covariate_tokens,) float32.
@@ -192,5 +192,6 @@ class NDT3(nn.Module):
         spikes = spike_loss_sum(logits, tokens.spikes, tokens.spike_channels, self.poisson)
         predicted = self.covariate_out(features[tokens.covariate_slot])[:, 0].float()
         squared = covariate_loss_sum(predicted, tokens.covariates, tokens.covariate_valid)
-        loss = spikes / max(num_spikes, 1) + squared / max(num_covariates, 1)
+        loss = self.config.spike_weight * spikes / max(num_spikes, 1)
+        loss = loss + self.config.covariate_weight * squared / max(num_covariates, 1)
         return Output(loss, spikes.detach(), squared.detach(), predicted.detach())

@@ -1,0 +1,60 @@
+# Two commands on a fresh machine: `make demo` and `make test`. `make help` lists all.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export DS_ACCELERATOR ?= cpu
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+# What pip cannot install is checked first and named when it is missing.
+need-tools:
+	@missing=""; \
+	for tool in git make g++; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if ! command -v $(PYTHON) >/dev/null; then missing="$$missing python3.11"; else \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || missing="$$missing python3.11"; \
+	  $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3.11-venv"; \
+	  $(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
+	    || missing="$$missing python3.11-dev"; fi; \
+	if [ -n "$$missing" ]; then \
+	  echo "error: missing:$$missing; on Debian or Ubuntu: apt-get install$$missing"; exit 1; fi
+.PHONY: need-tools
+
+# torch goes first: its version must be settled before anything asks for "torch". The last line
+# compiles DeepSpeed's shared-memory collective once, so that no run waits for it.
+$(STAMP): requirements.lock pyproject.toml
+	@$(MAKE) --no-print-directory need-tools
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -m1 '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m ndt3_dist.train.build
+	@touch $@
+
+setup: $(STAMP)  ## make .venv with the locked versions
+
+demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.nwb BIN_MS=50
+	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS))
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest -q
+
+check: $(STAMP)  ## lint, format, types and layering
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/unit/test_layering.py
+
+lock: $(STAMP)  ## write requirements.lock anew from what is installed
+	@{ echo "# Locked versions for CPU and CUDA alike; 'make lock' writes this file. torch comes first."; \
+	  $(BIN)/pip freeze --exclude-editable --exclude ndt3_dist | sed 's/+cpu//' | grep '^torch=='; \
+	  $(BIN)/pip freeze --exclude-editable --exclude ndt3_dist | grep -v '^torch=='; } > requirements.lock.tmp
+	@mv requirements.lock.tmp requirements.lock
+
+clean:  ## remove what the demo made (runs/demo, corpora/demo)
+	rm -rf runs/demo corpora/demo

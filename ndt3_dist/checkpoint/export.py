@@ -1,0 +1,103 @@
+"""From a sharded checkpoint to portable weights, and what an export says of itself."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ndt3_dist import storage
+from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step
+from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.model.export import FORMAT, VERSION
+
+
+def open_run(run: str | Path, step: int | None, say) -> Checkpoint:
+    """A step of a run, by default its newest intact one.
+
+    Raises:
+        CheckpointCorrupt: The run has no intact checkpoint.
+        BadInput: There is no such run.
+    """
+    if not Path(run).is_dir():
+        raise BadInput(f"{run}: no such run folder; expected runs/NAME of a pretraining")
+    if step is not None:
+        return open_step(run, step)
+    found = open_newest(run, say)
+    if found is None:
+        raise CheckpointCorrupt(
+            f"{run}: the run has no intact checkpoint under steps/; "
+            "train until checkpoint.every_steps first"
+        )
+    return found
+
+
+def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=print) -> dict:
+    """Write the fp32 masters of a step (or their bf16 rounding) as an export.
+
+    Args:
+        run: Folder of the run.
+        out: Folder to make; refused where it exists and is not empty.
+        step: Step to export; None = newest intact.
+        dtype: fp32 (bit for bit) or bf16.
+        say: Takes lines of progress.
+    Returns:
+        The export's config.json.
+    """
+    checkpoint = open_run(run, step, say)
+    names = list(checkpoint.meta["parameters"])
+    weights = {}
+    for name in names:
+        master = checkpoint.master(name)
+        weights[name] = master.to(torch.bfloat16) if dtype == "bf16" else master
+    config = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": checkpoint.meta["config"]["model"],
+        "dtype": dtype,
+        "parameters": sum(w.numel() for w in weights.values()),
+        "trained": {
+            "run": checkpoint.meta["config"]["run"]["name"],
+            "step": checkpoint.meta["step"],
+            "epochs": checkpoint.meta["epochs"],
+            "corpus": checkpoint.meta["fingerprint"],
+        },
+    }
+    normalisation = storage.read_json(Path(run) / "normalisation.json")
+    write_export(out, weights, config, normalisation)
+    return config
+
+
+def write_export(out: str | Path, weights: dict, config: dict, normalisation: dict) -> None:
+    """Write an export folder; config.json comes last, so that a half-written one does not load."""
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()):
+        raise BadInput(f"{folder}: exists and is not empty; choose another folder or remove it")
+    storage.check_room(folder, sum(w.numel() * w.element_size() for w in weights.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".model.safetensors.tmp"
+    save_file(weights, str(partial), metadata={"format": "pt"})
+    partial.replace(folder / "model.safetensors")
+    storage.write_json(folder / "normalisation.json", normalisation)
+    storage.write_bytes(folder / "README.md", model_card(config, normalisation).encode())
+    storage.write_json(folder / "config.json", config)
+
+
+def model_card(config: dict, normalisation: dict) -> str:
+    """A short description of an export for whoever receives it."""
+    model, trained = config["model"], config["trained"]
+    sessions = "\n".join(f"- {name}" for name in normalisation["sessions"])
+    return f"""# NDT3, {config["parameters"]:,} parameters
+
+{model["layers"]} layers of width {model["dim"]}, {model["heads"]} heads; weights in {config["dtype"]}.
+Bins of {normalisation["bin_size_ms"]:g} ms. Trained by ndt3_dist, run `{trained["run"]}`, step
+{trained["step"]} ({trained["epochs"]:.2f} epochs), corpus fingerprint `{trained["corpus"][:16]}`.
+
+    import ndt3_dist
+    model = ndt3_dist.load_model("this folder")
+
+Covariates are in units of each session's scale, which normalisation.json holds.
+
+Sessions whose data it has seen:
+
+{sessions}
+"""

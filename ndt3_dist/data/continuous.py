@@ -1,0 +1,89 @@
+"""A split of one session as it was recorded: windows put back together in time.
+
+Fine-tuning draws windows at any bin of it, decoders slide over it. Rejected windows leave gaps; the
+pieces between them are runs, and nothing ever reaches across a gap.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.shards.format import Session
+from ndt3_dist.shards.read import Corpus, Sample
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive bins without a gap.
+
+    Attributes:
+        start_bin: Of the session.
+        spikes: (bins, channels) uint8.
+        covariates: In units of the session's scale, NaN where not valid, (bins, dims) float32.
+    """
+
+    start_bin: int
+    spikes: np.ndarray
+    covariates: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.spikes)
+
+    def window(self, start: int, stop: int) -> Sample:
+        return Sample(self.spikes[start:stop], self.covariates[start:stop])
+
+
+def sessions_with(corpus: Corpus) -> list[str]:
+    """Ids of the sessions that have windows in the corpus's opened splits."""
+    numbers = sorted(set(corpus.index["session"].tolist()))
+    return [corpus.manifest.sessions[n].id for n in numbers]
+
+
+def read_runs(corpus: Corpus, session: str) -> tuple[Session, list[Run]]:
+    """All runs of one session in the corpus's opened splits, in order of time.
+
+    Raises:
+        BadInput: The session is not there, or has no window in these splits.
+    """
+    entry = corpus.manifest.named(session)
+    number = corpus.manifest.sessions.index(entry)
+    mine = np.flatnonzero(corpus.index["session"] == number)
+    if not len(mine):
+        raise BadInput(
+            f"{corpus.path}: session {session} has no window in this split; "
+            f"these have: {', '.join(sessions_with(corpus))}"
+        )
+    mine = mine[np.argsort(corpus.index["start_bin"][mine])]
+    pieces: list[list[tuple[int, Sample]]] = []
+    expected = -1
+    for i in mine.tolist():
+        start = int(corpus.index["start_bin"][i])
+        if start != expected:
+            pieces.append([])
+        pieces[-1].append((start, corpus.read(i)))
+        expected = start + int(corpus.index["bins"][i])
+    runs = [
+        Run(
+            piece[0][0],
+            np.concatenate([s.spikes for _, s in piece]),
+            np.concatenate([s.covariates for _, s in piece]),
+        )
+        for piece in pieces
+    ]
+    return entry, runs
+
+
+def split_last(runs: list[Run], fraction: float) -> tuple[list[Run], list[Run]]:
+    """The first part of some runs, and the last `fraction` of their bins."""
+    cut = round(sum(len(r) for r in runs) * (1 - fraction))
+    first, last = [], []
+    for run in runs:
+        inside = min(max(cut, 0), len(run))
+        cut -= inside
+        if inside:
+            first.append(Run(run.start_bin, run.spikes[:inside], run.covariates[:inside]))
+        if inside < len(run):
+            rest = slice(inside, None)
+            last.append(Run(run.start_bin + inside, run.spikes[rest], run.covariates[rest]))
+    return first, last

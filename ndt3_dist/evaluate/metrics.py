@@ -1,0 +1,47 @@
+"""Decoding scores, each under its own name.
+
+Source: FALCON's evaluator for the headline (variance-weighted per session).
+"""
+
+import numpy as np
+
+
+def r2_per_dimension(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """1 - squared error / squared deviation of each dimension over its valid bins.
+
+    Args:
+        true: (bins, dims), NaN where not valid.
+        predicted: (bins, dims).
+    Returns:
+        (dims,); NaN where a dimension is constant or has no valid bin.
+    """
+    error, spread = _error_and_spread(true, predicted)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(spread > 0, 1 - error / spread, np.nan)
+
+
+def r2_variance_weighted(true: np.ndarray, predicted: np.ndarray) -> float:
+    """1 - all squared errors / all squared deviations from each dimension's own mean."""
+    error, spread = _error_and_spread(true, predicted)
+    return float(1 - error.sum() / spread.sum()) if spread.sum() > 0 else float("nan")
+
+
+def scores(true: np.ndarray, predicted: np.ndarray) -> dict:
+    """All scores of one session by name."""
+    each = r2_per_dimension(true, predicted)
+    return {
+        "r2": r2_variance_weighted(true, predicted),
+        "r2_uniform": float(np.nanmean(each)),
+        "r2_per_dimension": [float(r) for r in each],
+        "bins": int(np.isfinite(true).any(axis=1).sum()),
+    }
+
+
+def _error_and_spread(true: np.ndarray, predicted: np.ndarray):
+    valid = np.isfinite(true)
+    count = np.maximum(valid.sum(0), 1)
+    clean = np.where(valid, true, 0).astype(np.float64)
+    mean = clean.sum(0) / count
+    error = np.where(valid, (clean - predicted) ** 2, 0).sum(0)
+    spread = np.where(valid, (clean - mean) ** 2, 0).sum(0)
+    return error, spread

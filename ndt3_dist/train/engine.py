@@ -1,0 +1,149 @@
+"""The training engine: DeepSpeed behind the few functions that the loop needs.
+
+The only file, with `zero.py`, that imports deepspeed. Its dict is generated here from the config;
+users never write one.
+"""
+
+import os
+from datetime import timedelta
+
+import torch
+
+from ndt3_dist.config import PretrainConfig
+from ndt3_dist.data.order import seed_of
+from ndt3_dist.errors import BadInput
+from ndt3_dist.model.ndt3 import NDT3, Output
+from ndt3_dist.model.tokens import PackedTokens
+
+
+def accumulation(config: PretrainConfig, world_size: int) -> int:
+    """Micro-batches per rank and step; BadInput lists the world sizes that divide the batch."""
+    micro_batches = config.train.global_batch // config.train.micro_batch
+    if micro_batches % world_size:
+        fits = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
+        raise BadInput(
+            f"train.global_batch {config.train.global_batch} is {micro_batches} micro-batches of "
+            f"{config.train.micro_batch} rows, which {world_size} ranks cannot share evenly; "
+            f"these can: {', '.join(map(str, fits))}"
+        )
+    return micro_batches // world_size
+
+
+def deepspeed_dict(config: PretrainConfig, world_size: int) -> dict:
+    """The DeepSpeed configuration of a run."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # our micro-batch is opaque to DeepSpeed
+        "gradient_accumulation_steps": accumulation(config, world_size),
+        "gradient_clipping": config.optim.grad_clip,
+        "bf16": {"enabled": config.train.precision == "bf16"},
+        # fp32 accumulation and reduction: the curve does not hang on the number of ranks.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {
+            "stage": config.train.zero_stage,
+            "memory_efficient_linear": False,  # costs 3e-6 of the first loss in stage 3
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }
+
+
+def start_distributed() -> tuple[int, int, torch.device]:
+    """Join the job that the launcher made, or be a job of one.
+
+    Returns:
+        rank, world size, device of this process.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    for name, value in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "1"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "127.0.0.1"),
+    ):
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        import socket
+
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            os.environ["MASTER_PORT"] = str(s.getsockname()[1])
+    quiet_deepspeed()
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    deepspeed.init_distributed(
+        accelerator.communication_backend_name(), timeout=timedelta(minutes=30), verbose=False
+    )
+    local = int(os.environ["LOCAL_RANK"])
+    device = torch.device(accelerator.device_name(local))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device
+
+
+def quiet_deepspeed() -> None:
+    """Keep DeepSpeed's own chatter below warnings; ours says what matters."""
+    import logging
+
+    os.environ.setdefault("DS_LOG_LEVEL", "warning")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+
+
+class Engine:
+    """A model under DeepSpeed: micro-steps that accumulate, then one optimiser step."""
+
+    def __init__(self, config: PretrainConfig, model: NDT3, world_size: int):
+        quiet_deepspeed()
+        import deepspeed
+
+        optim = config.optim
+        fused = torch.cuda.is_available()
+        optimizer = torch.optim.AdamW(
+            model.parameters(),
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            fused=fused,
+        )
+        quiet_deepspeed()
+        self.deepspeed, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,  # pyright: ignore[reportArgumentType]
+            config=deepspeed_dict(config, world_size),
+        )
+        # DeepSpeed averages over ranks and accumulation; our losses are shares of a global sum.
+        self.share = accumulation(config, world_size) * world_size
+        self.seed = config.run.seed
+
+    def micro_step(
+        self, tokens: PackedTokens, num_spikes: int, num_covariates: int, key: tuple[int, int]
+    ) -> Output:
+        """Forward and backward of one micro-batch.
+
+        Args:
+            tokens: The micro-batch.
+            num_spikes, num_covariates: Counts of the whole global step.
+            key: (step, number of the micro-batch over all ranks): decides the dropout.
+        """
+        torch.manual_seed(seed_of("dropout", self.seed, *key))
+        out = self.deepspeed(tokens, num_spikes, num_covariates)
+        self.deepspeed.backward(out.loss * self.share)
+        return out
+
+    def accumulated(self) -> None:
+        """Tell the engine that a micro-batch that is not the last one of its step is done."""
+        self.deepspeed.step()
+
+    def step(self, lr: float) -> float:
+        """Optimiser step at learning rate `lr`; returns the global gradient norm before clipping."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = lr
+        self.deepspeed.step()
+        norm = self.deepspeed.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")

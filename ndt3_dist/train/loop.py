@@ -1,0 +1,269 @@
+"""Pretraining: rows in, optimiser steps, checkpoints and metrics out.
+
+All ranks run this; rank 0 writes metrics and speaks. A step is: take the rows that the order says,
+run this rank's micro-batches, sum losses in row order, step, log, perhaps save.
+"""
+
+import math
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+
+import ndt3_dist
+from ndt3_dist import log, storage
+from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step, prune, save_checkpoint
+from ndt3_dist.config import PretrainConfig
+from ndt3_dist.data.order import Place, seed_of
+from ndt3_dist.data.stream import Step, Stream
+from ndt3_dist.errors import ResumeMismatch
+from ndt3_dist.model.attention import choose_body
+from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.shards.format import Manifest
+from ndt3_dist.shards.read import Corpus
+from ndt3_dist.train import zero
+from ndt3_dist.train.engine import Engine, accumulation, start_distributed
+from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line
+from ndt3_dist.train.schedule import learning_rate
+
+
+def run_folder(config: PretrainConfig) -> Path:
+    return Path(config.run.dir) / config.run.name
+
+
+def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
+    """The checkpoint to go on from; None for a fresh start.
+
+    Args:
+        config: Of the run.
+        resume: never, auto or a step number.
+    Raises:
+        ResumeMismatch: The run exists and `resume` is never, or a step was asked for in vain.
+    """
+    run = run_folder(config)
+    if resume == "never":
+        if run.exists() and any(run.iterdir()):
+            raise ResumeMismatch(
+                f"{run}: the run exists; go on with --resume auto, or choose another run.name"
+            )
+        return None
+    if resume == "auto":
+        return open_newest(run, log.warn)
+    if not resume.isdigit():
+        raise ResumeMismatch(f"--resume {resume}: expected never, auto or a step number")
+    return open_step(run, int(resume))
+
+
+def check_same(config: PretrainConfig, manifest: Manifest, start: Checkpoint) -> None:
+    """Refuse to go on with another corpus, model or order than the checkpoint's."""
+    theirs, ours = start.meta["config"], config.model_dump(mode="json")
+    if start.stream["fingerprint"] != manifest.fingerprint:
+        raise ResumeMismatch(
+            f"{start.folder}: trained on corpus {start.stream['fingerprint'][:12]}, "
+            f"{config.data.corpus} is {manifest.fingerprint[:12]}"
+        )
+    fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
+    fixed += [("data", "row_tokens"), ("data", "block_samples"), ("train", "micro_batch")]
+    free = {"attention", "dropout", "attention_dropout"}
+    for section, key in fixed:
+        if key not in free and theirs[section].get(key) != ours[section][key]:
+            raise ResumeMismatch(
+                f"{start.folder}: {section}.{key} was {theirs[section].get(key)}, "
+                f"is now {ours[section][key]}; restore it, or start another run"
+            )
+
+
+def write_run_files(config: PretrainConfig, manifest: Manifest) -> None:
+    """config.yaml and normalisation.json: what an export needs besides weights."""
+    run = run_folder(config)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    storage.write_bytes(run / "config.yaml", text.encode())
+    storage.write_json(run / "normalisation.json", normalisation(manifest))
+
+
+def normalisation(manifest: Manifest) -> dict:
+    """Bin size, and the covariates and scales of every session of a corpus."""
+    return {
+        "bin_size_ms": manifest.bin_size_ms,
+        "window_bins": manifest.window_bins,
+        "sessions": {
+            s.id: {"covariates": [c.model_dump() for c in s.covariates]} for s in manifest.sessions
+        },
+    }
+
+
+def gather(value: Any) -> list[Any]:
+    """One object of every rank, in order of rank."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def initial_model(config: PretrainConfig) -> NDT3:
+    """The model with weights that depend on the seed alone."""
+    torch.manual_seed(seed_of("weights", config.run.seed))
+    return NDT3(config.model)
+
+
+def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
+    """Run a pretraining to its end.
+
+    Args:
+        config: Checked configuration.
+        resume: never, auto or a step number.
+    Returns:
+        steps, resumed (step it went on from, or None), the first and last loss of the whole run.
+    """
+    with log.one_voice():
+        corpus = Corpus(config.data.corpus)
+        start = find_start(config, resume)
+        if start:
+            check_same(config, corpus.manifest, start)
+    rank, world_size, device = start_distributed()
+    with log.one_voice():
+        accumulation(config, world_size)
+    stream = Stream(
+        corpus,
+        config.data,
+        config.model,
+        config.run.seed,
+        config.train.global_batch,
+        config.train.micro_batch,
+        rank,
+        world_size,
+    )
+    run = run_folder(config)
+    if rank == 0:
+        write_run_files(config, corpus.manifest)
+    model = initial_model(config)
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    announce(config, stream, shapes, world_size, device, start)
+    engine = Engine(config, model.to(device), world_size)
+    step, place = 0, Place()
+    if start:
+        zero.restore(engine.deepspeed, start.read, start.meta["adam_step"])
+        step, place = start.meta["step"], Place(**start.stream["place"])
+    metrics = MetricsFile(run, step) if rank == 0 else None
+    wandb = Wandb(config, run) if rank == 0 else None
+    first = metrics.lines[0]["loss"] if metrics and metrics.lines else None
+    loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
+    total = total_steps(config, stream)
+    engine.deepspeed.train()
+    steps, clock = stream.steps(place), time.perf_counter()
+    while step < total:
+        began = time.perf_counter()
+        work = next(steps)
+        wait = time.perf_counter() - began
+        epochs = place.samples_seen / stream.num_samples
+        lr = learning_rate(config.optim, epochs)
+        spikes, covariates = run_micro_batches(engine, work, step, device)
+        norm = engine.step(lr)
+        now = time.perf_counter()
+        values = {
+            "loss": spikes + covariates,
+            "loss_spikes": spikes,
+            "loss_covariates": covariates,
+            "grad_norm": norm,
+            "lr": lr,
+            "epochs": epochs,
+            "position": place.position,
+            "samples": work.samples,
+            "tokens": work.tokens,
+            "step_s": now - clock,
+            "wait_s": wait,
+        }
+        step, place, clock, loss = step + 1, work.after, now, values["loss"]
+        first = loss if first is None else first
+        if metrics and wandb:
+            metrics.write(step, values)
+            wandb.write(step, values)
+            if step % config.log.every_steps == 0 or step == total:
+                log.say(console_line(step, total, values, (total - step) * values["step_s"]))
+        if step % config.checkpoint.every_steps == 0 or step == total:
+            save_step(engine, config, stream, shapes, step, place, rank)
+            clock = time.perf_counter()
+    steps.close()  # type: ignore[attr-defined]
+    if metrics and wandb:
+        metrics.close()
+        wandb.close()
+    resumed = start.meta["step"] if start else None
+    dist.barrier()
+    dist.destroy_process_group()
+    return {"steps": step, "resumed": resumed, "loss_first": first, "loss_last": loss}
+
+
+def run_micro_batches(engine: Engine, work: Step, step: int, device) -> tuple[float, float]:
+    """Forward and backward of this rank's micro-batches, losses of the whole step.
+
+    Returns:
+        Mean spike loss and mean covariate loss of the global step, summed in float64 in row order.
+    """
+    sums = []
+    for done, (number, arrays) in enumerate(work.batches, 1):
+        tokens = PackedTokens.from_numpy(arrays, device)
+        out = engine.micro_step(tokens, work.num_spikes, work.num_covariates, (step, number))
+        sums.append(torch.stack((out.spike_sum, out.covariate_sum)).double())
+        if done < len(work.batches):
+            engine.accumulated()
+    ours = torch.stack(sums)  # (accumulation, 2)
+    every = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, ours)
+    in_order = torch.stack(every, dim=1).flatten(0, 1).cpu()  # micro-batch a * world + rank
+    spikes, covariates = (math.fsum(in_order[:, k].tolist()) for k in (0, 1))
+    return spikes / max(work.num_spikes, 1), covariates / max(work.num_covariates, 1)
+
+
+def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int) -> None:
+    """Save a checkpoint of this moment and delete those that are no longer kept."""
+    describe = {
+        "adam_step": zero.adam_step(engine.deepspeed),
+        "zero_stage": config.train.zero_stage,
+        "parameters": shapes,
+        "config": config.model_dump(mode="json"),
+        "fingerprint": stream.corpus.manifest.fingerprint,
+        "epochs": place.samples_seen / stream.num_samples,
+        "versions": {
+            "ndt3_dist": ndt3_dist.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    state = {"fingerprint": stream.corpus.manifest.fingerprint, "place": vars(place)}
+    run, slices = run_folder(config), zero.local_slices(engine.deepspeed)
+    save_checkpoint(run, step, slices, describe, state, rank, gather)
+    if rank == 0:
+        prune(run, config.checkpoint.keep_last)
+
+
+def total_steps(config: PretrainConfig, stream: Stream) -> int:
+    """Optimiser steps of the whole run: `epochs` in mean rows, capped by `max_steps`."""
+    rows = math.ceil(int(stream.tokens.sum()) / config.data.row_tokens)
+    steps = max(1, math.ceil(config.train.epochs * rows / config.train.global_batch))
+    return min(steps, config.train.max_steps) if config.train.max_steps else steps
+
+
+def announce(config, stream: Stream, shapes, world_size: int, device, start) -> None:
+    """Print what will run, with every derived number."""
+    train, parameters = config.train, sum(math.prod(s) for s in shapes.values())
+    tokens = int(stream.tokens.sum())
+    body = choose_body(config.model.attention, device)
+    log.say(
+        f"run {run_folder(config)}: {parameters:,} parameters, {train.precision}, "
+        f"ZeRO-{train.zero_stage}, {world_size} ranks on {device.type}, attention {body}"
+    )
+    log.say(
+        f"corpus {stream.corpus.manifest.fingerprint[:12]}: {stream.num_samples} windows, "
+        f"{tokens} tokens, {tokens / stream.num_samples:.0f} per window"
+    )
+    log.say(
+        f"step: {train.global_batch} rows of {config.data.row_tokens} tokens = micro-batch "
+        f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
+        f"ranks; {total_steps(config, stream)} steps"
+    )
+    if start:
+        log.say(f"resuming from step {start.meta['step']} ({start.folder})")

@@ -1,0 +1,109 @@
+"""What a training run reports: one set of names for the console, metrics.jsonl and W&B."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ndt3_dist import log
+from ndt3_dist.config import PretrainConfig
+
+METRICS = {
+    "loss": "spike loss + covariate loss",
+    "loss_spikes": "softened cross-entropy per real channel and bin",
+    "loss_covariates": "squared error per valid covariate value, in units of its scale",
+    "grad_norm": "global gradient norm before clipping",
+    "lr": "learning rate of the step",
+    "epochs": "samples seen over samples in the corpus, before the step",
+    "position": "global number of the step's first row",
+    "samples": "windows in the step",
+    "tokens": "tokens in the step",
+    "step_s": "seconds from the end of the last step to the end of this one",
+    "wait_s": "of these, seconds that rank 0 waited for data",
+}
+"""Every key of a line of metrics.jsonl besides `step`, with its meaning."""
+
+
+class MetricsFile:
+    """RUN/metrics.jsonl: one line a step, flushed at once."""
+
+    def __init__(self, run: Path, restored_step: int):
+        self.path = run / "metrics.jsonl"
+        self.lines = [m for m in read_metrics(run) if m["step"] <= restored_step]
+        kept = "".join(json.dumps(m) + "\n" for m in self.lines)
+        self.path.write_text(kept)  # steps behind the restored one are run again
+        self.file = self.path.open("a")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        unknown = set(values) - set(METRICS)
+        assert not unknown, f"metrics without a meaning: {unknown}"
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def read_metrics(run: str | Path) -> list[dict]:
+    """All whole lines of a run's metrics.jsonl; the last may have been cut by a kill."""
+    path = Path(run) / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found
+
+
+class Wandb:
+    """A W&B run that goes on where it stopped; nothing where it is disabled."""
+
+    def __init__(self, config: PretrainConfig, run: Path):
+        self.run = None
+        if config.log.wandb == "disabled":
+            return
+        os.environ.setdefault("WANDB_SILENT", "true")
+        try:
+            import wandb
+        except ImportError:
+            log.warn("log.wandb is on but wandb is not installed: `pip install ndt3_dist[wandb]`")
+            return
+        marker = run / "wandb_id"
+        run_id = marker.read_text().strip() if marker.is_file() else wandb.util.generate_id()
+        marker.write_text(run_id + "\n")
+        try:
+            self.run = wandb.init(
+                project=config.log.wandb_project,
+                name=config.run.name,
+                id=run_id,
+                resume="allow" if config.log.wandb == "online" else None,
+                dir=str(run),
+                mode=config.log.wandb,
+                config=config.model_dump(mode="json"),
+            )
+        except Exception as e:
+            # W&B may be down; it never stops a run.
+            log.warn(f"W&B could not start ({e}); metrics go to metrics.jsonl alone")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if self.run:
+            self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        if self.run:
+            self.run.finish()
+
+
+def console_line(step: int, total: int, values: Mapping[str, float], seconds_left: float) -> str:
+    """The line of one log window."""
+    rate = values["tokens"] / max(values["step_s"], 1e-9)
+    hours, rest = divmod(int(seconds_left), 3600)
+    eta = f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
+    wait = values["wait_s"] / max(values["step_s"], 1e-9)
+    return (
+        f"step {step}/{total}  loss {values['loss']:.4f}  |g| {values['grad_norm']:.2f}  "
+        f"{rate / 1000:.1f}k tok/s  wait {wait:.1%}  eta {eta}"
+    )

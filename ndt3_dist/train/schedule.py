@@ -1,0 +1,23 @@
+"""Learning rate as a function of epochs, samples seen over samples in the corpus."""
+
+import math
+
+from ndt3_dist.config import OptimConfig
+
+
+def learning_rate(optim: OptimConfig, epochs: float) -> float:
+    """Learning rate after `epochs` passes over the corpus.
+
+    Source: specification of NDT3, section 6. Upstream's cosine is not shifted by the warm-up, so
+    the rate drops a little where the warm-up ends; `schedule: cosine` shifts it.
+    """
+    warmup, decay = optim.warmup_epochs, optim.decay_epochs
+    if epochs < warmup:
+        start = optim.lr * optim.warmup_init_factor
+        return start + (optim.lr - start) * epochs / warmup
+    if optim.schedule == "cosine":
+        done = (epochs - warmup) / max(decay - warmup, 1e-9)
+    else:
+        done = epochs / decay
+    wave = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    return optim.lr_min + (optim.lr - optim.lr_min) * wave

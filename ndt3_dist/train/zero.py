@@ -1,0 +1,105 @@
+"""Every private name of DeepSpeed that this project touches.
+
+A rank's part of the training state as slices by parameter name and flat range, out of an engine
+and back into one. Written for deepspeed 0.19.8 (pinned); `tests/distributed` fails when a name
+moves.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+KINDS = ("master", "exp_avg", "exp_avg_sq")
+"""The fp32 weights and AdamW's two moments; a checkpoint holds these of every parameter."""
+
+Slice = tuple[str, int, dict[str, torch.Tensor]]
+"""Parameter name, first flat element, and the slice of each kind (all of one length)."""
+
+
+def local_slices(engine) -> Iterator[Slice]:
+    """The slices that this rank owns; over all ranks they cover every parameter once."""
+    for name, parameter in engine.module.named_parameters():
+        found = _find(engine, parameter)
+        if found is not None:
+            start, tensors = found
+            yield name, start, tensors
+
+
+def adam_step(engine) -> int:
+    """Optimiser steps that AdamW has taken (its bias correction counts them)."""
+    for state in engine.optimizer.state.values():
+        if "step" in state:
+            return int(state["step"])
+    return 0
+
+
+def restore(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:
+    """Load the training state into a fresh engine of any ZeRO stage and world size.
+
+    Args:
+        engine: A DeepSpeed engine that has not stepped yet.
+        read: (parameter name, start, length) -> the slice of each kind, float32.
+        step: AdamW's step count.
+    """
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for group in inner.param_groups:
+        for flat in group["params"]:
+            # AdamW makes its state at its first step; it must be there to be filled.
+            inner.state[flat] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
+            }
+    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    with torch.no_grad():
+        for name, start, tensors in local_slices(engine):
+            saved = read(name, start, tensors["master"].numel())
+            for kind, tensor in tensors.items():
+                tensor.copy_(saved[kind].to(tensor.device))
+        _refresh_weights(engine, read)
+
+
+def _find(engine, parameter):
+    """Where this rank's slice of a parameter starts, and its tensors; None where it has none."""
+    stage = engine.zero_optimization_stage()
+    if stage == 3:
+        partition = parameter.ds_tensor.numel()
+        start = engine.global_rank * partition
+        length = max(0, min(partition, parameter.ds_numel - start))
+        if not length:
+            return None
+        optimizer = parameter._z3_optimizer
+        tensors = {}
+        for kind in KINDS:
+            key = None if kind == "master" else kind
+            whole, _ = optimizer._get_fp32_opt_state_partition(parameter, False, key)
+            tensors[kind] = whole.view(-1)[:length]
+        return start, tensors
+    if stage in (1, 2):
+        mapping = getattr(parameter, "_hp_mapping", None)
+        if mapping is None:
+            return None
+        keys = {kind: None if kind == "master" else kind for kind in KINDS}
+        tensors = {kind: mapping.get_hp_fragment(key).view(-1) for kind, key in keys.items()}
+        return mapping.lp_fragment_address.start, tensors
+    if engine.global_rank:
+        return None  # without ZeRO every rank holds all of it; the first one speaks
+    state = engine.optimizer.state[parameter]
+    return 0, {
+        kind: (parameter.data if kind == "master" else state[kind]).view(-1) for kind in KINDS
+    }
+
+
+def _refresh_weights(engine, read) -> None:
+    """Make the weights that the model computes with follow the restored masters."""
+    if engine.zero_optimization_stage() == 3:
+        for number in range(len(engine.optimizer.fp16_groups)):
+            engine.optimizer._reassign_or_swap_out_partitioned_parameters(number)
+        persistent = engine.optimizer.persistent_parameters
+        if persistent:
+            persistent[0].all_gather(persistent)
+        return
+    for name, parameter in engine.module.named_parameters():
+        master = read(name, 0, parameter.numel())["master"]
+        parameter.copy_(master.view_as(parameter).to(parameter))
