@@ -1,7 +1,7 @@
 """Turn recordings into a corpus of WebDataset shards on a local or a running Ray.
 
 Example:
-    python data_prep/preprocess.py --recipe nwb.yaml source=recordings/ out=corpora/mine dataset=mine
+    python data_prep/preprocess.py --recipe nwb.yaml source=nwb/ out=corpora/mine dataset=mine
 """
 
 import argparse

@@ -37,9 +37,9 @@ class RunConfig(Section):
 class DataConfig(Section):
     corpus: str = ""
     """Folder or s3:// URL of a prepared corpus."""
-    row_tokens: int = Field(4096, ge=1)
+    row_tokens: int = Field(default=4096, ge=1)
     """Capacity of a packed row in tokens."""
-    block_samples: int = Field(8192, ge=1)
+    block_samples: int = Field(default=8192, ge=1)
     """Samples that are fitted into rows together; larger fills rows better."""
 
 
@@ -52,33 +52,33 @@ class ModelConfig(Section):
     heads: int = Field(ge=1)
     feedforward: int = Field(ge=1)
     """Hidden width of the SwiGLU (each of its two halves)."""
-    dropout: float = Field(0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of embeddings and of each attention and MLP branch."""
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention probabilities (upstream: equal to `dropout`)."""
     attention: Literal["auto", "flash", "sdpa", "reference"] = "auto"
     """Attention body; auto = flash-attn on CUDA where installed, else torch's SDPA."""
-    channels_per_token: int = Field(32, ge=1)
+    channels_per_token: int = Field(default=32, ge=1)
     """Channels of one array that make one neural token (patch)."""
-    max_channels: int = Field(320, ge=1)
+    max_channels: int = Field(default=320, ge=1)
     """Channels a session may have, all arrays padded to whole patches."""
-    behavior_dim: int = Field(17, ge=1)
+    behavior_dim: int = Field(default=17, ge=1)
     """Covariate dimensions that have a space id; fixes the ids of everything after them."""
-    max_space: int = Field(48, ge=1)
+    max_space: int = Field(default=48, ge=1)
     """Highest space id, kept for padding; the table has one row more."""
-    count_clip: int = Field(20, ge=1)
+    count_clip: int = Field(default=20, ge=1)
     """Highest spike count with an input embedding of its own."""
-    count_classes: int = Field(22, ge=2)
+    count_classes: int = Field(default=22, ge=2)
     """Classes of the spike head: counts 0 .. count_classes - 1."""
-    max_return: int = Field(50, ge=1)
+    max_return: int = Field(default=50, ge=1)
     """Highest return-to-go; 0 means absent."""
     context_tokens: bool = True
     """Emit constraint and return tokens (zeros where a recording has none), as in pretraining."""
-    covariate_mask_rate: float = Field(1.0, ge=0, le=1)
+    covariate_mask_rate: float = Field(default=1.0, ge=0, le=1)
     """Share of covariate inputs that are blanked; 1 is what NDT3's code does in every step."""
-    spike_weight: float = Field(1.0, ge=0)
+    spike_weight: float = Field(default=1.0, ge=0)
     """Weight of the spike loss (upstream's task_weights)."""
-    covariate_weight: float = Field(1.0, ge=0)
+    covariate_weight: float = Field(default=1.0, ge=0)
     """Weight of the covariate loss."""
     rope_base: float = 10000.0
 
@@ -104,44 +104,44 @@ class ModelConfig(Section):
 class OptimConfig(Section):
     lr: float = Field(gt=0)
     """Peak learning rate."""
-    lr_min: float = Field(1e-6, ge=0)
+    lr_min: float = Field(default=1e-6, ge=0)
     schedule: Literal["ndt3", "cosine"] = "ndt3"
-    """ndt3 = linear warm-up, then a cosine that is not shifted by it (upstream); cosine = shifted."""
-    warmup_epochs: float = Field(50, ge=0)
+    """ndt3 = linear warm-up, then a cosine not shifted by it (upstream's); cosine = shifted."""
+    warmup_epochs: float = Field(default=50, ge=0)
     """Warm-up in epochs (samples seen over samples in the corpus)."""
-    warmup_init_factor: float = Field(0.1, ge=0, le=1)
+    warmup_init_factor: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the start of the warm-up over the peak."""
-    decay_epochs: float = Field(500, gt=0)
+    decay_epochs: float = Field(default=500, gt=0)
     """Epoch at which the cosine reaches `lr_min`."""
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Applied to every parameter, as upstream."""
-    grad_clip: float = Field(1.0, gt=0)
+    grad_clip: float = Field(default=1.0, gt=0)
     """Largest global gradient norm."""
 
 
 class TrainConfig(Section):
-    epochs: float = Field(400, gt=0)
+    epochs: float = Field(default=400, gt=0)
     """Stop after this many passes over the corpus."""
-    max_steps: int = Field(0, ge=0)
+    max_steps: int = Field(default=0, ge=0)
     """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
     global_batch: int = Field(ge=1)
     """Rows per optimiser step over all ranks."""
-    micro_batch: int = Field(1, ge=1)
+    micro_batch: int = Field(default=1, ge=1)
     """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["bf16", "fp32"] = "bf16"
 
 
 class CheckpointConfig(Section):
-    every_steps: int = Field(500, ge=1)
-    keep_last: int = Field(3, ge=1)
+    every_steps: int = Field(default=500, ge=1)
+    keep_last: int = Field(default=3, ge=1)
     """Newest checkpoints to keep."""
 
 
 class LogConfig(Section):
-    every_steps: int = Field(10, ge=1)
+    every_steps: int = Field(default=10, ge=1)
     """Steps per console line; metrics.jsonl and W&B get every step."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     wandb_project: str = "ndt3_dist"
@@ -174,26 +174,31 @@ class TuneDataConfig(Section):
     """Session to fit; empty = the only one that has the `fit` split."""
     fit: str = "calibration"
     """Split to fit on."""
-    val_fraction: float = Field(0.2, gt=0, lt=1)
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Last part of the fit split, held back to choose the best step."""
 
 
 class TuneConfig(Section):
-    """A single-process fine-tune, or a training from scratch with the same command."""
+    """A single-process fine-tune, or a training from scratch with the same command.
+
+    `model` is for training from scratch without an export; a fine-tune takes its export's.
+    """
 
     class Train(Section):
         steps: int = Field(ge=1)
         batch: int = Field(ge=1)
         """Windows per step, each at a random start inside the fit split."""
-        eval_every: int = Field(20, ge=1)
+        eval_every: int = Field(default=20, ge=1)
         """Steps between scores on the held-back part."""
         precision: Literal["bf16", "fp32"] = "bf16"
-        dropout: float = Field(0.1, ge=0, lt=1)
+        dropout: float = Field(default=0.1, ge=0, lt=1)
+        """Replaces the dropout of the export's config."""
 
     run: RunConfig
     data: TuneDataConfig
     optim: OptimConfig
     train: Train
+    model: ModelConfig | None = None
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -182,8 +182,7 @@ def list_names(folder: str | Path) -> list[str]:
 
 def chunks(path: str | Path) -> Iterator[bytes]:
     """The bytes of a file in pieces of a few MB."""
-    opened = filesystem(path).open(str(path), "rb") if is_remote(path) else Path(path).open("rb")
-    with opened as f:
+    with filesystem(path).open(str(path), "rb") as f:
         while piece := f.read(READ_BYTES):
             yield piece
 

@@ -1,14 +1,19 @@
 """From a sharded checkpoint to portable weights, and what an export says of itself."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step
+from ndt3_dist.config import ModelConfig, check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.export import FORMAT, VERSION
+
+if TYPE_CHECKING:
+    from ndt3_dist.shards.format import Manifest, Session
 
 
 def open_run(run: str | Path, step: int | None, say) -> Checkpoint:
@@ -49,22 +54,41 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
     for name in names:
         master = checkpoint.master(name)
         weights[name] = master.to(torch.bfloat16) if dtype == "bf16" else master
-    config = {
+    trained = {
+        "run": checkpoint.meta["config"]["run"]["name"],
+        "step": checkpoint.meta["step"],
+        "epochs": checkpoint.meta["epochs"],
+        "corpus": checkpoint.meta["fingerprint"],
+    }
+    model = check(ModelConfig, checkpoint.meta["config"]["model"], f"{checkpoint.folder}: model")
+    config = describe_export(model, weights, dtype, trained)
+    write_export(out, weights, config, storage.read_json(Path(run) / "normalisation.json"))
+    return config
+
+
+def describe_export(
+    model: ModelConfig, weights: dict[str, torch.Tensor], dtype: str, trained: dict
+) -> dict:
+    """The config.json of an export: architecture, size, and what it was trained on."""
+    return {
         "format": FORMAT,
         "version": VERSION,
-        "model": checkpoint.meta["config"]["model"],
+        "model": model.model_dump(mode="json"),
         "dtype": dtype,
         "parameters": sum(w.numel() for w in weights.values()),
-        "trained": {
-            "run": checkpoint.meta["config"]["run"]["name"],
-            "step": checkpoint.meta["step"],
-            "epochs": checkpoint.meta["epochs"],
-            "corpus": checkpoint.meta["fingerprint"],
+        "trained": trained,
+    }
+
+
+def normalisation(manifest: "Manifest", sessions: "list[Session]") -> dict:
+    """Bin and window size, and the covariates and scales of some sessions of a corpus."""
+    return {
+        "bin_size_ms": manifest.bin_size_ms,
+        "window_bins": manifest.window_bins,
+        "sessions": {
+            s.id: {"covariates": [c.model_dump() for c in s.covariates]} for s in sessions
         },
     }
-    normalisation = storage.read_json(Path(run) / "normalisation.json")
-    write_export(out, weights, config, normalisation)
-    return config
 
 
 def write_export(out: str | Path, weights: dict, config: dict, normalisation: dict) -> None:
@@ -88,7 +112,7 @@ def model_card(config: dict, normalisation: dict) -> str:
     sessions = "\n".join(f"- {name}" for name in normalisation["sessions"])
     return f"""# NDT3, {config["parameters"]:,} parameters
 
-{model["layers"]} layers of width {model["dim"]}, {model["heads"]} heads; weights in {config["dtype"]}.
+{model["layers"]} layers of width {model["dim"]}, {model["heads"]} heads, {config["dtype"]} weights.
 Bins of {normalisation["bin_size_ms"]:g} ms. Trained by ndt3_dist, run `{trained["run"]}`, step
 {trained["step"]} ({trained["epochs"]:.2f} epochs), corpus fingerprint `{trained["corpus"][:16]}`.
 

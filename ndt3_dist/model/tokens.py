@@ -24,7 +24,7 @@ class PackedTokens:
         spikes: Counts of each neural token, (spike_tokens, channels_per_token) uint8.
         spike_channels: Real channels of each neural token, (spike_tokens,) int64; the rest is pad.
         spike_slot: Slot of each neural token, (spike_tokens,) int64.
-        covariates: Value of each covariate token in [-1, 1], 0 where not valid, (covariate_tokens,).
+        covariates: Value of each token in [-1, 1], 0 where not valid, (covariate_tokens,).
         covariate_valid: Whether it is a target, (covariate_tokens,) bool.
         covariate_slot: (covariate_tokens,) int64.
         covariate_blank: Whether its value is hidden as an input, (covariate_tokens,) bool.

@@ -6,6 +6,7 @@ as the output of one recipe before anything else is written; the manifest goes f
 is rebuilt and comes last when it is complete.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -124,13 +125,17 @@ class ray_pool:
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
             )
         else:
-            ray.init(address=self.recipe.ray_address, log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                address=self.recipe.ray_address, log_to_driver=False, logging_level=logging.ERROR
+            )
         return self._run_all
 
     def _run_all(self, task: Callable, arguments: list[tuple]) -> Iterator[tuple[int, Any]]:
+        from ray.exceptions import RayError, RayTaskError
+
         ray = self.ray
         remote = ray.remote(num_cpus=1, max_retries=3)(task)
         pending = {remote.remote(*args): number for number, args in enumerate(arguments)}
@@ -140,9 +145,9 @@ class ray_pool:
                 number = pending.pop(ref)
                 try:
                     yield number, ray.get(ref)
-                except ray.exceptions.RayTaskError as e:
+                except RayTaskError as e:
                     yield number, e.cause
-                except ray.exceptions.RayError as e:
+                except RayError as e:
                     yield number, e
 
     def __exit__(self, *_) -> None:

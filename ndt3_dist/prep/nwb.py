@@ -61,9 +61,9 @@ def read_nwb(path: str | Path, recipe: Recipe) -> Recording:
         refuse_external(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # cached-namespace notices of older files
-            from pynwb import NWBHDF5IO
+            import pynwb
 
-            with NWBHDF5IO(str(path), "r", load_namespaces=True) as io:
+            with pynwb.NWBHDF5IO(path=str(path), mode="r", load_namespaces=True) as io:  # pyright: ignore
                 return _take(io.read(), path, recipe)
     except BadInput as e:
         message = str(e)

@@ -6,6 +6,7 @@ part of a recipe's identity (`identity`).
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -33,9 +34,9 @@ class CovariatesRecipe(Section):
     """Whether a sample's timestamp is the start or the end of the time that it describes."""
     names: list[str] = []
     """Names of its dimensions; default x, y, z, ... as NDT3 has them."""
-    quantile: float = Field(0.999, gt=0, le=1)
+    quantile: float = Field(default=0.999, gt=0, le=1)
     """A dimension's scale is this quantile of its absolute value in train or calibration bins."""
-    max_gap_ms: float = Field(100, gt=0)
+    max_gap_ms: float = Field(default=100, gt=0)
     """Samples further apart than this leave a gap that is masked, not bridged."""
 
 
@@ -57,14 +58,14 @@ class Recipe(Section):
     out: str = ""
     """Folder or s3:// URL of the corpus."""
     licence: str = "unknown"
-    bin_size_ms: float = Field(20, gt=0)
-    window_ms: float = Field(2000, gt=0)
+    bin_size_ms: float = Field(default=20, gt=0)
+    window_ms: float = Field(default=2000, gt=0)
     """Length of a window (chop); NDT3's is 2 s."""
     spikes: SpikesRecipe = SpikesRecipe()
     covariates: CovariatesRecipe = CovariatesRecipe()
     splits: list[SplitRule] = [SplitRule(intervals={"train": (0, 1)})]
-    shard_mb: float = Field(32, gt=0)
-    num_workers: int = Field(0, ge=0)
+    shard_mb: float = Field(default=32, gt=0)
+    num_workers: int = Field(default=0, ge=0)
     """Ray workers; 0 = one for each core."""
     ray_address: str = "local"
     """local = a Ray of our own on the loopback address; else the address of a running cluster."""
@@ -79,8 +80,8 @@ class Recipe(Section):
                 f"{self.bin_size_ms:g}"
             )
         for rule in self.splits:
-            spans = sorted((a, b) for a, b in rule.intervals.values())
-            for (_, stop), (start, _) in zip(spans, spans[1:], strict=False):
+            spans = sorted(rule.intervals.values(), key=lambda span: span[0])
+            for (_, stop), (start, _) in pairwise(spans):
                 if stop is None or stop > start:
                     raise ValueError(f"split rule {rule.match!r}: intervals overlap")
         return self

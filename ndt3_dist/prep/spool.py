@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.errors import ShardCorrupt
+from ndt3_dist.errors import BadInput, ShardCorrupt
 from ndt3_dist.prep.nwb import read_nwb
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.windows import cut
+from ndt3_dist.prep.windows import cut, relative_source
 from ndt3_dist.shards.format import (
     INDEX,
     MEMBERS,
@@ -27,7 +27,14 @@ from ndt3_dist.shards.format import (
 from ndt3_dist.shards.read import parse_npy
 from ndt3_dist.shards.write import write_shard
 
-DESCRIPTION = INDEX.names[1:7]
+DESCRIPTION = (
+    "start_bin",
+    "bins",
+    "tokens",
+    "context_tokens",
+    "spike_targets",
+    "covariate_targets",
+)
 """Index fields that describe a sample whatever file it lies in."""
 
 
@@ -162,19 +169,15 @@ def find_sources(recipe: Recipe) -> list[tuple[str, str]]:
     """Recordings of a recipe, sorted, as (path, path below the recipe's source).
 
     Raises:
-        FileNotFoundError: The source is not there.
-        BadInput: No file of the source matches the pattern.
+        BadInput: The source is not there, or no file of it matches the pattern.
     """
-    from ndt3_dist.errors import BadInput
-    from ndt3_dist.prep.windows import relative_source
-
     root = Path(recipe.source)
     if not recipe.source or not root.exists():
         raise BadInput(
             f"source {recipe.source or '(empty)'}: no such file or folder; "
             "give source=FILE or source=FOLDER"
         )
-    files = [root] if root.is_file() else sorted(p for p in root.glob(recipe.pattern))
+    files = [root] if root.is_file() else sorted(root.glob(recipe.pattern))
     if not files:
         raise BadInput(f"source {root}: no file matches {recipe.pattern}")
     return [(str(p), relative_source(p, root)) for p in files]

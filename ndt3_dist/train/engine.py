@@ -6,6 +6,7 @@ users never write one.
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 
@@ -75,7 +76,7 @@ def start_distributed() -> tuple[int, int, torch.device]:
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
-    accelerator = get_accelerator()
+    accelerator: Any = get_accelerator()
     deepspeed.init_distributed(
         accelerator.communication_backend_name(), timeout=timedelta(minutes=30), verbose=False
     )
@@ -112,11 +113,12 @@ class Engine:
             fused=fused,
         )
         quiet_deepspeed()
-        self.deepspeed, *_ = deepspeed.initialize(
+        engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,  # pyright: ignore[reportArgumentType]
             config=deepspeed_dict(config, world_size),
         )
+        self.deepspeed: Any = engine
         # DeepSpeed averages over ranks and accumulation; our losses are shares of a global sum.
         self.share = accumulation(config, world_size) * world_size
         self.seed = config.run.seed
@@ -141,7 +143,7 @@ class Engine:
         self.deepspeed.step()
 
     def step(self, lr: float) -> float:
-        """Optimiser step at learning rate `lr`; returns the global gradient norm before clipping."""
+        """Optimiser step at learning rate `lr`; returns the gradient norm before clipping."""
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
         self.deepspeed.step()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ndt3_dist import log, storage
-from ndt3_dist.checkpoint.export import write_export
+from ndt3_dist.checkpoint.export import describe_export, normalisation, write_export
 from ndt3_dist.config import ModelConfig, TuneConfig, check
 from ndt3_dist.data.continuous import Run, read_runs, sessions_with, split_last
 from ndt3_dist.data.order import generator, seed_of
@@ -25,7 +25,7 @@ from ndt3_dist.evaluate.metrics import scores
 from ndt3_dist.model.export import load_model, read_export_config
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.format import Session
+from ndt3_dist.shards.format import Manifest, Session
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.schedule import learning_rate
@@ -39,12 +39,14 @@ class FitData:
     """What a decoder may be fitted on.
 
     Attributes:
-        session: Its manifest entry.
+        manifest: Of the corpus.
+        session: Its entry.
         first: Runs to draw windows from.
         last: Runs held back to choose the best step.
         window: Bins of a window.
     """
 
+    manifest: Manifest
     session: Session
     first: list[Run]
     last: list[Run]
@@ -71,7 +73,7 @@ def read_fit_data(config: TuneConfig) -> FitData:
             f"session {session.id}: split {config.data.fit} is too short to hold back "
             f"{config.data.val_fraction:.0%} of it and still fill windows of {window} bins"
         )
-    return FitData(session, first, last, window)
+    return FitData(corpus.manifest, session, first, last, window)
 
 
 def draw_windows(data: FitData, layout: Layout, model: ModelConfig, count: int, draw) -> dict:
@@ -86,13 +88,14 @@ def draw_windows(data: FitData, layout: Layout, model: ModelConfig, count: int, 
     return lists.pack()
 
 
-def finetune(config: TuneConfig, init: str, scratch: bool = False) -> dict:
+def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dict:
     """Fit a decoder; writes RUN/metrics.jsonl and RUN/export.
 
     Args:
         config: Checked configuration.
-        init: Export to start from; with `scratch` only its architecture is used.
-        scratch: Start from random weights.
+        init: Export to start from; with `scratch` only its architecture is used; None = the
+            config's own `model` section.
+        scratch: Start from random weights (always so without `init`).
     Returns:
         run, export, best_step, r2_val, steps, seconds.
     """
@@ -100,17 +103,14 @@ def finetune(config: TuneConfig, init: str, scratch: bool = False) -> dict:
     if run.exists() and any(run.iterdir()):
         raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
     data = read_fit_data(config)
-    overrides = {"dropout": config.train.dropout}
-    model = fresh_model(config, init) if scratch else load_model(init, **overrides).float()
-    if scratch:
-        model.config = check(ModelConfig, {**model.config.model_dump(), **overrides}, init)
+    model = start_model(config, init, scratch)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     layout = Layout.of(data.session, model.config)
     run.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     log.say(
-        f"run {run}: {'from scratch' if scratch else f'from {init}'}, session {data.session.id}, "
+        f"run {run}: from {'scratch' if scratch or not init else init}, session {data.session.id}, "
         f"{sum(map(len, data.first))} bins to fit, {sum(map(len, data.last))} held back"
     )
     with (run / "metrics.jsonl").open("w") as file:
@@ -125,25 +125,10 @@ def finetune(config: TuneConfig, init: str, scratch: bool = False) -> dict:
         "run": config.run.name,
         "step": best["step"],
         "epochs": 0.0,
-        "corpus": Corpus(config.data.corpus, (config.data.fit,)).manifest.fingerprint,
+        "corpus": data.manifest.fingerprint,
     }
-    model_values = {**model.config.model_dump(mode="json")}
-    described = {
-        "format": "ndt3_dist.export",
-        "version": 1,
-        "model": model_values,
-        "dtype": "fp32",
-        "parameters": sum(w.numel() for w in weights.values()),
-        "trained": trained,
-    }
-    manifest = Corpus(config.data.corpus, (config.data.fit,)).manifest
-    norms = {
-        "bin_size_ms": manifest.bin_size_ms,
-        "window_bins": manifest.window_bins,
-        "sessions": {
-            data.session.id: {"covariates": [c.model_dump() for c in data.session.covariates]}
-        },
-    }
+    described = describe_export(model.config, weights, "fp32", trained)
+    norms = normalisation(data.manifest, [data.session])
     write_export(run / "export", weights, described, norms)
     return {
         "run": str(run),
@@ -155,11 +140,21 @@ def finetune(config: TuneConfig, init: str, scratch: bool = False) -> dict:
     }
 
 
-def fresh_model(config: TuneConfig, init: str) -> NDT3:
-    """The architecture of an export with random weights that depend on the seed alone."""
-    values = read_export_config(init)["model"]
+def start_model(config: TuneConfig, init: str | None, scratch: bool) -> NDT3:
+    """The model to fit: an export's weights, or random ones that depend on the seed alone."""
+    if init and not scratch:
+        return load_model(init, dropout=config.train.dropout).float()
+    if init:
+        values = read_export_config(init)["model"]
+    elif config.model:
+        values = config.model.model_dump()
+    else:
+        raise BadInput(
+            "nothing to start from: give --init EXPORT, or a config with a model section"
+        )
+    model = check(ModelConfig, {**values, "dropout": config.train.dropout}, init or "model")
     torch.manual_seed(seed_of("weights", config.run.seed))
-    return NDT3(check(ModelConfig, values, init))
+    return NDT3(model)
 
 
 def fit(

@@ -4,6 +4,7 @@ All ranks run this; rank 0 writes metrics and speaks. A step is: take the rows t
 run this rank's micro-batches, sum losses in row order, step, log, perhaps save.
 """
 
+import json
 import math
 import platform
 import time
@@ -16,6 +17,7 @@ import yaml
 
 import ndt3_dist
 from ndt3_dist import log, storage
+from ndt3_dist.checkpoint.export import normalisation
 from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step, prune, save_checkpoint
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.order import Place, seed_of
@@ -78,23 +80,15 @@ def check_same(config: PretrainConfig, manifest: Manifest, start: Checkpoint) ->
             )
 
 
-def write_run_files(config: PretrainConfig, manifest: Manifest) -> None:
-    """config.yaml and normalisation.json: what an export needs besides weights."""
+def write_run_files(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) -> None:
+    """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
     run = run_folder(config)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     storage.write_bytes(run / "config.yaml", text.encode())
-    storage.write_json(run / "normalisation.json", normalisation(manifest))
-
-
-def normalisation(manifest: Manifest) -> dict:
-    """Bin size, and the covariates and scales of every session of a corpus."""
-    return {
-        "bin_size_ms": manifest.bin_size_ms,
-        "window_bins": manifest.window_bins,
-        "sessions": {
-            s.id: {"covariates": [c.model_dump() for c in s.covariates]} for s in manifest.sessions
-        },
-    }
+    storage.write_json(run / "normalisation.json", normalisation(manifest, manifest.sessions))
+    with (run / "starts.jsonl").open("a") as f:
+        entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
+        f.write(json.dumps({**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
 
 
 def gather(value: Any) -> list[Any]:
@@ -139,7 +133,7 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     )
     run = run_folder(config)
     if rank == 0:
-        write_run_files(config, corpus.manifest)
+        write_run_files(config, corpus.manifest, start)
     model = initial_model(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     announce(config, stream, shapes, world_size, device, start)

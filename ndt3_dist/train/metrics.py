@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class Wandb:
             log.warn("log.wandb is on but wandb is not installed: `pip install ndt3_dist[wandb]`")
             return
         marker = run / "wandb_id"
-        run_id = marker.read_text().strip() if marker.is_file() else wandb.util.generate_id()
+        run_id = marker.read_text().strip() if marker.is_file() else secrets.token_hex(4)
         marker.write_text(run_id + "\n")
         try:
             self.run = wandb.init(

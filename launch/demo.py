@@ -1,0 +1,198 @@
+"""The whole path on two CPU cores: recordings, corpus, pretraining, export, fine-tuning, scores.
+
+Without --recordings it simulates them. Pretraining is killed with SIGKILL half-way and resumed.
+
+Example:
+    python launch/demo.py
+    python launch/demo.py --recordings my_session.nwb --bin-ms 50
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from ndt3_dist import log, storage
+from ndt3_dist.config import PROJECT, PretrainConfig, find_file, load_config
+from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.evaluate.session import evaluate
+from ndt3_dist.shards.format import read_manifest
+from ndt3_dist.shards.report import text_table
+from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.report import write_report
+
+HISTORY = 10
+"""Bins of history of the ridge."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recordings", help="an NWB file (or folder) instead of simulated ones")
+    parser.add_argument("--bin-ms", type=float, default=20, help="bin size (default: 20)")
+    parser.add_argument(
+        "--covariates",
+        default="processing/behavior/Velocity/cursor_vel",
+        help="TimeSeries to decode in --recordings",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of simulation and training")
+    parser.add_argument("--ranks", type=int, default=2, help="processes that pretrain")
+    parser.add_argument("--name", default="demo", help="runs/NAME and corpora/NAME are made anew")
+    args = parser.parse_args()
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    began = time.perf_counter()
+    run, corpus = Path("runs") / args.name, f"corpora/{args.name}/corpus"
+    if args.recordings:
+        corpus = f"corpora/{args.name}/{Path(args.recordings).stem}-{args.bin_ms:g}ms"
+    elif args.seed:
+        corpus = f"corpora/{args.name}/corpus-{args.seed}"
+    if run.exists():
+        log.say(f"removing {run} of an earlier demo")
+        shutil.rmtree(run)
+    oracle = prepare(args, corpus)
+    resumed = pretrain(args, corpus)
+    export = run / "export"
+    stage("export", [sys.executable, "checkpoints/convert.py", "export", str(run), str(export)])
+    fit = ["data.fit=train"] if args.recordings else []
+    for name, extra in (("finetuned", []), ("scratch", ["--scratch"])):
+        command = [sys.executable, "launch/finetune.py", "--config", "tune_demo.yaml"]
+        command += ["--init", str(export), *extra, f"data.corpus={corpus}", f"run.name={name}"]
+        stage(f"fine-tune ({name})", [*command, f"run.dir={run}", f"run.seed={args.seed}", *fit])
+    result = evaluate(
+        {name: str(run / name / "export") for name in ("finetuned", "scratch")},
+        corpus,
+        fit_split="train" if args.recordings else "calibration",
+        history=HISTORY,
+    )
+    summarise(args, run, corpus, export, resumed, result, oracle, time.perf_counter() - began)
+
+
+def prepare(args, corpus: str) -> float | None:
+    """Recordings to corpus; the best possible R2 of the held-out session, where it is known."""
+    preprocess = [sys.executable, "data_prep/preprocess.py", "--recipe"]
+    if args.recordings:
+        recipe = ["one_recording.yaml", f"source={args.recordings}", f"out={corpus}"]
+        recipe += [f"bin_size_ms={args.bin_ms:g}", f"covariates.path={args.covariates}"]
+        stage("preprocess", [*preprocess, *recipe])
+        return None
+    nwb = f"corpora/{args.name}/nwb" + (f"-{args.seed}" if args.seed else "")
+    size = ["--sessions", "9", "--minutes", "4", "--seed", str(args.seed)]
+    stage("simulate", [sys.executable, "data_prep/simulate.py", nwb, *size])
+    recipe = ["demo.yaml", f"source={nwb}", f"out={corpus}", f"bin_size_ms={args.bin_ms:g}"]
+    stage("preprocess", [*preprocess, *recipe])
+    truth = storage.read_json(Path(nwb) / "simulation.json")
+    held_out = [s for s in truth["sessions"] if s["file"].endswith("sub-A_ses-03.nwb")]
+    return held_out[0]["oracle_r2"]
+
+
+def pretrain(args, corpus: str) -> int:
+    """Pretrain in two lives: killed after half of the steps, then resumed to the end."""
+    overrides = [f"data.corpus={corpus}", f"run.name={args.name}", f"run.seed={args.seed}"]
+    config = load_config(PretrainConfig, find_file("demo.yaml", "configs"), overrides)
+    run, half = Path("runs") / args.name, config.train.max_steps // 2
+    # The launcher beside this interpreter: it works without the environment being activated.
+    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+    command = [deepspeed, "--num_accelerators", str(args.ranks), "--master_port", free_port()]
+    command += ["launch/pretrain.py", "--config", "demo.yaml", *overrides, "--resume", "auto"]
+
+    def half_way() -> bool:
+        return len(read_metrics(run)) >= half
+
+    stage(f"pretrain on {args.ranks} processes, to be killed half-way", command, kill_when=half_way)
+    log.say(f"killed with SIGKILL at step {len(read_metrics(run))}")
+    stage("pretrain, resumed", command)
+    return json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["from_step"]
+
+
+def stage(name: str, command: list[str], kill_when=None) -> None:
+    """Run one program of the project, output shown; Ndt3DistError where it fails."""
+    began = time.perf_counter()
+    log.say(f"\n== {name}")
+    process = subprocess.Popen(command, cwd=PROJECT)
+    try:
+        while process.poll() is None:
+            if kill_when and kill_when():
+                kill_tree(process.pid)
+                process.wait()
+                return
+            time.sleep(0.2)
+    except BaseException:
+        kill_tree(process.pid)
+        raise
+    if process.returncode:
+        raise Ndt3DistError(f"stage {name} failed with exit code {process.returncode}, see above")
+    if kill_when:
+        raise Ndt3DistError(f"stage {name} ended before it could be killed")
+    log.say(f"== {name}: {time.perf_counter() - began:.0f} s")
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL a process and all that it started."""
+    parent = psutil.Process(pid)
+    for process in [*parent.children(recursive=True), parent]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def free_port() -> str:
+    """A port of the loopback address that nobody listens on."""
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracle, seconds) -> None:
+    """The closing table, summary.json and report.html."""
+    metrics, manifest = read_metrics(run), read_manifest(corpus)
+    scores = {name: s["r2"] for name, s in result["scores"].items()}
+    tokens = sum(m["tokens"] for m in metrics)
+    summary = {
+        "windows": sum(s.samples for s in manifest.shards),
+        "tokens": tokens,
+        "tokens_per_s": round(tokens / sum(m["step_s"] for m in metrics)),
+        "loss_first": metrics[0]["loss"],
+        "loss_last": metrics[-1]["loss"],
+        "r2_finetuned": scores["finetuned"],
+        "r2_scratch": scores["scratch"],
+        "r2_ridge": scores["ridge"],
+        "r2_best_possible": oracle,
+        "resumed": resumed,
+        "export": str(export),
+        "seconds": round(seconds),
+        "seed": args.seed,
+    }
+    storage.write_json(run / "summary.json", summary)
+    report = write_report(run, manifest, result, summary)
+    rows = [
+        {"what": "windows in the corpus", "value": f"{summary['windows']:,}"},
+        {"what": "tokens trained on", "value": f"{tokens:,}"},
+        {"what": "tokens/s", "value": f"{summary['tokens_per_s']:,}"},
+        {
+            "what": "loss first -> last",
+            "value": f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}",
+        },
+        {"what": "killed and resumed from step", "value": resumed},
+        {"what": "R2 fine-tuned", "value": f"{scores['finetuned']:.4f}"},
+        {"what": "R2 from scratch", "value": f"{scores['scratch']:.4f}"},
+        {"what": "R2 ridge", "value": f"{scores['ridge']:.4f}"},
+    ]
+    if oracle is not None:
+        rows.append({"what": "R2 best possible", "value": f"{oracle:.4f}"})
+    rows.append({"what": "seconds", "value": round(seconds)})
+    log.say(f"\nheld-out bins of {result['session']}\n{text_table(rows)}")
+    log.say(f"{run / 'summary.json'}\n{report}")
+
+
+if __name__ == "__main__":
+    log.run_program(main)

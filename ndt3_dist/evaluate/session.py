@@ -1,0 +1,123 @@
+"""Score decoders of one session on identical bins, in raw units."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ndt3_dist.data.continuous import Run, read_runs, sessions_with
+from ndt3_dist.data.tokens import Layout
+from ndt3_dist.errors import BadInput
+from ndt3_dist.evaluate.decode import decode
+from ndt3_dist.evaluate.metrics import scores
+from ndt3_dist.evaluate.ridge import fit_ridge
+from ndt3_dist.model.export import load_model
+from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.shards.format import Session
+from ndt3_dist.shards.read import Corpus
+
+
+@dataclass
+class TestData:
+    """The bins that every decoder of a session is scored on.
+
+    Attributes:
+        session: Manifest entry.
+        runs: Test runs in order of time.
+        scale: Raw units per stored unit, (dims,).
+        truth: Recorded covariates in raw units, (bins, dims), NaN where not valid.
+        window: Bins of a corpus window.
+        bin_ms: Bin size in ms.
+    """
+
+    session: Session
+    runs: list[Run]
+    scale: np.ndarray
+    truth: np.ndarray
+    window: int
+    bin_ms: float
+
+    def score(self, predicted: np.ndarray) -> dict:
+        """Scores of predictions in stored units, (bins, dims)."""
+        return scores(self.truth, predicted * self.scale)
+
+
+def read_test_data(path: str, session: str, split: str = "test") -> TestData:
+    """The test bins of a session; with an empty name, of the only one that has the split."""
+    corpus = Corpus(path, (split,))
+    known = sessions_with(corpus)
+    if not session and len(known) > 1:
+        raise BadInput(f"{path}: several sessions have split {split}: {', '.join(known)}")
+    entry, runs = read_runs(corpus, session or known[0])
+    if not entry.covariates:
+        raise BadInput(f"{path}: session {entry.id} has no covariates to decode")
+    scale = np.array([c.scale for c in entry.covariates])
+    truth = np.concatenate([r.covariates for r in runs]).astype(np.float64) * scale
+    manifest = corpus.manifest
+    return TestData(entry, runs, scale, truth, manifest.window_bins, manifest.bin_size_ms)
+
+
+def model_predictions(model: NDT3, data: TestData, context: int, stride: int) -> np.ndarray:
+    """Sliding predictions of every test bin, (bins, dims), in stored units."""
+    layout = Layout.of(data.session, model.config)
+    return np.concatenate([decode(model, r, layout, context, stride) for r in data.runs])
+
+
+def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, held: float):
+    """Predictions of a ridge fitted on the fit split, its penalty chosen on the split's last part.
+
+    Returns:
+        (bins, dims) in stored units, and the chosen penalty.
+    """
+    _, runs = read_runs(Corpus(path, (fit_split,)), data.session.id)
+    ridge = fit_ridge(runs, history, held)
+    return np.concatenate([ridge.predict(r) for r in data.runs]), ridge.penalty
+
+
+def evaluate(
+    exports: dict[str, str],
+    corpus: str,
+    session: str = "",
+    *,
+    split: str = "test",
+    fit_split: str = "calibration",
+    history: int = 15,
+    held: float = 0.2,
+    context: int = 0,
+    stride: int = 10,
+) -> dict:
+    """Score one or more exports and a ridge on the same bins of one session.
+
+    Args:
+        exports: Name -> folder of an export.
+        corpus: Where the session lies.
+        session: Its id; empty = the only one with the split.
+        split: Split to score.
+        fit_split: Split that the ridge may fit.
+        history: Bins of history of the ridge.
+        held: Last part of `fit_split` that chooses the ridge's penalty.
+        context: Bins that a prediction sees; 0 = a corpus window.
+        stride: Bins decoded by one pass.
+    Returns:
+        session, bin_ms, context, dims (names with units), penalty, scores by decoder, and for plots
+        truth and predictions by decoder in raw units, (bins, dims).
+    """
+    data = read_test_data(corpus, session, split)
+    context = context or data.window
+    if not 1 <= stride <= context:
+        raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
+    found = {}
+    for name, folder in exports.items():
+        model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
+        found[name] = model_predictions(model, data, context, stride)
+    found["ridge"], penalty = ridge_predictions(corpus, data, fit_split, history, held)
+    return {
+        "session": data.session.id,
+        "bin_ms": data.bin_ms,
+        "context": context,
+        "dims": [f"{c.name} ({c.unit})" for c in data.session.covariates],
+        "penalty": penalty,
+        "scores": {name: data.score(p) for name, p in found.items()},
+        "truth": data.truth,
+        "predictions": {name: p * data.scale for name, p in found.items()},
+    }

@@ -1,0 +1,158 @@
+"""One self-contained HTML page of a run: curves, throughput, decoded traces, the corpus.
+
+Figures are PNGs inside the page; it needs no network and no script.
+"""
+
+import base64
+import html
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndt3_dist import storage
+from ndt3_dist.errors import BadInput
+from ndt3_dist.shards.format import Manifest
+from ndt3_dist.shards.report import corpus_rows
+from ndt3_dist.train.metrics import read_metrics
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1c1c1c; background: #fff }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse; margin: .6rem 0 } img { max-width: 100% }
+td, th { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
+"""
+
+
+def new_figure(rows: int = 1, height: float = 2.6):
+    """A figure with `rows` axes below each other, without a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, height * rows), layout="constrained")
+    axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def loss_figure(metrics: list[dict]):
+    """Spike and covariate loss of every step, with the moving median that the eye looks for."""
+    figure, axes = new_figure(2)
+    steps = np.array([m["step"] for m in metrics])
+    for axis, key in zip(axes, ("loss_spikes", "loss_covariates"), strict=True):
+        values = np.array([m[key] for m in metrics])
+        axis.plot(steps, values, color="#9db4d3", linewidth=0.8)
+        width = max(1, len(values) // 40)
+        smooth = [np.median(values[max(0, i - width) : i + 1]) for i in range(len(values))]
+        axis.plot(steps, smooth, color="#1f4e8c", linewidth=1.6)
+        axis.set_ylabel(key)
+        if values.min() > 0:
+            axis.set_yscale("log")
+    axes[-1].set_xlabel("step")
+    return figure
+
+
+def rate_figure(metrics: list[dict]):
+    """Tokens per second and the share of time spent waiting for data."""
+    figure, axes = new_figure(2, 1.8)
+    steps = [m["step"] for m in metrics]
+    axes[0].plot(steps, [m["tokens"] / m["step_s"] / 1000 for m in metrics], linewidth=0.8)
+    axes[0].set_ylabel("1000 tokens/s")
+    axes[0].set_ylim(bottom=0)
+    axes[1].plot(steps, [100 * m["wait_s"] / m["step_s"] for m in metrics], linewidth=0.8)
+    axes[1].set_ylabel("waiting for data, %")
+    axes[1].set_ylim(bottom=0)
+    axes[1].set_xlabel("step")
+    return figure
+
+
+def trace_figure(result: dict, seconds: float = 20):
+    """True covariates and what each decoder made of them, a stretch from the middle.
+
+    Args:
+        result: What `evaluate.session.evaluate` returned.
+        seconds: Length of the stretch.
+    """
+    truth, bin_s = result["truth"], result["bin_ms"] / 1000
+    bins = min(len(truth), int(seconds / bin_s))
+    start = (len(truth) - bins) // 2
+    part = slice(start, start + bins)
+    time = np.arange(start, start + bins) * bin_s
+    figure, axes = new_figure(truth.shape[1], 2.2)
+    for d, axis in enumerate(axes):
+        axis.plot(time, truth[part, d], color="black", linewidth=1.4, label="true")
+        for name, predicted in result["predictions"].items():
+            score = result["scores"][name]["r2"]
+            label = f"{name} (R2 {score:.3f})"
+            axis.plot(time, predicted[part, d], linewidth=1, alpha=0.85, label=label)
+        axis.set_ylabel(result["dims"][d])
+    axes[0].legend(ncols=4, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, 1.25))
+    axes[-1].set_xlabel("time in the test part, s")
+    return figure
+
+
+def as_image(figure, alt: str) -> str:
+    """A figure as an <img> with its bytes inside."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def as_table(rows: list[dict]) -> str:
+    """Rows of equal keys as an HTML table."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row.values()) + "</tr>"
+        for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def write_report(
+    run: str | Path,
+    manifest: Manifest | None = None,
+    evaluation: dict | None = None,
+    summary: dict[str, Any] | None = None,
+) -> Path:
+    """Write RUN/report.html from what there is.
+
+    Args:
+        run: Folder of the run.
+        manifest: Corpus to show in a table.
+        evaluation: Result of `evaluate.session.evaluate`, for traces and scores.
+        summary: Numbers for the top of the page.
+    Returns:
+        The page's path.
+    Raises:
+        BadInput: The run has no metrics yet.
+    """
+    metrics = read_metrics(run)
+    if not metrics:
+        raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
+    name = html.escape(Path(run).name)
+    parts = [
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{name}</title>",
+        f"<style>{STYLE}</style><h1>Run {name}</h1>",
+    ]
+    if summary:
+        parts.append(as_table([{"": k, "value": v} for k, v in summary.items()]))
+    parts += ["<h2>Loss</h2>", as_image(loss_figure(metrics), "losses by step")]
+    parts += ["<h2>Throughput</h2>", as_image(rate_figure(metrics), "tokens per second by step")]
+    if evaluation:
+        rows = [
+            {"decoder": k, "R2, variance-weighted": f"{v['r2']:.4f}", "bins": v["bins"]}
+            for k, v in evaluation["scores"].items()
+        ]
+        session = html.escape(evaluation["session"])
+        parts += [f"<h2>Decoding, session {session}</h2>", as_table(rows)]
+        parts.append(as_image(trace_figure(evaluation), "true and decoded covariates"))
+    if manifest:
+        parts += ["<h2>Corpus</h2>", as_table(corpus_rows(manifest))]
+    path = Path(run) / "report.html"
+    storage.write_bytes(path, "\n".join([*parts, "</html>"]).encode())
+    return path

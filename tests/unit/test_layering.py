@@ -1,0 +1,102 @@
+"""Imports run one way, and heavy libraries are imported lazily, each in one file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "ndt3_dist"
+GROUND = {"errors", "config", "storage", "log"}
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "storage": {"errors"},
+    "log": {"errors"},
+    "shards": GROUND,
+    "prep": GROUND | {"shards"},
+    "model": {"errors", "config"},
+    "data": GROUND | {"shards", "model"},
+    "checkpoint": GROUND | {"model"},
+    "evaluate": GROUND | {"shards", "data", "model"},
+    "train": GROUND | {"shards", "data", "model", "checkpoint", "evaluate"},
+    "__init__": {"model"},
+}
+"""Rooms that each room may import, besides itself."""
+
+LAZY = {
+    "ray": {"prep/job.py"},
+    "wandb": {"train/metrics.py"},
+    "pynwb": {"prep/nwb.py", "prep/simulated_nwb.py"},
+    "s3fs": set(),
+    "flash_attn": {"model/attention.py"},
+    "deepspeed": {"train/engine.py", "train/build.py"},
+    "matplotlib": {"train/report.py"},
+}
+"""Libraries that only these files import, and never at module level."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path):
+    """(module, whether it is imported at module level) for every import of a file."""
+    tree = ast.parse(path.read_text())
+    type_only = {
+        id(n)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for n in ast.walk(node)
+    }
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if id(node) in type_only:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in top
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "ndt3_dist":
+                for alias in node.names:
+                    yield f"ndt3_dist.{alias.name}", id(node) in top
+            else:
+                yield node.module, id(node) in top
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_only_rooms_below_it(path):
+    room = room_of(path)
+    for module, _ in imports_of(path):
+        parts = module.split(".")
+        if parts[0] != "ndt3_dist" or len(parts) < 2 or parts[1].startswith("__"):
+            continue
+        allowed = MAY_IMPORT[room] | {room}
+        assert parts[1] in allowed, f"{path.name} of {room}/ imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_libraries_are_imported_lazily_in_one_file(path):
+    name = path.relative_to(PACKAGE).as_posix()
+    for module, at_top in imports_of(path):
+        library = module.split(".")[0]
+        if library in LAZY:
+            assert name in LAZY[library], f"{name} imports {library}"
+            assert not at_top, f"{name} imports {library} at module level"
+
+
+def test_an_export_loads_with_model_and_config_alone():
+    """Nothing that `load_model` needs imports another room, DeepSpeed, Ray or S3."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, ndt3_dist\nndt3_dist.load_model\n"
+        "heavy = {'deepspeed', 'ray', 's3fs', 'fsspec', 'pynwb', 'wandb', 'matplotlib', 'h5py'}\n"
+        "rooms = {f'ndt3_dist.{r}' for r in 'shards prep data train checkpoint evaluate'.split()}\n"
+        "sys.exit(str(sorted((heavy | rooms) & set(sys.modules))) if (heavy | rooms) & "
+        "set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
