@@ -1,6 +1,6 @@
 """Read one NWB recording: spike times by channel, covariates on their own clock.
 
-The only file that imports pynwb. Whatever is wrong with a file is said in one line that names the
+Whatever is wrong with a file is said in one line that names the
 file, the unit or series, what was found and what was expected. External links are refused: a
 recording may not make us read other files.
 """

@@ -22,7 +22,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
        color: #1c1c1c; background: #fff }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; margin: .6rem 0 } img { max-width: 100% }
-td, th { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
+td, th { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd;
+         font-variant-numeric: tabular-nums }
 """
 
 

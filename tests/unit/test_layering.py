@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "ndt3_dist"
 GROUND = {"errors", "config", "storage", "log"}
 MAY_IMPORT = {
     "errors": set(),
+    "cli": {"config"},
     "config": {"errors"},
     "storage": {"errors"},
     "log": {"errors"},

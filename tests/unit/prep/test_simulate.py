@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ndt3_dist.prep import oracle, simulate
+from ndt3_dist.prep import motor_model, oracle, simulate
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -51,11 +51,11 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recording():
     """Two minutes of the 96-channel subject in memory: (space, readout, counts, velocity)."""
-    space = simulate.make_dynamics(0)
-    readout = simulate.make_readout(simulate.subject_populations(0, 0, 1)[0])
-    states = simulate.draw_states(space, 12000 + space.lead_bins, np.random.default_rng(1))
+    space = motor_model.make_dynamics(0)
+    readout = motor_model.make_readout(motor_model.subject_populations(0, 0, 1)[0])
+    states = motor_model.draw_states(space, 12000 + space.lead_bins, np.random.default_rng(1))
     rates_hz = oracle.firing_rates(states[space.lead_bins :], readout)
-    counts = simulate.draw_spikes(rates_hz, space.bin_size_s, np.random.default_rng(2))[2]
+    counts = motor_model.draw_spikes(rates_hz, space.bin_size_s, np.random.default_rng(2))[2]
     return space, readout, counts, states[:12000, -2:] * space.velocity_scale_cm_s
 
 
@@ -129,9 +129,9 @@ def test_rates_are_realistic(recording):
 
 def test_tuning_persists_from_day_to_day_but_not_between_subjects():
     first, second = (
-        simulate.make_readout(day).weights for day in simulate.subject_populations(0, 0, 2)
+        motor_model.make_readout(day).weights for day in motor_model.subject_populations(0, 0, 2)
     )
-    other = simulate.make_readout(simulate.subject_populations(0, 2, 1)[0]).weights
+    other = motor_model.make_readout(motor_model.subject_populations(0, 2, 1)[0]).weights
     between = np.corrcoef(first.ravel(), other[: len(first)].ravel())[0, 1]
     assert np.corrcoef(first.ravel(), second.ravel())[0, 1] > 0.8
     assert not np.array_equal(first, second)
@@ -139,7 +139,7 @@ def test_tuning_persists_from_day_to_day_but_not_between_subjects():
 
 
 def test_units_turn_over_as_in_dickey_2009():
-    populations = simulate.subject_populations(0, 2, 8)
+    populations = motor_model.subject_populations(0, 2, 8)
     first, last = populations[0].velocity_gain, populations[7].velocity_gain
     # A survivor keeps its gain within the drift; untuned units say nothing.
     tuned = (first > 0) & (last > 0)

@@ -1,0 +1,36 @@
+"""Write report.html of any run, at any time: loss, throughput, and the corpus where it is at hand.
+
+Example:
+    python launch/report.py runs/demo
+"""
+
+import argparse
+from pathlib import Path
+
+import yaml
+
+from ndt3_dist import log
+from ndt3_dist.errors import BadInput, ManifestMismatch
+from ndt3_dist.shards.format import read_manifest
+from ndt3_dist.train.report import write_report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="folder of a run")
+    run = Path(parser.parse_args().run)
+    config = run / "config.yaml"
+    if not config.is_file():
+        raise BadInput(f"{run}: no config.yaml, so no run of pretrain; expected runs/NAME")
+    manifest = None
+    try:
+        manifest = read_manifest(yaml.safe_load(config.read_text())["data"]["corpus"])
+    except ManifestMismatch as e:
+        log.warn(f"the report has no corpus table: {e}")
+    log.say(str(write_report(run, manifest)))
+
+
+if __name__ == "__main__":
+    log.run_program(main)

@@ -1,0 +1,98 @@
+"""Configs: precedence, honest errors, shipped files."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ndt3_dist.config import (
+    PROJECT,
+    ModelConfig,
+    PretrainConfig,
+    TuneConfig,
+    find_file,
+    load_config,
+)
+from ndt3_dist.errors import BadInput
+
+DEMO = PROJECT / "configs" / "demo.yaml"
+
+
+def test_command_line_wins_over_the_file():
+    config = load_config(PretrainConfig, DEMO, ["optim.lr=3e-4", "train.max_steps=7"])
+    assert config.optim.lr == 3e-4
+    assert config.train.max_steps == 7
+
+
+def test_numbers_in_exponent_notation_are_numbers_in_a_file(tmp_path):
+    values = yaml.safe_load(DEMO.read_text())
+    values["optim"]["lr"] = "1e-4"  # YAML 1.1 reads 1e-4 as text
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
+    assert load_config(PretrainConfig, tmp_path / "c.yaml").optim.lr == 1e-4
+
+
+def test_an_unknown_key_names_the_nearest_one():
+    with pytest.raises(BadInput, match=r"unknown key optim\.learning_rat.*|did you mean"):
+        load_config(PretrainConfig, DEMO, ["optim.warmup_epoch=3"])
+    with pytest.raises(BadInput, match="did you mean warmup_epochs"):
+        load_config(PretrainConfig, DEMO, ["optim.warmup_epoch=3"])
+
+
+def test_every_problem_is_reported_at_once():
+    with pytest.raises(BadInput) as e:
+        load_config(PretrainConfig, DEMO, ["train.epochs=many", "optim.lr=-1", "modl.dim=3"])
+    message = str(e.value)
+    assert "train.epochs is 'many'" in message
+    assert "optim.lr is -1" in message
+    assert "unknown key modl" in message
+    assert "did you mean model?" in message
+
+
+def test_inconsistent_values_are_refused():
+    with pytest.raises(BadInput, match="not a multiple"):
+        load_config(PretrainConfig, DEMO, ["train.global_batch=3", "train.micro_batch=2"])
+    with pytest.raises(BadInput, match="use stage 1"):
+        load_config(PretrainConfig, DEMO, ["train.zero_stage=0"])
+    with pytest.raises(BadInput, match="dim 100 is not a multiple of heads"):
+        load_config(PretrainConfig, DEMO, ["model.dim=100"])
+
+
+def test_a_missing_file_names_what_there_is():
+    with pytest.raises(BadInput, match=r"nearest: demo\.yaml"):
+        find_file("dmo.yaml", "configs")
+    with pytest.raises(BadInput, match="no file"):
+        find_file("/nowhere/x.yaml", "configs")
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path):
+    (tmp_path / "c.yaml").write_text("run: [")
+    with pytest.raises(BadInput, match=r"c\.yaml: not valid YAML"):
+        load_config(PretrainConfig, tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_is_whole_and_valid(path: Path):
+    values = yaml.safe_load(path.read_text())
+    schema = TuneConfig if "steps" in values["train"] else PretrainConfig
+    load_config(schema, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("base_45m_200h.yaml", 44_919_649), ("big_350m_2kh.yaml", 354_165_761)],
+)
+def test_published_sizes_have_the_published_number_of_parameters(name, parameters):
+    import torch
+
+    from ndt3_dist.model.ndt3 import NDT3
+
+    config = load_config(PretrainConfig, PROJECT / "configs" / name)
+    with torch.device("meta"):
+        model = NDT3(config.model)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_configs_are_frozen():
+    model = ModelConfig(layers=1, dim=64, heads=2, feedforward=64)
+    with pytest.raises(ValueError, match="frozen"):
+        model.layers = 2  # type: ignore[misc]
