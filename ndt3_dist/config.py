@@ -22,7 +22,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 class Section(BaseModel):
     """A frozen part of a config that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
 
 
 class RunConfig(Section):

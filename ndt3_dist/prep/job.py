@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ndt3_dist import log, storage
@@ -80,7 +81,7 @@ def claim(recipe: Recipe, sources: list[tuple[str, str]]) -> Manifest | None:
                 f"{out}: exists, made by another recipe ({', '.join(changed)} differ); "
                 "choose another out=, or remove it first"
             )
-    elif storage.list_names(out):
+    elif Path(out).is_file() or storage.list_names(out):
         raise ManifestMismatch(f"{out}: exists and is not a corpus; choose another out=")
     else:
         storage.write_json(marker, recipe.identity())
@@ -89,8 +90,10 @@ def claim(recipe: Recipe, sources: list[tuple[str, str]]) -> Manifest | None:
         return None
     manifest = read_manifest(out)
     have = {s.source: s.source_sha256 for s in manifest.sessions}
-    want = {source: storage.sha256_file(path) for path, source in sources}
-    if have == want:
+    # Hashed only where the names agree: a recording that failed may not even be readable.
+    if have.keys() == {source for _, source in sources} and all(
+        have[source] == storage.sha256_file(path) for path, source in sources
+    ):
         return manifest
     log.say(f"{out}: recordings were added, changed or failed before; making the corpus anew")
     storage.remove(manifest_path)  # first: from here to the new manifest there is no corpus
@@ -159,9 +162,11 @@ def run_sessions(recipe: Recipe, sources: list, run_all: RunAll) -> tuple[list[d
     spools, failed = [], []
     running = run_all(session_task, [(recipe, path, source) for path, source in sources])
     for number, result in log.progress(running, "sessions", total=len(sources)):
-        source = sources[number][1]
+        path, source = sources[number]
         if isinstance(result, Ndt3DistError | OSError):
-            failed.append(Failure(source=source, error=" ".join(str(result).split())))
+            # The manifest holds no absolute path, and the line says the file's name once.
+            reason = " ".join(str(result).split()).removeprefix(f"{path}: ").replace(path, source)
+            failed.append(Failure(source=source, error=reason))
             print(f"failed: {source}: {failed[-1].error}", file=sys.stderr, flush=True)
         elif isinstance(result, BaseException):
             raise result
@@ -202,6 +207,7 @@ def run_shards(recipe: Recipe, spools: list[dict], run_all: RunAll) -> list[Shar
     plans = plan_shards(spools, recipe)
     if not plans:
         raise BadInput("every window was rejected; the lines above say how many of each session")
+    storage.remove(storage.join(recipe.out, "shards"))  # of an earlier corpus or a killed run
     storage.check_room(recipe.out, sum(s["bytes"] for s in spools))
     entries: list = [None] * len(plans)
     running = run_all(shard_task, [(recipe, plan, spools) for plan in plans])

@@ -1,8 +1,8 @@
 """Read one NWB recording: spike times by channel, covariates on their own clock.
 
-Whatever is wrong with a file is said in one line that names the
-file, the unit or series, what was found and what was expected. External links are refused: a
-recording may not make us read other files.
+Whatever is wrong with a file is said in one line that names the file, the unit or series, what was
+found and what was expected. External links are refused: a recording may not make us read other
+files.
 """
 
 import re
@@ -17,6 +17,8 @@ from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.shards.format import Array
 
 COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
+LONGEST_S = 7 * 24 * 3600
+"""No recording lasts longer; one that seems to has times in ms or since another epoch."""
 
 
 @dataclass
@@ -87,11 +89,16 @@ def refuse_external(path: Path) -> None:
                 item = group[name]
                 if isinstance(item, h5py.Group):
                     visit(item, f"{where}{name}/")
-                elif item.external:
+                elif item.external or is_mosaic_of_others(item):
                     raise BadInput(f"{where}{name} keeps its data in another file; refused")
 
     with h5py.File(path, "r") as f:
         visit(f, "")
+
+
+def is_mosaic_of_others(dataset) -> bool:
+    """Whether an HDF5 dataset is virtual and shows parts of other files."""
+    return dataset.is_virtual and any(s.file_name != "." for s in dataset.virtual_sources())
 
 
 def _take(nwb, path: Path, recipe: Recipe) -> Recording:
@@ -107,6 +114,11 @@ def _take(nwb, path: Path, recipe: Recipe) -> Recording:
         every = np.concatenate([*spike_times, np.zeros(0)])
         start = min(0.0, float(every.min(initial=0.0)))
         stop = float(every.max(initial=0.0))
+    if not stop - start <= LONGEST_S:  # NaN too
+        raise BadInput(
+            f"seems to last {(stop - start) / 3600:.0f} h ({start:.3f} to {stop:.3f} s); "
+            "expected times in seconds since the start of the session"
+        )
     _check_times(spike_times, start, stop)
     return Recording(
         str(subject), str(session), spike_times, arrays, start, stop, times, values, names, unit
@@ -142,7 +154,7 @@ def _spikes(nwb, recipe: Recipe):
         spans = [np.asarray(units["obs_intervals"][i]) for i in range(len(units))]
         spans = [s for s in spans if s.size]
         if spans:
-            observed = min(s.min() for s in spans), max(s.max() for s in spans)
+            observed = float(min(s.min() for s in spans)), float(max(s.max() for s in spans))
     by_electrode = recipe.spikes.channels == "electrode" or (
         recipe.spikes.channels == "auto" and "electrodes" in units.colnames
     )
@@ -196,6 +208,7 @@ def _covariates(nwb, recipe: Recipe):
     series = find_series(nwb, recipe.covariates.path)
     values = np.asarray(series.data, np.float64)
     values = values.reshape(len(values), -1) * float(series.conversion or 1.0)
+    values += float(getattr(series, "offset", None) or 0.0)
     if not len(values):
         raise BadInput(f"{recipe.covariates.path} has no samples")
     if series.timestamps is not None:

@@ -52,7 +52,7 @@ class Recipe(Section):
     dataset: str
     """First part of every session id."""
     source: str = ""
-    """A recording, a folder of recordings, or a glob."""
+    """A recording or a folder of recordings."""
     pattern: str = "**/*.nwb"
     """Which files of a source folder to take."""
     out: str = ""
@@ -80,6 +80,12 @@ class Recipe(Section):
                 f"{self.bin_size_ms:g}"
             )
         for rule in self.splits:
+            for split, (start, stop) in rule.intervals.items():
+                if not start >= 0 or (stop is not None and not stop > start):
+                    raise ValueError(
+                        f"split rule {rule.match!r}: {split} is [{start:g}, {stop}); "
+                        "expected 0 <= from < to"
+                    )
             spans = sorted(rule.intervals.values(), key=lambda span: span[0])
             for (_, stop), (start, _) in pairwise(spans):
                 if stop is None or stop > start:

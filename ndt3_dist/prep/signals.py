@@ -60,7 +60,8 @@ def bin_covariates(
         bins: Number of bins.
         max_gap_s: Samples further apart than this are not interpolated between.
     Returns:
-        (bins, dims) float32; NaN in every bin and dim that has a NaN sample, or no sample near.
+        (bins, dims) float32; NaN in every bin and dim that has a NaN or infinite sample, or no
+        sample near.
     """
     dims = values.shape[1]
     where = np.floor((times - start_s) / bin_s + EDGE).astype(np.int64)
@@ -78,11 +79,14 @@ def bin_covariates(
         after = np.searchsorted(times, centre)
         near = (after > 0) & (after < len(times))
         before, after = np.clip(after - 1, 0, None), np.clip(after, None, len(times) - 1)
-        near &= times[after] - times[before] <= max_gap_s
+        near &= times[after] - times[before] <= max_gap_s + EDGE * bin_s
         for d in range(dims):
             # A NaN neighbour makes its interpolation NaN, as it should.
             mean[empty, d] = np.where(near, np.interp(centre, times, values[:, d]), np.nan)
-    return mean.astype(np.float32)
+    with np.errstate(over="ignore"):
+        binned = mean.astype(np.float32)
+    binned[~np.isfinite(binned)] = np.nan
+    return binned
 
 
 def covariate_scales(values: np.ndarray, quantile: float) -> np.ndarray:

@@ -152,7 +152,7 @@ def fingerprint(sessions: list[Session], shards: list[Shard], bin_ms: float, bin
     """
     what = {
         "version": VERSION,
-        "bin_size_ms": bin_ms,
+        "bin_size_ms": float(bin_ms),
         "window_bins": bins,
         "sessions": [s.model_dump(exclude={"source"}) for s in sessions],
         "shards": [s.model_dump() for s in shards],

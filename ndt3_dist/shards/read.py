@@ -45,16 +45,23 @@ class Sample:
 
 def parse_npy(data: bytes, where: str) -> np.ndarray:
     """An array from .npy bytes; object arrays and trailing bytes are refused."""
+    buffer = io.BytesIO(data)
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        array = np.lib.format.read_array(buffer, allow_pickle=False)  # np.load also takes zips
     except (ValueError, EOFError) as e:
         raise ShardCorrupt(f"{where}: not a readable .npy array ({e})") from e
+    if buffer.tell() != len(data):
+        raise ShardCorrupt(f"{where}: {len(data) - buffer.tell()} bytes after its .npy array")
+    return array
 
 
 def read_index(corpus: str, shard: Shard) -> np.ndarray:
     """The index of a shard, (samples,) of INDEX; its hash must be the manifest's."""
     path = index_path(corpus, shard.name)
-    data = storage.read_bytes(path)
+    try:
+        data = storage.read_bytes(path)
+    except FileNotFoundError as e:
+        raise ShardCorrupt(f"{path}: missing; restore it or prepare the corpus anew") from e
     if storage.sha256_bytes(data) != shard.index_sha256:
         raise ShardCorrupt(f"{path}: its sha256 is not the manifest's; prepare the corpus anew")
     index = parse_npy(data, path)
@@ -134,7 +141,8 @@ class Corpus:
                 if not Path(path).is_file():
                     raise ShardCorrupt(f"{path}: missing; restore it or prepare the corpus anew")
                 with Path(path).open("rb") as f:
-                    data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+                    empty = Path(path).stat().st_size == 0  # mmap refuses it
+                    data = b"" if empty else mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
             if len(data) != entry.bytes:
                 raise ShardCorrupt(
                     f"{path}: {len(data)} bytes, the manifest has {entry.bytes}; "

@@ -1,0 +1,58 @@
+"""Attention over packed segments: bodies agree, segments never see each other or the future."""
+
+import pytest
+import torch
+
+from ndt3_dist.errors import Unsupported
+from ndt3_dist.model.attention import attend, choose_body
+
+
+def random_qkv(seqlens, heads=2, head_dim=16, dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    q, k, v = torch.randn(3, sum(seqlens), heads, head_dim).to(dtype)
+    cu = torch.tensor([0, *torch.tensor(seqlens).cumsum(0).tolist()], dtype=torch.int32)
+    return q, k, v, cu
+
+
+SEQLENS = [[7], [5, 5, 9], [1, 30, 30, 2], [12, 11, 12]]
+
+
+@pytest.mark.parametrize("seqlens", SEQLENS)
+def test_sdpa_agrees_with_the_reference(seqlens):
+    q, k, v, cu = random_qkv(seqlens)
+    ours = attend(q, k, v, cu, seqlens, 0.0, "sdpa")
+    torch.testing.assert_close(ours, attend(q, k, v, cu, seqlens, 0.0, "reference"))
+
+
+@pytest.mark.parametrize("body", ["sdpa", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seqlens", SEQLENS[1:])
+def test_changing_one_segment_leaves_the_others_bit_identical(body, dtype, seqlens):
+    q, k, v, cu = random_qkv(seqlens, dtype=dtype)
+    before = attend(q, k, v, cu, seqlens, 0.0, body)
+    for changed in range(len(seqlens)):
+        part = slice(int(cu[changed]), int(cu[changed + 1]))
+        q2, k2, v2 = (x.clone() for x in (q, k, v))
+        for x in (q2, k2, v2):
+            x[part] = torch.randn_like(x[part])
+        after = attend(q2, k2, v2, cu, seqlens, 0.0, body)
+        others = torch.ones(len(q), dtype=torch.bool)
+        others[part] = False
+        assert torch.equal(before[others], after[others])
+        assert not torch.equal(before[part], after[part])
+
+
+@pytest.mark.parametrize("body", ["sdpa", "reference"])
+def test_attention_is_causal(body):
+    q, k, v, cu = random_qkv([20])
+    before = attend(q, k, v, cu, [20], 0.0, body)
+    k[12:], v[12:] = 9.0, 9.0
+    after = attend(q, k, v, cu, [20], 0.0, body)
+    assert torch.equal(before[:12], after[:12])
+    assert not torch.equal(before[12:], after[12:])
+
+
+def test_flash_is_refused_where_it_cannot_run():
+    with pytest.raises(Unsupported, match="needs a CUDA device"):
+        choose_body("flash", torch.device("cpu"))
+    assert choose_body("auto", torch.device("cpu")) == "sdpa"

@@ -1,0 +1,44 @@
+"""Files appear whole or not at all."""
+
+import errno
+
+import pytest
+
+from ndt3_dist import storage
+from ndt3_dist.errors import BadInput
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
+    path = tmp_path / "a.json"
+    storage.write_bytes(path, b"old")
+    with pytest.raises(RuntimeError, match="torn"), storage.atomic_file(path) as f:
+        f.write(b"new")
+        raise RuntimeError("torn")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    path = tmp_path / "a.bin"
+    with pytest.raises(BadInput, match=r"no room on the disk of .*a\.bin"), (
+        storage.atomic_file(path)
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_work_that_cannot_fit_is_refused_before_it_begins(tmp_path):
+    with pytest.raises(BadInput, match="no room"):
+        storage.check_room(tmp_path / "not" / "there" / "yet", 1 << 60)
+    storage.check_room(tmp_path, 1)
+
+
+def test_canonical_json_depends_on_the_value_alone():
+    assert storage.canonical_json({"b": 1, "a": [1.5, None]}) == b'{"a":[1.5,null],"b":1}'
+    assert storage.canonical_json({"a": [1.5, None], "b": 1}) == b'{"a":[1.5,null],"b":1}'
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(BadInput, match=r"m\.json: not valid JSON"):
+        storage.read_json(tmp_path / "m.json")
