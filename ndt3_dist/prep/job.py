@@ -91,9 +91,8 @@ def claim(recipe: Recipe, sources: list[tuple[str, str]]) -> Manifest | None:
     manifest = read_manifest(out)
     have = {s.source: s.source_sha256 for s in manifest.sessions}
     # Hashed only where the names agree: a recording that failed may not even be readable.
-    if have.keys() == {source for _, source in sources} and all(
-        have[source] == storage.sha256_file(path) for path, source in sources
-    ):
+    same = not manifest.failed and have.keys() == {source for _, source in sources}
+    if same and all(have[source] == storage.sha256_file(path) for path, source in sources):
         return manifest
     log.say(f"{out}: recordings were added, changed or failed before; making the corpus anew")
     storage.remove(manifest_path)  # first: from here to the new manifest there is no corpus

@@ -17,8 +17,8 @@ from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.shards.format import Array
 
 COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
-LONGEST_S = 7 * 24 * 3600
-"""No recording lasts longer; one that seems to has times in ms or since another epoch."""
+LONGEST_S = 24 * 3600
+"""No recording lasts longer: one that seems to has times in ms, or since another epoch."""
 
 
 @dataclass

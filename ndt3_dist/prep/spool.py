@@ -16,7 +16,6 @@ from ndt3_dist.prep.nwb import read_nwb
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.windows import cut, relative_source
 from ndt3_dist.shards.format import (
-    INDEX,
     MEMBERS,
     SPLITS,
     Session,

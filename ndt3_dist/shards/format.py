@@ -21,8 +21,8 @@ MEMBERS = ("spikes", "covariates", "constraint", "return")
 SPLITS = ("train", "val", "calibration", "test")
 CHANNELS_PER_TOKEN = 32
 """Channels of a neural token as counted in the index (NDT3's neurons_per_token)."""
-MAX_KEY = 90
-"""Longest sample key, so that its member names fit a plain ustar header."""
+MAX_KEY = 85
+"""Longest sample key: with `.covariates.npy` it fills the 100 characters of a ustar header."""
 
 INDEX = np.dtype(
     [

@@ -1,0 +1,371 @@
+"""The preparation program, run for real with Ray: same bytes, named failures, nothing half done.
+
+A Ray takes seconds to start, so what needs none (refusals before it starts, single tasks) runs
+without, and the rest shares its runs.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ndt3_dist import storage
+from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
+from ndt3_dist.prep import job
+from ndt3_dist.prep.recipe import load_recipe
+from ndt3_dist.prep.spool import find_sources, plan_shards, session_task
+from ndt3_dist.shards.format import read_manifest
+from ndt3_dist.shards.read import verify_corpus
+from ndt3_dist.storage import sha256_file
+
+ROOT = Path(__file__).resolve().parents[3]
+NWB_YAML = ROOT / "data_prep" / "recipes" / "nwb.yaml"
+SETTINGS = (
+    "dataset=t",
+    "covariates.path=processing/behavior/Velocity/cursor_vel",
+    "shard_mb=0.02",  # a handful of windows a shard
+)
+
+
+def run_program(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    """Run preprocess.py in `folder` on the shipped nwb.yaml."""
+    program = [sys.executable, ROOT / "data_prep/preprocess.py", "--recipe", NWB_YAML]
+    return subprocess.run(
+        [*program, *SETTINGS, "num_workers=1", *overrides],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below a folder -> its sha256."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
+
+
+def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """Exit 1 after one error line that holds all of `parts`."""
+    assert done.returncode == 1, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def in_process(task, arguments):
+    """What a Ray pool does, one task after the other."""
+    for number, args in enumerate(arguments):
+        try:
+            yield number, task(*args)
+        except Exception as e:
+            yield number, e
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    """`job.prepare` in this process."""
+
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return in_process
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(job, "ray_pool", Pool)
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory, write_session):
+    """A folder with three sound recordings in nwb/."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for number, name in enumerate(("a", "b", "c")):
+        write_session(folder / "nwb" / f"{name}.nwb", seed=number, subject="ABA"[number])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(recordings):
+    """(folder, what the program said) after one run with one worker into corpus/."""
+    done = run_program(recordings, "source=nwb", "out=corpus")
+    assert done.returncode == 0, done.stderr
+    return recordings, done
+
+
+def recipe_of(source: Path, out: Path, *overrides: str):
+    return load_recipe(NWB_YAML, [*SETTINGS, f"source={source}", f"out={out}", *overrides])
+
+
+def small_disk(folder: Path, kilobytes: int):
+    """Mount a disk of that size on `folder`, or skip; the fixture below takes it away."""
+    folder.mkdir()
+    if os.geteuid() or not shutil.which("mount"):
+        pytest.skip("a small disk needs root and mount")
+    options = f"size={kilobytes}k,mode=755"
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {made.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Make a small disk: kilobytes -> its folder."""
+    folder = tmp_path / "disk"
+
+    def make(kilobytes: int) -> Path:
+        small_disk(folder, kilobytes)
+        return folder
+
+    yield make
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_corpus_is_written_verified_and_told(finished):
+    folder, done = finished
+    corpus = str(folder / "corpus")
+    manifest = read_manifest(corpus)
+    assert [s.id for s in manifest.sessions] == ["t-A-a", "t-A-c", "t-B-b"]
+    assert [s.source for s in manifest.sessions] == ["a.nwb", "c.nwb", "b.nwb"]
+    assert sum(s.samples for s in manifest.shards) == 18
+    assert len(manifest.shards) > 1
+    assert manifest.failed == []
+    assert verify_corpus(corpus) == []
+    assert done.stderr == ""
+    assert f"corpus {manifest.fingerprint[:12]} at corpus" in done.stdout
+    assert "3 sessions, 18 windows" in done.stdout
+    assert sorted(p.name for p in (folder / "corpus").iterdir()) == [
+        "manifest.json",
+        "recipe.json",
+        "shards",
+    ]
+
+
+def test_a_manifest_names_no_place_of_the_machine_it_was_made_on(finished):
+    folder, _ = finished
+    for name in ("manifest.json", "recipe.json"):
+        text = (folder / "corpus" / name).read_text()
+        assert str(folder) not in text
+        assert str(ROOT) not in text
+
+
+def test_two_workers_write_the_bytes_that_one_worker_writes(finished):
+    folder, _ = finished
+    done = run_program(folder, "source=nwb", "out=other", "num_workers=2")
+    assert done.returncode == 0, done.stderr
+    assert hashes(folder / "other") == hashes(folder / "corpus")
+    assert len(hashes(folder / "other")) >= 6
+
+
+def test_a_second_run_says_complete_and_touches_nothing(finished):
+    folder, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (folder / "corpus").rglob("*")}
+    done = run_program(folder, "source=nwb", "out=corpus")
+    assert done.returncode == 0, done.stderr
+    assert "corpus: complete already, nothing to do" in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in (folder / "corpus").rglob("*")} == before
+
+
+def test_an_output_of_another_recipe_is_refused_and_left_alone(finished):
+    folder, _ = finished
+    before = hashes(folder / "corpus")
+    done = run_program(folder, "source=nwb", "out=corpus", "bin_size_ms=10")
+    refused(done, "corpus: exists, made by another recipe (bin_size_ms differ)")
+    assert hashes(folder / "corpus") == before
+
+
+def test_one_bad_recording_fails_alone_by_name(recordings, tmp_path, write_nwb):
+    shutil.copytree(recordings / "nwb", tmp_path / "nwb")
+    write_nwb(tmp_path / "nwb" / "b.nwb", [[0.5, 0.25]])  # unsorted, and no velocity
+    done = run_program(tmp_path, "source=nwb", "out=corpus")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert len(failures) == 1
+    assert failures[0].startswith("failed: b.nwb: no covariates at processing/behavior")
+    assert "warning: left out b.nwb: no covariates" in done.stderr
+    manifest = read_manifest(str(tmp_path / "corpus"))
+    assert [s.source for s in manifest.sessions] == ["a.nwb", "c.nwb"]
+    assert [f.source for f in manifest.failed] == ["b.nwb"]
+    assert str(tmp_path) not in manifest.failed[0].error
+    assert verify_corpus(str(tmp_path / "corpus")) == []
+
+    again = run_program(tmp_path, "source=nwb", "out=corpus", "allow_failures=true")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("(done before)") == 2
+    assert "left out b.nwb" in again.stderr
+    assert read_manifest(str(tmp_path / "corpus")) == manifest
+
+
+def test_when_every_window_is_rejected_there_is_no_corpus(tmp_path, write_nwb):
+    write_nwb(tmp_path / "nwb" / "a.nwb", [[0.5, 1.5]], observed=(0.0, 3.0))
+    rule = "splits=[{unit: s, intervals: {train: [1, 3]}}]"  # with a spike, but
+    silent = "splits=[{unit: s, intervals: {train: [1.6, 3]}}]"  # shorter than a window
+    good = recipe_of(tmp_path / "nwb", tmp_path / "good", "covariates.path=''", rule)
+    assert session_task(good, str(tmp_path / "nwb" / "a.nwb"), "a.nwb")["splits"] == [0]
+    done = run_program(tmp_path, "source=nwb", "out=corpus", "covariates.path=''", silent)
+    refused(done, "every window was rejected")
+    assert "t-A-01: 0 train windows, 1 rejected" in done.stdout
+    assert not (tmp_path / "corpus" / "manifest.json").exists()
+
+
+def test_a_disk_without_room_for_the_shards_is_one_line_and_no_corpus(
+    tmp_path, write_session, disk
+):
+    write_session(tmp_path / "nwb" / "a.nwb", seed=0, seconds=60.0)  # a spool of 100 kB
+    out = disk(160) / "corpus"
+    done = run_program(tmp_path, "source=nwb", f"out={out}")
+    refused(done, "no room on the disk of", "MB free")
+    assert (out / "spool").is_dir()
+    assert not (out / "manifest.json").exists()
+    assert not [p for p in out.rglob("*") if p.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_disk_without_room_for_a_spool_is_said_of_its_recording(
+    tmp_path, write_session, disk, without_ray, capsys, monkeypatch, foreseen
+):
+    """Whether the check beforehand sees it, or another program takes the room meanwhile."""
+    write_session(tmp_path / "nwb" / "a.nwb", seed=0, seconds=60.0)
+    out = disk(64) / "corpus"
+    if not foreseen:
+        monkeypatch.setattr(storage, "check_room", lambda *_: None)
+    with pytest.raises(BadInput, match=r"none of 1 recordings could be used; .* no room on"):
+        job.prepare(recipe_of(tmp_path / "nwb", out))
+    assert capsys.readouterr().err.startswith("failed: a.nwb: no room on the disk of")
+    assert [p.name for p in out.rglob("*") if p.is_file()] == ["recipe.json"]
+
+
+def test_an_unknown_recipe_key_is_refused_with_the_nearest_name(recordings, tmp_path):
+    refused(
+        run_program(recordings, "source=nwb", f"out={tmp_path}/c", "bin_size=20"), "bin_size_ms"
+    )
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_recipe_value_of_the_wrong_type_is_refused_by_its_name(recordings, tmp_path):
+    done = run_program(recordings, "source=nwb", f"out={tmp_path}/c", "bin_size_ms=fast")
+    refused(done, "bin_size_ms", "fast")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_source_that_is_not_there_is_refused(recordings, tmp_path):
+    refused(run_program(recordings, "source=absent", f"out={tmp_path}/c"), "source absent: no such")
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_source_without_recordings_or_an_empty_out_is_refused(tmp_path):
+    (tmp_path / "nwb").mkdir()
+    with pytest.raises(BadInput, match=r"no file matches \*\*/\*\.nwb"):
+        job.prepare(recipe_of(tmp_path / "nwb", tmp_path / "c"))
+    with pytest.raises(BadInput, match="out is empty"):
+        job.prepare(load_recipe(NWB_YAML, [f"source={tmp_path / 'nwb'}"]))
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_output_that_is_no_corpus_is_refused_and_left_alone(recordings, tmp_path, kind):
+    mine = tmp_path / "mine"
+    if kind == "folder":
+        mine.mkdir()
+        mine /= "notes.txt"
+    mine.write_text("notes")
+    with pytest.raises(ManifestMismatch, match="exists and is not a corpus"):
+        job.prepare(recipe_of(recordings / "nwb", tmp_path / "mine"))
+    assert hashes(tmp_path) == {mine.relative_to(tmp_path).as_posix(): sha256_file(mine)}
+
+
+def test_a_changed_set_of_recordings_gives_the_corpus_of_a_fresh_run(
+    recordings, tmp_path, without_ray
+):
+    """Down from three recordings to one: no shard of the larger corpus stays behind."""
+    nwb = shutil.copytree(recordings / "nwb", tmp_path / "nwb")
+    recipe = recipe_of(nwb, tmp_path / "corpus")
+    assert len(job.prepare(recipe).shards) > 1
+    for name in ("b.nwb", "c.nwb"):
+        (nwb / name).unlink()
+    manifest = job.prepare(recipe)
+    assert [s.source for s in manifest.sessions] == ["a.nwb"]
+    job.prepare(recipe_of(nwb, tmp_path / "fresh"))
+    assert hashes(tmp_path / "corpus") == hashes(tmp_path / "fresh")
+
+
+def test_a_second_run_after_a_failure_neither_crashes_on_it_nor_calls_it_complete(
+    recordings, tmp_path, without_ray, capsys
+):
+    nwb = shutil.copytree(recordings / "nwb", tmp_path / "nwb")
+    (nwb / "d.nwb").symlink_to(nwb / "gone.nwb")
+    recipe = recipe_of(nwb, tmp_path / "corpus")
+    for _ in range(2):
+        manifest = job.prepare(recipe)
+        assert [f.source for f in manifest.failed] == ["d.nwb"]
+        assert len(manifest.sessions) == 3
+        assert "failed: d.nwb: " in capsys.readouterr().err
+    (nwb / "d.nwb").unlink()
+    assert job.prepare(recipe).failed == []
+    job.prepare(recipe)
+    assert "complete already" in capsys.readouterr().out
+
+
+def test_a_changed_recording_is_prepared_anew(recordings, tmp_path, without_ray, write_session):
+    nwb = shutil.copytree(recordings / "nwb", tmp_path / "nwb")
+    recipe = recipe_of(nwb, tmp_path / "corpus")
+    before = job.prepare(recipe)
+    write_session(nwb / "a.nwb", seed=9)
+    after = job.prepare(recipe)
+    assert after.fingerprint != before.fingerprint
+    assert after.named("t-A-a").source_sha256 == sha256_file(nwb / "a.nwb")
+
+
+def test_two_recordings_that_claim_one_session_are_refused_by_name(
+    tmp_path, without_ray, write_session
+):
+    for name in ("a", "b"):
+        write_session(tmp_path / "nwb" / f"{name}.nwb", seed=0, session="01")
+    with pytest.raises(BadInput, match=r"b\.nwb and a\.nwb are both session t-A-01"):
+        job.prepare(recipe_of(tmp_path / "nwb", tmp_path / "corpus"))
+    assert not (tmp_path / "corpus" / "manifest.json").exists()
+
+
+def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
+    rule = "splits=[{intervals: {train: [0, 0.5], test: [0.5, 1]}}]"
+    recipe = recipe_of(recordings / "nwb", tmp_path / "c", rule)
+    spools = [session_task(recipe, path, source) for path, source in find_sources(recipe)]
+    plans = plan_shards(spools, recipe)
+    dealt = [w for plan in plans for w in plan["samples"]]
+    assert len(dealt) == len(set(dealt)) == sum(len(s["splits"]) for s in spools) == 18
+    assert [p["name"] for p in plans] == [f"{n:06d}" for n in range(len(plans))]
+    for plan in plans:
+        splits = {spools[n]["splits"][record] for n, record in plan["samples"]}
+        assert splits == {("train", "val", "calibration", "test").index(plan["split"])}
+    assert len({n for n, _ in plans[0]["samples"]}) > 1  # sessions are mixed
+
+
+def test_a_spool_that_changed_since_it_was_written_is_refused(recordings, tmp_path):
+    recipe = recipe_of(recordings / "nwb", tmp_path / "c")
+    spool = session_task(recipe, str(recordings / "nwb" / "a.nwb"), "a.nwb")
+    tar = Path(spool["base"] + ".tar")
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(ShardCorrupt, match="changed since it was written"):
+        job.run_shards(recipe, [spool], in_process)
+
+
+def test_a_recipe_that_is_broken_json_in_the_output_is_named(recordings, tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "recipe.json").write_text(json.dumps({"version": 1})[:-1])
+    with pytest.raises(BadInput, match=r"recipe\.json: not valid JSON"):
+        job.prepare(recipe_of(recordings / "nwb", tmp_path / "c"))

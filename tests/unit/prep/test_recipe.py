@@ -1,0 +1,84 @@
+"""Recipes are refused for what is wrong with them, by name, before anything is read."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.recipe import Recipe, SplitRule, load_recipe
+
+RECIPES = Path(__file__).resolve().parents[3] / "data_prep" / "recipes"
+SHIPPED = sorted(RECIPES.glob("*.yaml"))
+
+
+@pytest.fixture
+def nwb_yaml():
+    return RECIPES / "nwb.yaml"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_shipped_recipes_load_and_name_no_key_that_is_unknown(path):
+    assert load_recipe(path).window_bins == 100
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_name(nwb_yaml):
+    with pytest.raises(BadInput, match="bin_size_ms"):
+        load_recipe(nwb_yaml, ["bin_size=20"])
+    with pytest.raises(BadInput, match="max_gap_ms"):
+        load_recipe(nwb_yaml, ["covariates.max_gap=20"])
+
+
+def test_all_problems_of_a_recipe_are_said_at_once(nwb_yaml):
+    with pytest.raises(BadInput) as caught:
+        load_recipe(nwb_yaml, ["bin_size_ms=fast", "shard_mb=-1", "spikes.channels=row"])
+    for name in ("bin_size_ms", "shard_mb", "spikes.channels"):
+        assert name in str(caught.value)
+
+
+def test_an_override_beats_the_file(nwb_yaml):
+    assert load_recipe(nwb_yaml, ["bin_size_ms=10"]).window_bins == 200
+
+
+@pytest.mark.parametrize("changes", [{"bin_size_ms": 30}, {"window_ms": 10}])
+def test_windows_that_are_no_multiple_of_bins_are_refused(changes):
+    with pytest.raises(ValidationError, match="not a multiple"):
+        Recipe(dataset="t", **changes)
+
+
+@pytest.mark.parametrize(
+    "intervals",
+    [
+        {"train": (0, 0.8), "test": (0.7, 1)},
+        {"train": (0, None), "test": (0.8, 1)},
+        {"train": (0.2, None), "test": (0, 0.3)},
+    ],
+)
+def test_intervals_that_overlap_are_refused(intervals):
+    with pytest.raises(ValidationError, match="overlap"):
+        Recipe(dataset="t", splits=[SplitRule(intervals=intervals)])
+
+
+@pytest.mark.parametrize("span", [(-1, 1), (0.5, 0.5), (0.6, 0.2), (float("nan"), 1)])
+def test_intervals_that_begin_before_zero_or_hold_nothing_are_refused(span):
+    with pytest.raises(ValidationError, match="0 <= from < to"):
+        Recipe(dataset="t", splits=[SplitRule(intervals={"train": span})])
+
+
+def test_the_first_rule_that_matches_a_session_decides():
+    rules = [
+        SplitRule(match="t-A-*", intervals={"test": (0, 1)}),
+        SplitRule(match="t-*", intervals={"train": (0, 1)}),
+    ]
+    recipe = Recipe(dataset="t", splits=rules)
+    assert recipe.rule_for("t-A-01") is recipe.splits[0]
+    assert recipe.rule_for("t-B-01") is recipe.splits[1]
+    assert recipe.rule_for("u-B-01") is None
+
+
+def test_identity_ignores_where_and_how_a_corpus_is_made_but_not_what():
+    here = Recipe(dataset="t", source="a", out="b", num_workers=1, allow_failures=True)
+    there = Recipe(dataset="t", source="c", out="s3://d", num_workers=8, ray_address="auto")
+    assert here.sha256() == there.sha256()
+    for changes in ({"bin_size_ms": 10}, {"shard_mb": 1}, {"licence": "CC0-1.0"}):
+        assert Recipe(dataset="t", **changes).sha256() != here.sha256()
