@@ -14,6 +14,10 @@ class BadInput(Ndt3DistError, ValueError):
     """A recording, recipe, config or argument that cannot be used as it is."""
 
 
+class NoRoom(BadInput):
+    """The disk of an output is full; more work on it would fail alike."""
+
+
 class ShardCorrupt(Ndt3DistError):
     """A shard or one of its samples does not have the bytes its index or manifest promises."""
 

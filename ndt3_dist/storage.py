@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, NoRoom
 
 READ_BYTES = 1 << 22
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_remote(path: str | Path) -> bool:
@@ -97,8 +98,13 @@ class atomic_file:
         self.tmp = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
 
     def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.tmp.open("wb")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.tmp.open("wb")
+        except OSError as e:
+            if e.errno in FULL:
+                raise no_room(self.path) from e
+            raise
         return self.file
 
     def __exit__(self, kind, value, traceback):
@@ -118,18 +124,18 @@ class atomic_file:
         except OSError as e:
             value = value or e
         self.tmp.unlink(missing_ok=True)
-        if isinstance(value, OSError) and value.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(value, OSError) and value.errno in FULL:
             raise no_room(self.path) from value
         if value is not None:
             raise value
 
 
-def no_room(path: str | Path, needed: int | None = None) -> BadInput:
+def no_room(path: str | Path, needed: int | None = None) -> NoRoom:
     """The error for a disk without room at `path` (`needed` in bytes, where known)."""
     folder = nearest_folder(path)
     free = shutil.disk_usage(folder).free
     want = f"{needed / 1e6:.1f} MB" if needed else "more"
-    return BadInput(
+    return NoRoom(
         f"no room on the disk of {path}: {want} needed, {free / 1e6:.1f} MB free; "
         "free some space or choose another place, then run the same command again"
     )

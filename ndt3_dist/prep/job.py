@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, ManifestMismatch, Ndt3DistError
+from ndt3_dist.errors import BadInput, ManifestMismatch, Ndt3DistError, NoRoom
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.spool import find_sources, plan_shards, session_task, shard_task
 from ndt3_dist.shards.format import Failure, Manifest, Session, Shard, fingerprint, read_manifest
@@ -162,13 +162,16 @@ def run_sessions(recipe: Recipe, sources: list, run_all: RunAll) -> tuple[list[d
     running = run_all(session_task, [(recipe, path, source) for path, source in sources])
     for number, result in log.progress(running, "sessions", total=len(sources)):
         path, source = sources[number]
-        if isinstance(result, Ndt3DistError | OSError):
+        if isinstance(result, NoRoom):
+            raise result  # the next recording would not fit either
+        if isinstance(result, Exception):
             # The manifest holds no absolute path, and the line says the file's name once.
             reason = " ".join(str(result).split()).removeprefix(f"{path}: ").replace(path, source)
+            if not isinstance(result, Ndt3DistError | OSError):
+                # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
+                reason = f"{type(result).__name__}: {reason[:500]}"
             failed.append(Failure(source=source, error=reason))
             print(f"failed: {source}: {failed[-1].error}", file=sys.stderr, flush=True)
-        elif isinstance(result, BaseException):
-            raise result
         else:
             spools.append(result)
             if not sys.stderr.isatty():

@@ -72,6 +72,10 @@ def start_distributed() -> tuple[int, int, torch.device]:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             os.environ["MASTER_PORT"] = str(s.getsockname()[1])
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        # Ranks that share a host share its cores; torch would give all of them to each.
+        ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     quiet_deepspeed()
     import deepspeed
     from deepspeed.accelerator import get_accelerator

@@ -11,17 +11,24 @@ from ndt3_dist.errors import BadInput
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
     path = tmp_path / "a.json"
     storage.write_bytes(path, b"old")
-    with pytest.raises(RuntimeError, match="torn"), storage.atomic_file(path) as f:
-        f.write(b"new")
-        raise RuntimeError("torn")
+
+
+    def torn():
+        with storage.atomic_file(path) as f:
+            f.write(b"new")
+            raise RuntimeError("torn")
+
+    with pytest.raises(RuntimeError, match="torn"):
+        torn()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path):
     path = tmp_path / "a.bin"
-    with pytest.raises(BadInput, match=r"no room on the disk of .*a\.bin"), (
-        storage.atomic_file(path)
+    with (
+        pytest.raises(BadInput, match=r"no room on the disk of .*a\.bin"),
+        storage.atomic_file(path),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())

@@ -66,5 +66,5 @@ def test_samples_seen_counts_samples_and_position_counts_rows():
 
 
 def test_a_window_that_fits_no_row_is_refused():
-    with pytest.raises(BadInput, match="data.row_tokens is 100"):
+    with pytest.raises(BadInput, match=r"data\.row_tokens is 100"):
         Order("f", 0, np.array([50, 101]), 100, 8)

@@ -1,0 +1,180 @@
+"""Pretraining for real: the deepspeed launcher, two processes, SIGKILL, resume, export."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import ndt3_dist
+from ndt3_dist.checkpoint.export import export
+from ndt3_dist.checkpoint.format import open_step, steps_of
+from ndt3_dist.train.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "model.layers=2",
+    "model.dim=64",
+    "model.heads=2",
+    "model.feedforward=64",
+    "model.dropout=0.1",
+    "model.channels_per_token=32",
+    "data.row_tokens=1024",
+    "train.global_batch=4",
+    "train.max_steps=12",
+    "train.epochs=100",
+    "optim.decay_epochs=20",
+    "checkpoint.every_steps=4",
+    "checkpoint.keep_last=10",
+    "log.every_steps=1",
+]
+
+
+def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True):
+    """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process."""
+    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+    port = 20000 + os.getpid() % 20000 + launch.count
+    launch.count += 1
+    command = [deepspeed, "--num_accelerators", str(ranks), "--master_port", str(port)]
+    command += ["launch/pretrain.py", "--config", "demo.yaml", f"data.corpus={corpus}"]
+    command += [f"run.dir={run_dir}", "run.name=r", "--resume", resume, *SMALL, *extra]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    log = Path(run_dir) / f"log{launch.count}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as f:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT
+        )
+    if not wait:
+        return process
+    code = process.wait(timeout=300)
+    return code, log.read_text()
+
+
+launch.count = 0
+
+
+def kill_all(process):
+    for p in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        p.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def losses(run_dir):
+    return {m["step"]: m["loss"] for m in read_metrics(Path(run_dir) / "r")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, corpus):
+    """Twelve ZeRO-1 bf16 steps on two ranks, checkpoints at 4, 8 and 12."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, log = launch(folder, corpus)
+    assert code == 0, log
+    return folder
+
+
+def test_a_run_trains_and_reports(undisturbed):
+    metrics = read_metrics(undisturbed / "r")
+    assert [m["step"] for m in metrics] == list(range(1, 13))
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert steps_of(undisturbed / "r") == [4, 8, 12]
+    assert (undisturbed / "r" / "latest").read_text() == "00000012\n"
+
+
+def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
+    undisturbed, corpus, tmp_path
+):
+    process = launch(tmp_path, corpus, wait=False)
+    deadline = time.time() + 200
+    while not {6, 7} & set(losses(tmp_path)):
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.02)
+    kill_all(process)
+    reached = max(losses(tmp_path))
+    assert reached < 12
+    code, log = launch(tmp_path, corpus, resume="auto")
+    assert code == 0, log
+    assert f"resuming from step {steps_of(tmp_path / 'r')[0]}" in log
+    assert losses(tmp_path) == losses(undisturbed)
+    starts = (tmp_path / "r" / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(s)["from_step"] for s in starts] == [0, 4]
+
+
+@pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
+def test_another_world_size_or_stage_goes_on_with_the_same_loss(
+    undisturbed, corpus, tmp_path, ranks, stage
+):
+    import shutil
+
+    shutil.copytree(undisturbed / "r", tmp_path / "r")
+    for step in (8, 12):
+        shutil.rmtree(tmp_path / "r" / "steps" / f"{step:08d}")
+    code, log = launch(
+        tmp_path, corpus, ranks, [f"train.zero_stage={stage}", "train.max_steps=8"], "auto"
+    )
+    assert code == 0, log
+    ours, theirs = losses(tmp_path), losses(undisturbed)
+    assert ours[5] == theirs[5]  # the first loss after the resume, to the last bit
+    for step in range(6, 9):
+        assert ours[step] == pytest.approx(theirs[step], rel=1e-6)
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, corpus, tmp_path):
+    import shutil
+
+    shutil.copytree(undisturbed / "r", tmp_path / "r")
+    shard = tmp_path / "r" / "steps" / "00000012" / "rank00001-of-00002.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(data)
+    code, log = launch(tmp_path, corpus, resume="auto")
+    assert code == 0, log
+    assert "step 12 is damaged, falling back" in log
+    assert shard.name in log
+    assert "resuming from step 8" in log
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_an_existing_run_is_an_error_not_a_silent_exit(undisturbed, corpus):
+    code, log = launch(undisturbed, corpus)
+    assert code != 0
+    errors = [line for line in log.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "--resume auto" in errors[0]
+    assert len(losses(undisturbed)) == 12  # nothing of it was touched
+
+
+def test_rank_counts_that_do_not_divide_the_batch_name_those_that_do(corpus, tmp_path):
+    code, log = launch(tmp_path, corpus, 2, ["train.global_batch=3"])
+    assert code != 0
+    assert "these can: 1, 3" in log
+
+
+def test_an_export_holds_the_fp32_masters_bit_for_bit(undisturbed, tmp_path):
+    import torch
+
+    config = export(undisturbed / "r", tmp_path / "e", None, "fp32", print)
+    assert config["trained"]["step"] == 12
+    model = ndt3_dist.load_model(tmp_path / "e")
+    checkpoint = open_step(undisturbed / "r", 12)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, checkpoint.master(name)), name
+    export(undisturbed / "r", tmp_path / "b", 8, "bf16", print)
+    rounded = ndt3_dist.load_model(tmp_path / "b")
+    eight = open_step(undisturbed / "r", 8)
+    for name, parameter in rounded.named_parameters():
+        assert torch.equal(parameter, eight.master(name).to(torch.bfloat16)), name
+
+
+def test_wandb_offline_writes_a_run_and_never_stops_one(corpus, tmp_path):
+    code, log = launch(tmp_path, corpus, 1, ["log.wandb=offline", "train.max_steps=3"])
+    assert code == 0, log
+    written = list((tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(written) == 1
+    assert written[0].stat().st_size > 0
