@@ -39,7 +39,7 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP)  ## make .venv with the locked versions
 
 demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.nwb BIN_MS=50
-	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS))
+	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS)) $(if $(COVARIATES),--covariates $(COVARIATES))
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -q

@@ -1,0 +1,125 @@
+"""Scores, ridge and sliding decoding on bins that are identical for all."""
+
+import numpy as np
+import pytest
+import torch
+
+from ndt3_dist.data.continuous import Run, read_runs, split_last
+from ndt3_dist.data.tokens import Layout
+from ndt3_dist.errors import BadInput
+from ndt3_dist.evaluate.decode import decode
+from ndt3_dist.evaluate.metrics import r2_per_dimension, r2_variance_weighted, scores
+from ndt3_dist.evaluate.ridge import features, fit_ridge
+from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.shards.read import Corpus
+
+
+def test_scores_have_their_known_values():
+    true = np.array([[1.0, 10.0], [2.0, 30.0], [3.0, 50.0]])
+    assert r2_variance_weighted(true, true) == 1
+    assert r2_variance_weighted(true, np.tile(true.mean(0), (3, 1))) == pytest.approx(0)
+    assert r2_variance_weighted(true, np.zeros((3, 2))) < 0
+    # The first dimension wrong, the second right: weighted by variance that is nearly 1.
+    half = true.copy()
+    half[:, 0] = 2
+    assert r2_variance_weighted(true, half) == pytest.approx(1 - 2 / 802)
+    assert r2_per_dimension(true, half).tolist() == pytest.approx([0, 1])
+    assert scores(true, half)["r2_uniform"] == pytest.approx(0.5)
+
+
+def test_bins_that_are_not_valid_do_not_count():
+    true = np.array([[1.0], [np.nan], [3.0]])
+    wild = np.array([[1.0], [1e9], [3.0]])
+    assert r2_variance_weighted(true, wild) == 1
+    assert scores(true, wild)["bins"] == 2
+
+
+def linear_run(bins=600, seed=0):
+    """Covariates that are a causal linear function of counts and a little noise."""
+    draw = np.random.default_rng(seed)
+    spikes = draw.poisson(0.5, (bins, 12)).astype(np.uint8)
+    weights = np.random.default_rng(99).normal(size=(3 * 12, 2))
+    noise = 0.1 * draw.normal(size=(bins, 2))
+    return Run(0, spikes, (features(spikes, 3) @ weights + noise).astype(np.float32))
+
+
+def test_ridge_finds_a_linear_code_and_sees_no_future():
+    ridge = fit_ridge([linear_run()], 3, 0.2)
+    test = linear_run(seed=1)
+    before = ridge.predict(test)
+    assert r2_variance_weighted(test.covariates, before) > 0.99
+    spikes = test.spikes.copy()
+    spikes[300:] += 1
+    after = ridge.predict(Run(0, spikes, test.covariates))
+    np.testing.assert_array_equal(before[:300], after[:300])
+    assert (before[300] != after[300]).any()
+
+
+def test_ridge_equals_the_normal_equations_and_skips_missing_bins():
+    run = linear_run(200)
+    run.covariates[20:40] = np.nan
+    ridge = fit_ridge([run], 3, 0.2, np.array([10.0]))
+    keep = np.isfinite(run.covariates).all(1)
+    x = features(run.spikes, 3)[keep].astype(np.float64)
+    y = run.covariates[keep].astype(np.float64)
+    x, y = x - x.mean(0), y - y.mean(0)
+    expected = np.linalg.solve(x.T @ x + 10 * np.eye(36), x.T @ y)
+    np.testing.assert_allclose(ridge.weights, expected, atol=1e-5)
+
+
+def test_the_chosen_penalty_never_sees_the_test_bins():
+    runs = [linear_run()]
+    assert fit_ridge(runs, 3, 0.2).penalty == fit_ridge(runs, 3, 0.2).penalty
+    noise = np.random.default_rng(5).normal(size=(600, 2)).astype(np.float32)
+    hopeless = fit_ridge([Run(0, runs[0].spikes, noise)], 3, 0.2)
+    assert hopeless.penalty > fit_ridge(runs, 3, 0.2).penalty
+
+
+@pytest.fixture
+def session_and_model(corpus, tiny_model):
+    session, runs = read_runs(Corpus(corpus, ("test",)), "t-S-03")
+    torch.manual_seed(0)
+    return runs, Layout.of(session, tiny_model), NDT3(tiny_model).eval()
+
+
+@pytest.mark.parametrize("stride", [1, 7, 100])
+def test_decoding_equals_one_window_at_a_time(session_and_model, stride):
+    runs, layout, model = session_and_model
+    run = Run(0, runs[0].spikes[:150], runs[0].covariates[:150])
+    ours = decode(model, run, layout, context=100, stride=stride)
+    for end in (1, 50, 100, 131, 150):
+        block = min(-(-end // stride) * stride, 150)  # the pass that gives bin end - 1
+        window = Run(0, run.spikes[max(0, block - 100) : block], run.covariates[:0])
+        alone = Run(0, window.spikes, np.zeros((len(window.spikes), 2), np.float32))
+        expected = decode(model, alone, layout, 100, 100)[end - 1 - max(0, block - 100)]
+        np.testing.assert_allclose(ours[end - 1], expected, atol=1e-5)
+
+
+def test_decoding_sees_neither_future_spikes_nor_any_covariate(session_and_model):
+    runs, layout, model = session_and_model
+    run = Run(0, runs[0].spikes[:120], runs[0].covariates[:120])
+    before = decode(model, run, layout, 50, 10)
+    spikes = run.spikes.copy()
+    spikes[60:] += 1
+    after = decode(model, Run(0, spikes, -run.covariates), layout, 50, 10)
+    np.testing.assert_allclose(before[:60], after[:60], atol=1e-6)
+    assert np.abs(before[60:] - after[60:]).max() > 1e-3
+
+
+def test_windows_put_back_together_are_the_session_and_keep_its_short_tail(corpus):
+    opened = Corpus(corpus, ("test",))
+    session, runs = read_runs(opened, "t-S-03")
+    test = next(i for i in session.intervals if i.split == "test")
+    assert [r.start_bin for r in runs] == [test.start_bin]
+    assert len(runs[0]) == test.stop_bin - test.start_bin == 550  # not a multiple of 100
+    with pytest.raises(BadInput, match="these have: t-S-03"):
+        read_runs(opened, "t-S-01")
+
+
+def test_splitting_off_the_last_part_loses_nothing():
+    runs = [linear_run(100), linear_run(50)]
+    first, last = split_last(runs, 0.4)
+    assert (sum(map(len, first)), sum(map(len, last))) == (90, 60)
+    joined = np.concatenate([r.spikes for r in [*first, *last]])
+    np.testing.assert_array_equal(joined, np.concatenate([r.spikes for r in runs]))
+    assert last[0].start_bin == 90
