@@ -20,10 +20,13 @@ import psutil
 
 from ndt3_dist import log, storage
 from ndt3_dist.config import PROJECT, PretrainConfig, find_file, load_config
+from ndt3_dist.data.tokens import count_tokens
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.shards.format import read_manifest
+from ndt3_dist.shards.read import Corpus
 from ndt3_dist.shards.report import text_table
+from ndt3_dist.train.loop import total_steps
 from ndt3_dist.train.metrics import read_metrics
 from ndt3_dist.train.report import write_report
 
@@ -61,7 +64,9 @@ def main() -> None:
     export = run / "export"
     stage("export", [sys.executable, "checkpoints/convert.py", "export", str(run), str(export)])
     fit = ["data.fit=train"] if args.recordings else []
-    for name, extra in (("finetuned", []), ("scratch", ["--scratch"])):
+    # From scratch needs a larger learning rate and more steps; each keeps its best step.
+    scratch = ["--scratch", "optim.lr=1e-3", "train.steps=200", "optim.decay_epochs=200"]
+    for name, extra in (("finetuned", []), ("scratch", scratch)):
         command = [sys.executable, "launch/finetune.py", "--config", "tune_demo.yaml"]
         command += ["--init", str(export), *extra, f"data.corpus={corpus}", f"run.name={name}"]
         stage(f"fine-tune ({name})", [*command, f"run.dir={run}", f"run.seed={args.seed}", *fit])
@@ -83,12 +88,12 @@ def prepare(args, corpus: str) -> float | None:
         stage("preprocess", [*preprocess, *recipe])
         return None
     nwb = f"corpora/{args.name}/nwb" + (f"-{args.seed}" if args.seed else "")
-    size = ["--sessions", "9", "--minutes", "4", "--seed", str(args.seed)]
+    size = ["--sessions", "8", "--subjects", "2", "--minutes", "4", "--seed", str(args.seed)]
     stage("simulate", [sys.executable, "data_prep/simulate.py", nwb, *size])
     recipe = ["demo.yaml", f"source={nwb}", f"out={corpus}", f"bin_size_ms={args.bin_ms:g}"]
     stage("preprocess", [*preprocess, *recipe])
     truth = storage.read_json(Path(nwb) / "simulation.json")
-    held_out = [s for s in truth["sessions"] if s["file"].endswith("sub-A_ses-03.nwb")]
+    held_out = [s for s in truth["sessions"] if s["file"].endswith("sub-A_ses-04.nwb")]
     return held_out[0]["oracle_r2"]
 
 
@@ -96,14 +101,16 @@ def pretrain(args, corpus: str) -> int:
     """Pretrain in two lives: killed after half of the steps, then resumed to the end."""
     overrides = [f"data.corpus={corpus}", f"run.name={args.name}", f"run.seed={args.seed}"]
     config = load_config(PretrainConfig, find_file("demo.yaml", "configs"), overrides)
-    run, half = Path("runs") / args.name, config.train.max_steps // 2
+    opened = Corpus(corpus)
+    tokens = count_tokens(opened.index, opened.manifest.sessions, config.model)
+    run, total = Path("runs") / args.name, total_steps(config, tokens)
     # The launcher beside this interpreter: it works without the environment being activated.
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     command = [deepspeed, "--num_accelerators", str(args.ranks), "--master_port", free_port()]
     command += ["launch/pretrain.py", "--config", "demo.yaml", *overrides, "--resume", "auto"]
 
     def half_way() -> bool:
-        return len(read_metrics(run)) >= half
+        return len(read_metrics(run)) >= total // 2
 
     stage(f"pretrain on {args.ranks} processes, to be killed half-way", command, kill_when=half_way)
     log.say(f"killed with SIGKILL at step {len(read_metrics(run))}")

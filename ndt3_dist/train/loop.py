@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
@@ -146,7 +147,7 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     wandb = Wandb(config, run) if rank == 0 else None
     first = metrics.lines[0]["loss"] if metrics and metrics.lines else None
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
-    total = total_steps(config, stream)
+    total = total_steps(config, stream.tokens)
     engine.deepspeed.train()
     steps, clock = stream.steps(place), time.perf_counter()
     while step < total:
@@ -234,9 +235,14 @@ def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int
         prune(run, config.checkpoint.keep_last)
 
 
-def total_steps(config: PretrainConfig, stream: Stream) -> int:
-    """Optimiser steps of the whole run: `epochs` in mean rows, capped by `max_steps`."""
-    rows = math.ceil(int(stream.tokens.sum()) / config.data.row_tokens)
+def total_steps(config: PretrainConfig, tokens: np.ndarray) -> int:
+    """Optimiser steps of the whole run: `epochs` in full rows, capped by `max_steps`.
+
+    Args:
+        config: Of the run.
+        tokens: Tokens of each sample of the corpus, (samples,).
+    """
+    rows = math.ceil(int(tokens.sum()) / config.data.row_tokens)
     steps = max(1, math.ceil(config.train.epochs * rows / config.train.global_batch))
     return min(steps, config.train.max_steps) if config.train.max_steps else steps
 
@@ -257,7 +263,7 @@ def announce(config, stream: Stream, shapes, world_size: int, device, start) -> 
     log.say(
         f"step: {train.global_batch} rows of {config.data.row_tokens} tokens = micro-batch "
         f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
-        f"ranks; {total_steps(config, stream)} steps"
+        f"ranks; {total_steps(config, stream.tokens)} steps"
     )
     if start:
         log.say(f"resuming from step {start.meta['step']} ({start.folder})")

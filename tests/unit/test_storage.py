@@ -12,7 +12,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
     path = tmp_path / "a.json"
     storage.write_bytes(path, b"old")
 
-
     def torn():
         with storage.atomic_file(path) as f:
             f.write(b"new")
