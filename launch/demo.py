@@ -65,7 +65,7 @@ def main() -> None:
     stage("export", [sys.executable, "checkpoints/convert.py", "export", str(run), str(export)])
     fit = ["data.fit=train"] if args.recordings else []
     # From scratch needs a larger learning rate and more steps; each keeps its best step.
-    scratch = ["--scratch", "optim.lr=1e-3", "train.steps=200", "optim.decay_epochs=200"]
+    scratch = ["--scratch", "optim.lr=1e-3", "train.steps=160", "optim.decay_epochs=160"]
     for name, extra in (("finetuned", []), ("scratch", scratch)):
         command = [sys.executable, "launch/finetune.py", "--config", "tune_demo.yaml"]
         command += ["--init", str(export), *extra, f"data.corpus={corpus}", f"run.name={name}"]
@@ -88,12 +88,12 @@ def prepare(args, corpus: str) -> float | None:
         stage("preprocess", [*preprocess, *recipe])
         return None
     nwb = f"corpora/{args.name}/nwb" + (f"-{args.seed}" if args.seed else "")
-    size = ["--sessions", "8", "--subjects", "2", "--minutes", "4", "--seed", str(args.seed)]
+    size = ["--sessions", "10", "--subjects", "2", "--minutes", "4", "--seed", str(args.seed)]
     stage("simulate", [sys.executable, "data_prep/simulate.py", nwb, *size])
     recipe = ["demo.yaml", f"source={nwb}", f"out={corpus}", f"bin_size_ms={args.bin_ms:g}"]
     stage("preprocess", [*preprocess, *recipe])
     truth = storage.read_json(Path(nwb) / "simulation.json")
-    held_out = [s for s in truth["sessions"] if s["file"].endswith("sub-A_ses-04.nwb")]
+    held_out = [s for s in truth["sessions"] if s["file"].endswith("sub-A_ses-05.nwb")]
     return held_out[0]["oracle_r2"]
 
 
