@@ -88,12 +88,12 @@ def prepare(args, corpus: str) -> float | None:
         stage("preprocess", [*preprocess, *recipe])
         return None
     nwb = f"corpora/{args.name}/nwb" + (f"-{args.seed}" if args.seed else "")
-    size = ["--sessions", "10", "--subjects", "2", "--minutes", "4", "--seed", str(args.seed)]
+    size = ["--sessions", "20", "--subjects", "2", "--minutes", "4", "--seed", str(args.seed)]
     stage("simulate", [sys.executable, "data_prep/simulate.py", nwb, *size])
     recipe = ["demo.yaml", f"source={nwb}", f"out={corpus}", f"bin_size_ms={args.bin_ms:g}"]
     stage("preprocess", [*preprocess, *recipe])
     truth = storage.read_json(Path(nwb) / "simulation.json")
-    held_out = [s for s in truth["sessions"] if s["file"].endswith("sub-A_ses-05.nwb")]
+    held_out = [s for s in truth["sessions"] if s["file"].endswith("sub-A_ses-10.nwb")]
     return held_out[0]["oracle_r2"]
 
 

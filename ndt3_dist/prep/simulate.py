@@ -12,7 +12,10 @@ arguments alone; nothing is drawn from the clock.
 import hashlib
 import json
 import math
+import multiprocessing
 import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +30,7 @@ from ndt3_dist.prep.motor_model import (
     SPIKES,
     STATES,
     TRIALS,
+    Population,
     draw_spikes,
     draw_states,
     make_dynamics,
@@ -38,6 +42,7 @@ from ndt3_dist.prep.simulated_nwb import draw_trials, write_nwb
 
 MAX_SUBJECTS = 26  # they are named by a letter
 MIN_SECONDS = 2.0
+WORTH_PROCESSES_MINUTES = 8
 FIRST_DAY = datetime(2020, 1, 6, 9, tzinfo=UTC)
 
 
@@ -66,15 +71,30 @@ def simulate(out: str | Path, sessions: int, minutes: float, seed: int, subjects
     space = make_dynamics(seed)
     days = [len(range(s, sessions, subjects)) for s in range(subjects)]
     populations = [subject_populations(seed, s, d) if d else [] for s, d in enumerate(days)]
-    entries = []
-    for index in tqdm(range(sessions), desc="sessions", disable=None, leave=False):
-        subject, day = index % subjects, index // subjects
-        entries.append(_simulate_session(out, arguments, subject, day, space, populations))
+    jobs = [
+        (out, arguments, i % subjects, i // subjects, space, populations[i % subjects])
+        for i in range(sessions)
+    ]
+    entries = list(tqdm(_run(jobs), "sessions", sessions, disable=None, leave=False))
     result = {"arguments": arguments, "parameters": _plain(asdict(PARAMETERS)), "sessions": entries}
     partial = out / "simulation.json.partial"
     partial.write_text(json.dumps(result, indent=2) + "\n", encoding="ascii")
     os.replace(partial, out / "simulation.json")
     return result
+
+
+def _run(jobs: list[tuple]) -> Iterator[dict]:
+    """Entries of all sessions in order; short jobs here, others shared by processes.
+
+    Every draw is keyed by (seed, subject, day), so that it does not matter who makes it. Processes
+    are spawned, not forked: forking one that has threads (numpy's, a caller's) can hang.
+    """
+    workers = min(len(jobs), len(os.sched_getaffinity(0)))
+    if workers == 1 or len(jobs) * jobs[0][1]["minutes"] < WORTH_PROCESSES_MINUTES:
+        yield from (_simulate_session(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_simulate_session, *zip(*jobs, strict=True))
 
 
 def find_simulation(out: str | Path, arguments: dict) -> dict | None:
@@ -122,14 +142,19 @@ def _plain(values: dict) -> dict:
 
 
 def _simulate_session(
-    out: Path, arguments: dict, subject: int, day: int, space: StateSpace, populations: list
+    out: Path,
+    arguments: dict,
+    subject: int,
+    day: int,
+    space: StateSpace,
+    populations: list[Population],
 ) -> dict:
     """Simulate, decode and write one session; returns its entry of simulation.json."""
     seed, lead = arguments["seed"], space.lead_bins
     num_bins = round(arguments["minutes"] * 60 / space.bin_size_s)
     letter = chr(ord("A") + subject)
     name = f"sub-{letter}_ses-{day + 1:02d}"
-    population = populations[subject][day]
+    population = populations[day]
     readout = make_readout(population)
     states = draw_states(
         space, num_bins + lead, np.random.default_rng([seed, STATES, subject, day])
