@@ -8,7 +8,7 @@ stream is float32 whatever the weights are.
 Source: specification of NDT3, sections 3.9, 4 and 5.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,12 @@ from ndt3_dist.model.tokens import PackedTokens
 NORM_EPS = 1e-5
 
 
-@dataclass
-class Output:
+class Output(NamedTuple):
     """What a forward pass gives.
+
+    A tuple, and not a class of our own: DeepSpeed hangs its hooks on the tensors that it finds in
+    tuples, lists and dicts, and without them bf16 gradients of a micro-batch are counted again in
+    the next.
 
     Attributes:
         loss: spike_sum / num_spikes + covariate_sum / num_covariates, each by its weight, scalar.

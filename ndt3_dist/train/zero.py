@@ -42,14 +42,17 @@ def restore(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], st
         step: AdamW's step count.
     """
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for group in inner.param_groups:
-        for flat in group["params"]:
-            # AdamW makes its state at its first step; it must be there to be filled.
-            inner.state[flat] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": torch.zeros_like(flat),
-                "exp_avg_sq": torch.zeros_like(flat),
-            }
+    if engine.zero_optimization_stage() == 3:
+        flats = engine.optimizer.fp32_partitioned_groups_flat
+    else:
+        flats = [flat for group in inner.param_groups for flat in group["params"]]
+    for flat in flats:
+        # AdamW makes its state at its first step; it must be there to be filled.
+        inner.state[flat] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": torch.zeros_like(flat),
+            "exp_avg_sq": torch.zeros_like(flat),
+        }
     if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
         engine.optimizer._lazy_init_hp_params_optimizer_state()
     with torch.no_grad():
