@@ -51,9 +51,9 @@ check: $(STAMP)  ## lint, format, types and layering
 	$(BIN)/python -m pytest -q tests/unit/test_layering.py
 
 lock: $(STAMP)  ## write requirements.lock anew from what is installed
-	@{ echo "# Locked versions for CPU and CUDA alike; 'make lock' writes this file. torch comes first."; \
-	  $(BIN)/pip freeze --exclude-editable --exclude ndt3_dist | sed 's/+cpu//' | grep '^torch=='; \
-	  $(BIN)/pip freeze --exclude-editable --exclude ndt3_dist | grep -v '^torch=='; } > requirements.lock.tmp
+	@freeze="$(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude ndt3_dist"; \
+	{ echo "# Locked versions for CPU and CUDA alike; 'make lock' writes this file. torch comes first."; \
+	  $$freeze | sed 's/+cpu//' | grep '^torch=='; $$freeze | grep -v '^torch=='; } > requirements.lock.tmp
 	@mv requirements.lock.tmp requirements.lock
 
 clean:  ## remove what the demo made (runs/demo, corpora/demo)

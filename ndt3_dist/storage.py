@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,22 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         return
     with atomic_file(path) as f:
         f.write(data)
+
+
+def write_pieces(path: str | Path, pieces: Iterable[bytes | memoryview]) -> dict:
+    """Write pieces one after the other, whole or not at all, without holding them together.
+
+    Returns:
+        bytes and sha256 of what was written.
+    """
+    digest, total = hashlib.sha256(), 0
+    opened = filesystem(path).open(str(path), "wb") if is_remote(path) else atomic_file(path)
+    with opened as f:
+        for piece in pieces:
+            f.write(piece)
+            digest.update(piece)
+            total += len(piece)
+    return {"bytes": total, "sha256": digest.hexdigest()}
 
 
 def write_json(path: str | Path, value: Any) -> None:
