@@ -107,7 +107,7 @@ def safetensors_pieces(tensors: dict[str, torch.Tensor]) -> Iterator[bytes | mem
     yield len(text).to_bytes(8, "little")
     yield text
     for tensor in tensors.values():
-        yield memoryview(tensor.numpy()).cast("B")
+        yield tensor.numpy().data.cast("B")
 
 
 def delete_step(run: str | Path, step: int) -> None:
