@@ -32,6 +32,8 @@ from ndt3_dist.train.report import write_report
 
 HISTORY = 10
 """Bins of history of the ridge."""
+TOKENS = 5.5e6
+"""Tokens that two cores train on in about two minutes."""
 
 
 def main() -> None:
@@ -100,9 +102,16 @@ def prepare(args, corpus: str) -> float | None:
 def pretrain(args, corpus: str) -> int:
     """Pretrain in two lives: killed after half of the steps, then resumed to the end."""
     overrides = [f"data.corpus={corpus}", f"run.name={args.name}", f"run.seed={args.seed}"]
-    config = load_config(PretrainConfig, find_file("demo.yaml", "configs"), overrides)
+    file = find_file("demo.yaml", "configs")
+    config = load_config(PretrainConfig, file, overrides)
     opened = Corpus(corpus)
     tokens = count_tokens(opened.index, opened.manifest.sessions, config.model)
+    if args.recordings:
+        # As many passes as fit the demo's time, whatever the recording's length.
+        epochs = round(TOKENS / tokens.sum(), 1)
+        overrides += [f"train.epochs={epochs}", f"optim.decay_epochs={epochs}"]
+        overrides += ["model.dropout=0.1"]  # many passes do overfit
+        config = load_config(PretrainConfig, file, overrides)
     run, total = Path("runs") / args.name, total_steps(config, tokens)
     # The launcher beside this interpreter: it works without the environment being activated.
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))

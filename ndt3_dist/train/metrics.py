@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from ndt3_dist import log
+from ndt3_dist import log, storage
 from ndt3_dist.config import PretrainConfig
 
 METRICS = {
@@ -32,7 +32,7 @@ class MetricsFile:
         self.path = run / "metrics.jsonl"
         self.lines = [m for m in read_metrics(run) if m["step"] <= restored_step]
         kept = "".join(json.dumps(m) + "\n" for m in self.lines)
-        self.path.write_text(kept)  # steps behind the restored one are run again
+        storage.write_bytes(self.path, kept.encode())  # later steps are run again
         self.file = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
