@@ -5,8 +5,10 @@ Example:
 """
 
 import argparse
+from pathlib import Path
 
 from ndt3_dist import log
+from ndt3_dist.errors import BadInput
 
 
 def main() -> int:
@@ -18,6 +20,8 @@ def main() -> int:
     from ndt3_dist.checkpoint.format import open_step, steps_of
     from ndt3_dist.errors import CheckpointCorrupt
 
+    if not Path(run).is_dir():
+        raise BadInput(f"{run}: no such run folder; expected runs/NAME of a pretraining")
     steps, damaged = steps_of(run), 0
     for step in steps:
         try:

@@ -2,18 +2,21 @@
 
 Exit status: 0 done, or the folder already holds this simulation; 1 the folder holds something
 else; 2 bad arguments.
+
+Example:
+    python data_prep/simulate.py recordings --sessions 9 --minutes 4 --seed 0
 """
 
 import argparse
 import sys
 
+from ndt3_dist import log
 from ndt3_dist.prep.simulate import check_arguments, find_simulation, format_table, simulate
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Write simulated motor-cortex recordings as NWB files.",
-        epilog="example: python data_prep/simulate.py recordings --sessions 9 --minutes 4 --seed 0",
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", metavar="OUT", help="folder to write; new or empty")
     parser.add_argument("--sessions", type=int, default=9, help="sessions in all (default 9)")
@@ -41,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    log.run_program(main)

@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--recordings", help="an NWB file (or folder) instead of simulated ones")
+    parser.add_argument("--recordings", help="an NWB file instead of simulated ones")
     parser.add_argument("--bin-ms", type=float, default=20, help="bin size (default: 20)")
     parser.add_argument(
         "--covariates",
@@ -51,7 +51,11 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2, help="processes that pretrain")
     parser.add_argument("--name", default="demo", help="runs/NAME and corpora/NAME are made anew")
     args = parser.parse_args()
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # A demo for CPUs, on machines with GPUs too.
+    os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+    if args.recordings:
+        args.recordings = str(Path(args.recordings).absolute())
+    os.chdir(PROJECT)  # runs/ and corpora/ are the project's, wherever this is called from
     began = time.perf_counter()
     run, corpus = Path("runs") / args.name, f"corpora/{args.name}/corpus"
     if args.recordings:
@@ -102,6 +106,7 @@ def prepare(args, corpus: str) -> float | None:
 def pretrain(args, corpus: str) -> int:
     """Pretrain in two lives: killed after half of the steps, then resumed to the end."""
     overrides = [f"data.corpus={corpus}", f"run.name={args.name}", f"run.seed={args.seed}"]
+    overrides += ["checkpoint.every_steps=100"]
     file = find_file("demo.yaml", "configs")
     config = load_config(PretrainConfig, file, overrides)
     opened = Corpus(corpus)

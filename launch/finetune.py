@@ -1,7 +1,7 @@
 """Fine-tune an export on one session, in a single process on a GPU or a CPU.
 
 Example:
-    python launch/finetune.py --config tune_demo.yaml --init exports/demo data.corpus=corpora/demo
+    python launch/finetune.py --config tune_demo.yaml --init exports/demo data.session=demo-A-10
     python launch/finetune.py --config tune_demo.yaml --init exports/demo --scratch run.name=scratch
     python launch/finetune.py --config stevenson.yaml data.corpus=corpora/stevenson
 """

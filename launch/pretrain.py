@@ -1,7 +1,7 @@
 """Pretrain NDT3 on a corpus with DeepSpeed ZeRO.
 
 Example:
-    deepspeed --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/demo
+    deepspeed --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/mine
     deepspeed --hostfile hosts launch/pretrain.py --config big_350m_2kh.yaml \\
         data.corpus=s3://lab/corpus --resume auto
 """
@@ -42,10 +42,11 @@ def main() -> None:
     from ndt3_dist.train.loop import pretrain
 
     result = pretrain(config, args.resume)
-    log.say(
-        f"done: {result['steps']} steps, loss {result['loss_first']:.4f} -> "
-        f"{result['loss_last']:.4f}"
-    )
+    if log.is_first_rank() and result["loss_first"] is not None:
+        log.say(
+            f"done: {result['steps']} steps, loss {result['loss_first']:.4f} -> "
+            f"{result['loss_last']:.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ whole: no includes, anchors or interpolation.
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,12 +23,17 @@ class Section(BaseModel):
     """A frozen part of a config that refuses unknown keys."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,  # run.name=7 is a name
     )
 
 
 class RunConfig(Section):
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
     """Name of the run; its folder is `dir/name`."""
     dir: str = "runs"
     """Folder that holds the runs, shared by all hosts."""
@@ -82,7 +87,7 @@ class ModelConfig(Section):
     """Weight of the spike loss (upstream's task_weights)."""
     covariate_weight: float = Field(default=1.0, ge=0)
     """Weight of the covariate loss."""
-    rope_base: float = 10000.0
+    rope_base: float = Field(default=10000.0, gt=1)
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -115,8 +120,11 @@ class OptimConfig(Section):
     """Learning rate at the start of the warm-up over the peak."""
     decay_epochs: float = Field(default=500, gt=0)
     """Epoch at which the cosine reaches `lr_min`."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     """Applied to every parameter, as upstream."""
     grad_clip: float = Field(default=1.0, gt=0)
@@ -289,6 +297,7 @@ def _explain(schema: type[BaseModel], error: Any) -> str:
         for parent in parents:
             field = owner.model_fields.get(parent) if hasattr(owner, "model_fields") else None
             owner = field.annotation if field else None
+            owner = next((a for a in get_args(owner) if hasattr(a, "model_fields")), owner)
         known = list(getattr(owner, "model_fields", {}))
         near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"

@@ -73,7 +73,8 @@ def describe_export(
     return {
         "format": FORMAT,
         "version": VERSION,
-        "model": model.model_dump(mode="json"),
+        # Which attention body runs is a matter of the machine, not of the weights.
+        "model": {**model.model_dump(mode="json"), "attention": "auto"},
         "dtype": dtype,
         "parameters": sum(w.numel() for w in weights.values()),
         "trained": trained,
@@ -93,6 +94,8 @@ def normalisation(manifest: "Manifest", sessions: "list[Session]") -> dict:
 
 def write_export(out: str | Path, weights: dict, config: dict, normalisation: dict) -> None:
     """Write an export folder; config.json comes last, so that a half-written one does not load."""
+    if storage.is_remote(out):
+        raise BadInput(f"{out}: exports are written to a local folder")
     folder = Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise BadInput(f"{folder}: exists and is not empty; choose another folder or remove it")

@@ -11,7 +11,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.metrics import scores
 from ndt3_dist.evaluate.ridge import fit_ridge
-from ndt3_dist.model.export import load_model
+from ndt3_dist.model.export import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.shards.format import Session
 from ndt3_dist.shards.read import Corpus
@@ -55,6 +55,28 @@ def read_test_data(path: str, session: str, split: str = "test") -> TestData:
     truth = np.concatenate([r.covariates for r in runs]).astype(np.float64) * scale
     manifest = corpus.manifest
     return TestData(entry, runs, scale, truth, manifest.window_bins, manifest.bin_size_ms)
+
+
+def export_scale(folder: str, data: TestData) -> np.ndarray:
+    """Raw units per unit of an export's predictions for this session, (dims,).
+
+    An export that was fitted to the session keeps the scales of its own corpus; another one speaks
+    in units of the session's scale. Raises BadInput for another bin size or other covariates.
+    """
+    norms = read_normalisation(folder)
+    if norms["bin_size_ms"] != data.bin_ms:
+        raise BadInput(
+            f"{folder} decodes bins of {norms['bin_size_ms']:g} ms, the corpus has "
+            f"{data.bin_ms:g}; prepare the recording with the export's bin size"
+        )
+    fitted = norms["sessions"].get(data.session.id)
+    if fitted is None:
+        return data.scale
+    ours = [(c.name, c.unit) for c in data.session.covariates]
+    theirs = [(c["name"], c["unit"]) for c in fitted["covariates"]]
+    if ours != theirs:
+        raise BadInput(f"{folder} decodes {theirs} of {data.session.id}, the corpus has {ours}")
+    return np.array([c["scale"] for c in fitted["covariates"]])
 
 
 def model_predictions(model: NDT3, data: TestData, context: int, stride: int) -> np.ndarray:
@@ -104,12 +126,15 @@ def evaluate(
     """
     data = read_test_data(corpus, session, split)
     context = context or data.window
+    if history < 1 or not 0 < held < 1:
+        raise BadInput(f"history {history}, held {held}: expected at least 1, and between 0 and 1")
     if not 1 <= stride <= context:
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
     found = {}
     for name, folder in exports.items():
         model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
-        found[name] = model_predictions(model, data, context, stride)
+        factor = export_scale(folder, data) / data.scale
+        found[name] = model_predictions(model, data, context, stride) * factor
     found["ridge"], penalty = ridge_predictions(corpus, data, fit_split, history, held)
     return {
         "session": data.session.id,

@@ -13,20 +13,22 @@ import torch.nn.functional as F
 from ndt3_dist.errors import Unsupported
 
 
-def choose_body(wanted: str, device: torch.device) -> str:
+def choose_body(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
     """The attention body for a device: flash, sdpa or reference.
 
     Args:
         wanted: auto, flash, sdpa or reference (`model.attention`).
         device: Where the model runs.
+        dtype: Of its weights; flash-attn computes in bf16 or fp16 alone.
     Raises:
         Unsupported: flash was asked for and cannot run here.
     """
-    has_flash = importlib.util.find_spec("flash_attn") is not None and device.type == "cuda"
+    has_flash = importlib.util.find_spec("flash_attn") is not None
+    has_flash = has_flash and device.type == "cuda" and dtype != torch.float32
     if wanted == "flash" and not has_flash:
         raise Unsupported(
-            "model.attention is flash, but flash-attn needs a CUDA device and "
-            "`pip install ndt3_dist[gpu]`; use model.attention=auto or sdpa"
+            "model.attention is flash, but flash-attn needs to be installed, a CUDA device and bf16 "
+            f"(found {device.type}, {dtype}); use model.attention=auto or sdpa"
         )
     if wanted == "auto":
         return "flash" if has_flash else "sdpa"
@@ -58,7 +60,16 @@ def attend(
 
         longest = max(seqlens)
         return flash_attn_varlen_func(
-            q, k, v, cu_seqlens, cu_seqlens, longest, longest, dropout_p=dropout, causal=True
+            q,
+            k,
+            v,
+            cu_seqlens,
+            cu_seqlens,
+            longest,
+            longest,
+            dropout_p=dropout,
+            causal=True,
+            deterministic=True,  # its default backward adds in any order
         )
     one = _sdpa if body == "sdpa" else _reference
     outputs, start = [], 0

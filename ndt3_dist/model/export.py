@@ -40,6 +40,15 @@ def read_export_config(path: str | Path) -> dict:
     return config
 
 
+def read_normalisation(path: str | Path) -> dict:
+    """The normalisation.json of an export: bin size, and covariates and scales of its sessions."""
+    file = Path(path) / "normalisation.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as e:
+        raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu", **overrides) -> NDT3:
     """Open an export for inference or fine-tuning.
 

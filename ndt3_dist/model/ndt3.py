@@ -163,7 +163,7 @@ class NDT3(nn.Module):
 
     def features(self, tokens: PackedTokens) -> torch.Tensor:
         """Output of the last MLP at each slot, (tokens, dim)."""
-        body = choose_body(self.config.attention, tokens.time.device)
+        body = choose_body(self.config.attention, tokens.time.device, self.spike_out.weight.dtype)
         head_dim = self.config.dim // self.config.heads
         pairs = torch.arange(0, head_dim, 2, device=tokens.time.device, dtype=torch.float32)
         angle = tokens.time[:, None] * self.config.rope_base ** (-pairs / head_dim)

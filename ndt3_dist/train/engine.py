@@ -116,7 +116,6 @@ class Engine:
             weight_decay=optim.weight_decay,
             fused=fused,
         )
-        quiet_deepspeed()
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,  # pyright: ignore[reportArgumentType]

@@ -22,7 +22,7 @@ from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.metrics import scores
-from ndt3_dist.model.export import load_model, read_export_config
+from ndt3_dist.model.export import load_model, read_export_config, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.format import Manifest, Session
@@ -104,6 +104,11 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
         raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
     data = read_fit_data(config)
     model = start_model(config, init, scratch)
+    if init and read_normalisation(init)["bin_size_ms"] != data.manifest.bin_size_ms:
+        raise BadInput(
+            f"{init} was trained on bins of {read_normalisation(init)['bin_size_ms']:g} ms, "
+            f"{config.data.corpus} has {data.manifest.bin_size_ms:g}"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     layout = Layout.of(data.session, model.config)

@@ -19,11 +19,20 @@ import yaml
 import ndt3_dist
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.export import normalisation
-from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step, prune, save_checkpoint
+from ndt3_dist.checkpoint.format import (
+    Checkpoint,
+    delete_step,
+    open_newest,
+    open_step,
+    prune,
+    save_checkpoint,
+    steps_of,
+)
 from ndt3_dist.config import PretrainConfig
-from ndt3_dist.data.order import Place, seed_of
+from ndt3_dist.data.continuous import sessions_with
+from ndt3_dist.data.order import Place, fit_rows, seed_of
 from ndt3_dist.data.stream import Step, Stream
-from ndt3_dist.errors import ResumeMismatch
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
@@ -48,6 +57,8 @@ def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
     Raises:
         ResumeMismatch: The run exists and `resume` is never, or a step was asked for in vain.
     """
+    if storage.is_remote(config.run.dir):
+        raise BadInput(f"run.dir={config.run.dir}: runs lie on a disk that all hosts share")
     run = run_folder(config)
     if resume == "never":
         if run.exists() and any(run.iterdir()):
@@ -56,7 +67,12 @@ def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
             )
         return None
     if resume == "auto":
-        return open_newest(run, log.warn)
+        found = open_newest(run, log.warn)
+        if found is None and steps_of(run):
+            raise CheckpointCorrupt(
+                f"{run}: none of its checkpoints is intact; restore one, or start another run.name"
+            )
+        return found
     if not resume.isdigit():
         raise ResumeMismatch(f"--resume {resume}: expected never, auto or a step number")
     return open_step(run, int(resume))
@@ -81,12 +97,13 @@ def check_same(config: PretrainConfig, manifest: Manifest, start: Checkpoint) ->
             )
 
 
-def write_run_files(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) -> None:
+def write_run_files(config: PretrainConfig, corpus: Corpus, start: Checkpoint | None) -> None:
     """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
-    run = run_folder(config)
+    run, manifest = run_folder(config), corpus.manifest
+    seen = [manifest.named(name) for name in sessions_with(corpus)]
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     storage.write_bytes(run / "config.yaml", text.encode())
-    storage.write_json(run / "normalisation.json", normalisation(manifest, manifest.sessions))
+    storage.write_json(run / "normalisation.json", normalisation(manifest, seen))
     with (run / "starts.jsonl").open("a") as f:
         entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
         f.write(json.dumps({**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
@@ -97,6 +114,21 @@ def gather(value: Any) -> list[Any]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def agree(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) -> None:
+    """Refuse a start that ranks see differently, as on hosts that do not share the run folder."""
+    ours = (start.meta["step"] if start else 0, manifest.fingerprint, config.model_dump_json())
+    for rank, theirs in enumerate(gather(ours)):
+        if theirs != ours:
+            raise ResumeMismatch(
+                f"rank {rank} starts from step {theirs[0]} of corpus {theirs[1][:12]}, this rank "
+                f"from step {ours[0]} of {ours[1][:12]}; all hosts must share the run folder "
+                f"{run_folder(config)}, the corpus and the config"
+            )
 
 
 def initial_model(config: PretrainConfig) -> NDT3:
@@ -122,6 +154,8 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     rank, world_size, device = start_distributed()
     with log.one_voice():
         accumulation(config, world_size)
+        choose_body(config.model.attention, device, PRECISION[config.train.precision])
+        agree(config, corpus.manifest, start)
     stream = Stream(
         corpus,
         config.data,
@@ -134,7 +168,7 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     )
     run = run_folder(config)
     if rank == 0:
-        write_run_files(config, corpus.manifest, start)
+        write_run_files(config, corpus, start)
     model = initial_model(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     announce(config, stream, shapes, world_size, device, start)
@@ -143,6 +177,10 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     if start:
         zero.restore(engine.deepspeed, start.read, start.meta["adam_step"])
         step, place = start.meta["step"], Place(**start.stream["place"])
+        if rank == 0:
+            # Newer steps belong to a future that is now run again; no resume may find them.
+            for newer in [s for s in steps_of(run) if s > step]:
+                delete_step(run, newer)
     metrics = MetricsFile(run, step) if rank == 0 else None
     wandb = Wandb(config, run) if rank == 0 else None
     first = metrics.lines[0]["loss"] if metrics and metrics.lines else None
@@ -150,7 +188,8 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     total = total_steps(config, stream.tokens)
     engine.deepspeed.train()
     steps, clock = stream.steps(place), time.perf_counter()
-    while step < total:
+    done = is_done(config, step, place, stream.num_samples)
+    while not done:
         began = time.perf_counter()
         work = next(steps)
         wait = time.perf_counter() - began
@@ -174,12 +213,13 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
         }
         step, place, clock, loss = step + 1, work.after, now, values["loss"]
         first = loss if first is None else first
+        done = is_done(config, step, place, stream.num_samples)
         if metrics and wandb:
             metrics.write(step, values)
             wandb.write(step, values)
-            if step % config.log.every_steps == 0 or step == total:
-                log.say(console_line(step, total, values, (total - step) * values["step_s"]))
-        if step % config.checkpoint.every_steps == 0 or step == total:
+            if step % config.log.every_steps == 0 or done:
+                log.say(console_line(step, total, values, max(total - step, 0) * values["step_s"]))
+        if step % config.checkpoint.every_steps == 0 or done:
             save_step(engine, config, stream, shapes, step, place, rank)
             clock = time.perf_counter()
     steps.close()  # type: ignore[attr-defined]
@@ -235,14 +275,22 @@ def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int
         prune(run, config.checkpoint.keep_last)
 
 
+def is_done(config: PretrainConfig, step: int, place: Place, num_samples: int) -> bool:
+    """Whether a run has seen its epochs, or taken its `max_steps`."""
+    if config.train.max_steps and step >= config.train.max_steps:
+        return True
+    return place.samples_seen >= config.train.epochs * num_samples
+
+
 def total_steps(config: PretrainConfig, tokens: np.ndarray) -> int:
-    """Optimiser steps of the whole run: `epochs` in full rows, capped by `max_steps`.
+    """About how many optimiser steps a run will take, for progress alone; `is_done` decides.
 
     Args:
         config: Of the run.
         tokens: Tokens of each sample of the corpus, (samples,).
     """
-    rows = math.ceil(int(tokens.sum()) / config.data.row_tokens)
+    some = tokens[: config.data.block_samples]
+    rows = len(fit_rows(some, config.data.row_tokens)) * len(tokens) / len(some)
     steps = max(1, math.ceil(config.train.epochs * rows / config.train.global_batch))
     return min(steps, config.train.max_steps) if config.train.max_steps else steps
 
@@ -251,7 +299,7 @@ def announce(config, stream: Stream, shapes, world_size: int, device, start) -> 
     """Print what will run, with every derived number."""
     train, parameters = config.train, sum(math.prod(s) for s in shapes.values())
     tokens = int(stream.tokens.sum())
-    body = choose_body(config.model.attention, device)
+    body = choose_body(config.model.attention, device, PRECISION[train.precision])
     log.say(
         f"run {run_folder(config)}: {parameters:,} parameters, {train.precision}, "
         f"ZeRO-{train.zero_stage}, {world_size} ranks on {device.type}, attention {body}"
@@ -263,7 +311,7 @@ def announce(config, stream: Stream, shapes, world_size: int, device, start) -> 
     log.say(
         f"step: {train.global_batch} rows of {config.data.row_tokens} tokens = micro-batch "
         f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
-        f"ranks; {total_steps(config, stream.tokens)} steps"
+        f"ranks; about {total_steps(config, stream.tokens)} steps"
     )
     if start:
         log.say(f"resuming from step {start.meta['step']} ({start.folder})")

@@ -49,7 +49,8 @@ def restore(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], st
     for flat in flats:
         # AdamW makes its state at its first step; it must be there to be filled.
         inner.state[flat] = {
-            "step": torch.tensor(float(step)),
+            # Beside its weights: a fused AdamW reads it on the device.
+            "step": torch.tensor(float(step), device=flat.device),
             "exp_avg": torch.zeros_like(flat),
             "exp_avg_sq": torch.zeros_like(flat),
         }

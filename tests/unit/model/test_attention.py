@@ -53,6 +53,6 @@ def test_attention_is_causal(body):
 
 
 def test_flash_is_refused_where_it_cannot_run():
-    with pytest.raises(Unsupported, match="needs a CUDA device"):
-        choose_body("flash", torch.device("cpu"))
-    assert choose_body("auto", torch.device("cpu")) == "sdpa"
+    with pytest.raises(Unsupported, match="a CUDA device and bf16"):
+        choose_body("flash", torch.device("cpu"), torch.bfloat16)
+    assert choose_body("auto", torch.device("cpu"), torch.bfloat16) == "sdpa"
