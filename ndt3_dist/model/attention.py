@@ -27,7 +27,7 @@ def choose_body(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
     has_flash = has_flash and device.type == "cuda" and dtype != torch.float32
     if wanted == "flash" and not has_flash:
         raise Unsupported(
-            "model.attention is flash, but flash-attn needs to be installed, a CUDA device and bf16 "
+            "model.attention is flash, which needs flash-attn installed, a CUDA device and bf16 "
             f"(found {device.type}, {dtype}); use model.attention=auto or sdpa"
         )
     if wanted == "auto":

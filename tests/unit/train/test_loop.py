@@ -1,0 +1,44 @@
+"""When a run ends, and what it refuses to start from."""
+
+import numpy as np
+import pytest
+
+from ndt3_dist.config import PROJECT, PretrainConfig, load_config
+from ndt3_dist.data.order import Place
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
+from ndt3_dist.train.loop import find_start, is_done, total_steps
+
+
+def demo_config(*overrides):
+    return load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml", overrides)
+
+
+def test_a_run_ends_when_its_epochs_are_seen_or_its_steps_are_taken():
+    config = demo_config("train.epochs=2")
+    assert not is_done(config, 10**6, Place(samples_seen=199), 100)
+    assert is_done(config, 1, Place(samples_seen=200), 100)
+    assert is_done(demo_config("train.max_steps=5"), 5, Place(), 100)
+
+
+def test_the_number_of_steps_is_guessed_from_rows_as_they_fill():
+    config = demo_config("train.epochs=2", "data.row_tokens=1000", "train.global_batch=2")
+    # 600 tokens leave 400 of a row empty: a row a sample, not .6 of one.
+    assert total_steps(config, np.full(100, 600)) == 100
+    assert total_steps(config, np.full(100, 500)) == 50
+
+
+def test_a_start_is_never_guessed(tmp_path):
+    config = demo_config(f"run.dir={tmp_path}")
+    assert find_start(config, "never") is None
+    assert find_start(config, "auto") is None
+    with pytest.raises(ResumeMismatch, match="expected never, auto or a step number"):
+        find_start(config, "latest")
+    step = tmp_path / "demo" / "steps" / "00000007"
+    step.mkdir(parents=True)
+    (step / "checkpoint.json").write_text("{}")
+    with pytest.raises(ResumeMismatch, match="--resume auto"):
+        find_start(config, "never")
+    with pytest.raises(CheckpointCorrupt, match="none of its checkpoints is intact"):
+        find_start(config, "auto")
+    with pytest.raises(BadInput, match="runs lie on a disk"):
+        find_start(demo_config("run.dir=s3://bucket/runs"), "auto")
