@@ -61,7 +61,9 @@ def test_intervals_that_overlap_are_refused(intervals):
 
 @pytest.mark.parametrize("span", [(-1, 1), (0.5, 0.5), (0.6, 0.2), (float("nan"), 1)])
 def test_intervals_that_begin_before_zero_or_hold_nothing_are_refused(span):
-    with pytest.raises(ValidationError, match=r"0 <= from < to|a finite number"):
+    with pytest.raises(
+        ValidationError, match="a finite number" if span[0] != span[0] else "0 <= from < to"
+    ):
         Recipe(dataset="t", splits=[SplitRule(intervals={"train": span})])
 
 
