@@ -101,6 +101,9 @@ class Corpus:
         session = self.manifest.sessions[int(record["session"])]
         return sample_key(session.id, int(record["start_bin"]))
 
+    def session_of(self, number: int):
+        return self.manifest.sessions[int(self.index[number]["session"])]
+
     def read(self, number: int) -> Sample:
         """Read and verify one sample. Raises ShardCorrupt naming shard and window."""
         record = self.index[number]
