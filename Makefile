@@ -51,7 +51,8 @@ check: $(STAMP)  ## lint, format, types and layering
 
 lock: $(STAMP)  ## write requirements.lock anew from what is installed
 	@freeze="$(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude ndt3_dist"; \
-	{ echo "# Locked versions for CPU and CUDA alike; 'make lock' writes this file. torch comes first."; \
+	{ echo "# Locked versions, frozen from a CPU installation by 'make lock'; torch comes first. On CUDA torch"; \
+	  echo "# brings its own nvidia-* and triton packages, pinned by torch's version."; \
 	  $$freeze | sed 's/+cpu//' | grep '^torch=='; $$freeze | grep -v '^torch=='; } > requirements.lock.tmp
 	@mv requirements.lock.tmp requirements.lock
 

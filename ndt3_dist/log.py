@@ -41,14 +41,15 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterab
 
 @contextmanager
 def one_voice():
-    """For checks that fail alike on every rank: rank 0 says the error, the others leave quietly."""
+    """For checks that fail alike on every rank: rank 0 says the error first."""
     try:
         yield
     except (Ndt3DistError, FileNotFoundError, PermissionError):
-        if is_first_rank():
-            raise
-        time.sleep(3)  # a launcher ends all ranks when one has left; rank 0 speaks first
-        sys.exit(1)
+        if not is_first_rank():
+            # A launcher ends all ranks when one has left: rank 0 speaks first, and where it had
+            # no error this one is heard after all.
+            time.sleep(3)
+        raise
 
 
 def run_program(main: Callable[[], int | None]) -> None:

@@ -8,6 +8,7 @@ rank reported, verifies; it is the first file removed when a step is deleted. No
 """
 
 import json
+import math
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ndt3_dist.errors import CheckpointCorrupt
 FORMAT = "ndt3_dist.checkpoint"
 VERSION = 1
 KINDS = ("master", "exp_avg", "exp_avg_sq")
+"""The fp32 weights and AdamW's two moments."""
 
 Gather = Callable[[Any], list[Any]]
 """Collect one object of every rank, in order of rank, on every rank."""
@@ -150,15 +152,14 @@ class Checkpoint:
                     length = opened.get_slice(key).get_shape()[0]
                     self.pieces.setdefault(name, []).append((int(start), length, file))
         for name, shape in self.meta["parameters"].items():
-            pieces = sorted(self.pieces.get(name, []))
-            position = 0
+            pieces, size, position = sorted(self.pieces.get(name, [])), math.prod(shape), 0
             for start, length, _ in pieces:
                 if start != position:
                     break
                 position += length
-            if position != numel(shape):
+            if position != size:
                 raise CheckpointCorrupt(
-                    f"{self.folder}: {name} is covered up to element {position} of {numel(shape)}"
+                    f"{self.folder}: {name} is covered up to element {position} of {size}"
                 )
             self.pieces[name] = pieces
 
@@ -176,14 +177,7 @@ class Checkpoint:
     def master(self, name: str) -> torch.Tensor:
         """The whole fp32 weight of a parameter in its own shape."""
         shape = self.meta["parameters"][name]
-        return self.read(name, 0, numel(shape), ("master",))["master"].view(shape)
-
-
-def numel(shape: list[int]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
+        return self.read(name, 0, math.prod(shape), ("master",))["master"].view(shape)
 
 
 def open_step(run: str | Path, step: int) -> Checkpoint:

@@ -1,7 +1,7 @@
 """Windows to tokens: the only place that knows what a stream means to the model.
 
 numpy only. Order within a window: by bin; within a bin constraint, spikes, return, covariates
-(specification of NDT3, 3.2 to 3.6 and 3.9).
+(joel99/ndt3 at 472466a).
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """NDT3's two losses, as sums: callers divide by counts of the whole global step.
 
 Spikes: cross-entropy of 22 count classes against a Poisson-softened target. Covariates: squared
-error. Source: specification of NDT3, 5.2 and 5.3.
+error. Source: joel99/ndt3 at 472466a.
 """
 
 import torch

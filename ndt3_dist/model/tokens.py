@@ -70,7 +70,7 @@ class PackedTokens:
 class SpaceIds:
     """First space id of each modality; they hang on `behavior_dim` and `max_channels`.
 
-    Source: specification of NDT3, 3.6 (0 is null; ids of padding are never used here).
+    Source: joel99/ndt3 at 472466a (0 is null; ids of padding are never used here).
     """
 
     constraint: int

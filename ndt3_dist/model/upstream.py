@@ -1,6 +1,6 @@
 """The one table between our parameter names and those of joel99/ndt3.
 
-Source: specification of NDT3, appendix A (order is upstream's `parameters()` order).
+Source: joel99/ndt3 at 472466a (order is upstream's `parameters()` order).
 """
 
 import re

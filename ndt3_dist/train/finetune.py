@@ -73,6 +73,12 @@ def read_fit_data(config: TuneConfig) -> FitData:
             f"session {session.id}: split {config.data.fit} is too short to hold back "
             f"{config.data.val_fraction:.0%} of it and still fill windows of {window} bins"
         )
+    for part, found in (("fitted", first), ("held back", last)):
+        if not any(np.isfinite(r.covariates).any() for r in found):
+            raise BadInput(
+                f"session {session.id}: no valid covariate in the {part} part of split "
+                f"{config.data.fit}; choose another data.val_fraction or session"
+            )
     return FitData(corpus.manifest, session, first, last, window)
 
 
@@ -131,7 +137,10 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
         "step": best["step"],
         "epochs": 0.0,
         "corpus": data.manifest.fingerprint,
+        "session": data.session.id,
     }
+    if init and not scratch:
+        trained["init"] = read_export_config(init)["trained"]
     described = describe_export(model.config, weights, "fp32", trained)
     norms = normalisation(data.manifest, [data.session])
     write_export(run / "export", weights, described, norms)

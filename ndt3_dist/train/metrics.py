@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ndt3_dist import log, storage
@@ -86,16 +86,23 @@ class Wandb:
                 config=config.model_dump(mode="json"),
             )
         except Exception as e:
-            # W&B may be down; it never stops a run.
             log.warn(f"W&B could not start ({e}); metrics go to metrics.jsonl alone")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        if self.run:
-            self.run.log(dict(values), step=step)
+        self._try("log", lambda run: run.log(dict(values), step=step))
 
     def close(self) -> None:
-        if self.run:
-            self.run.finish()
+        self._try("finish", lambda run: run.finish())
+
+    def _try(self, what: str, call: Callable) -> None:
+        """W&B may go down at any time; it never stops a run."""
+        if not self.run:
+            return
+        try:
+            call(self.run)
+        except Exception as e:
+            self.run = None
+            log.warn(f"W&B could not {what} ({e}); metrics go to metrics.jsonl alone from here on")
 
 
 def console_line(step: int, total: int, values: Mapping[str, float], seconds_left: float) -> str:

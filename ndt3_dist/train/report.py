@@ -6,6 +6,7 @@ Figures are PNGs inside the page; it needs no network and no script.
 import base64
 import html
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,26 @@ def as_table(rows: list[dict]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
+def save_evaluation(path: Path, evaluation: dict) -> None:
+    """Keep a result of `evaluate.session.evaluate`: arrays by name, the rest as JSON in `about`."""
+    arrays = {f"predicted.{k}": v for k, v in evaluation["predictions"].items()}
+    rest = {k: v for k, v in evaluation.items() if k not in ("truth", "predictions")}
+    with storage.atomic_file(path) as file:
+        np.savez(file, truth=evaluation["truth"], about=np.array(json.dumps(rest)), **arrays)
+
+
+def read_evaluation(path: Path) -> dict:
+    """What `save_evaluation` kept. Raises BadInput for another file."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            names = [k for k in found.files if k.startswith("predicted.")]
+            predictions = {k.removeprefix("predicted."): found[k] for k in names}
+            about = json.loads(str(found["about"]))
+            return {**about, "truth": found["truth"], "predictions": predictions}
+    except (ValueError, KeyError, OSError) as e:
+        raise BadInput(f"{path}: not an evaluation ({e}); remove it, or evaluate again") from e
+
+
 def write_report(
     run: str | Path,
     manifest: Manifest | None = None,
@@ -125,8 +146,9 @@ def write_report(
     Args:
         run: Folder of the run.
         manifest: Corpus to show in a table.
-        evaluation: Result of `evaluate.session.evaluate`, for traces and scores.
-        summary: Numbers for the top of the page.
+        evaluation: Result of `evaluate.session.evaluate`, for traces and scores; kept in
+            RUN/evaluation.npz, which is shown where none is given.
+        summary: Numbers for the top of the page; RUN/summary.json where none are given.
     Returns:
         The page's path.
     Raises:
@@ -135,7 +157,14 @@ def write_report(
     metrics = read_metrics(run)
     if not metrics:
         raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
-    name = html.escape(Path(run).name)
+    run = Path(run)
+    if evaluation:
+        save_evaluation(run / "evaluation.npz", evaluation)
+    elif (run / "evaluation.npz").is_file():
+        evaluation = read_evaluation(run / "evaluation.npz")
+    if summary is None and (run / "summary.json").is_file():
+        summary = storage.read_json(run / "summary.json")
+    name = html.escape(run.name)
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{name}</title>",
         f"<style>{STYLE}</style><h1>Run {name}</h1>",
@@ -154,6 +183,6 @@ def write_report(
         parts.append(as_image(trace_figure(evaluation), "true and decoded covariates"))
     if manifest:
         parts += ["<h2>Corpus</h2>", as_table(corpus_rows(manifest))]
-    path = Path(run) / "report.html"
+    path = run / "report.html"
     storage.write_bytes(path, "\n".join([*parts, "</html>"]).encode())
     return path

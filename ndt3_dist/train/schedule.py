@@ -8,7 +8,7 @@ from ndt3_dist.config import OptimConfig
 def learning_rate(optim: OptimConfig, epochs: float) -> float:
     """Learning rate after `epochs` passes over the corpus.
 
-    Source: specification of NDT3, section 6. Upstream's cosine is not shifted by the warm-up, so
+    Source: joel99/ndt3 at 472466a. Upstream's cosine is not shifted by the warm-up, so
     the rate drops a little where the warm-up ends; `schedule: cosine` shifts it.
     """
     warmup, decay = optim.warmup_epochs, optim.decay_epochs

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-KINDS = ("master", "exp_avg", "exp_avg_sq")
-"""The fp32 weights and AdamW's two moments; a checkpoint holds these of every parameter."""
+from ndt3_dist.checkpoint.format import KINDS
 
 Slice = tuple[str, int, dict[str, torch.Tensor]]
 """Parameter name, first flat element, and the slice of each kind (all of one length)."""

@@ -14,17 +14,40 @@ def random_qkv(seqlens, heads=2, head_dim=16, dtype=torch.float32, seed=0):
     return q, k, v, cu
 
 
-SEQLENS = [[7], [5, 5, 9], [1, 30, 30, 2], [12, 11, 12]]
+SEQLENS = [[7], [5, 5, 9], [1, 30, 30, 2], [12, 11, 12], [600, 256, 3]]  # blocks are of 256
 
 
+@pytest.mark.parametrize("body", ["sdpa", "blocked"])
 @pytest.mark.parametrize("seqlens", SEQLENS)
-def test_sdpa_agrees_with_the_reference(seqlens):
+def test_bodies_agree_with_the_reference_with_their_gradients(body, seqlens):
     q, k, v, cu = random_qkv(seqlens)
-    ours = attend(q, k, v, cu, seqlens, 0.0, "sdpa")
-    torch.testing.assert_close(ours, attend(q, k, v, cu, seqlens, 0.0, "reference"))
+    results = []
+    for name in (body, "reference"):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        out = attend(*leaves, cu, seqlens, 0.0, name)
+        results.append([out, *torch.autograd.grad((out * v.flip(0)).sum(), leaves)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("body", ["sdpa", "reference"])
+@pytest.mark.parametrize("body", ["sdpa", "blocked"])
+def test_bf16_is_within_its_rounding_of_the_reference(body):
+    q, k, v, cu = random_qkv([500], heads=4, head_dim=32)
+    exact = attend(q.double(), k.double(), v.double(), cu, [500], 0.0, "reference")
+    ours = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), cu, [500], 0.0, body)
+    assert float((ours - exact).pow(2).mean().sqrt() / exact.pow(2).mean().sqrt()) < 0.01
+
+
+def test_dropout_of_weights_keeps_their_mean():
+    q, k, v, cu = random_qkv([300])
+    torch.manual_seed(0)
+    many = [attend(q, k, v, cu, [300], 0.5, "blocked") for _ in range(400)]
+    kept = attend(q, k, v, cu, [300], 0.0, "blocked")
+    assert not torch.equal(many[0], kept)
+    assert float((torch.stack(many).mean(0) - kept).abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("body", ["sdpa", "blocked", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seqlens", SEQLENS[1:])
 def test_changing_one_segment_leaves_the_others_bit_identical(body, dtype, seqlens):
@@ -42,7 +65,7 @@ def test_changing_one_segment_leaves_the_others_bit_identical(body, dtype, seqle
         assert not torch.equal(before[part], after[part])
 
 
-@pytest.mark.parametrize("body", ["sdpa", "reference"])
+@pytest.mark.parametrize("body", ["sdpa", "blocked", "reference"])
 def test_attention_is_causal(body):
     q, k, v, cu = random_qkv([20])
     before = attend(q, k, v, cu, [20], 0.0, body)
@@ -55,4 +78,4 @@ def test_attention_is_causal(body):
 def test_flash_is_refused_where_it_cannot_run():
     with pytest.raises(Unsupported, match="a CUDA device and bf16"):
         choose_body("flash", torch.device("cpu"), torch.bfloat16)
-    assert choose_body("auto", torch.device("cpu"), torch.bfloat16) == "sdpa"
+    assert choose_body("auto", torch.device("cpu"), torch.bfloat16) == "blocked"
