@@ -5,9 +5,10 @@ last MLP's alone (no residual, no final norm); layer norms bear no weights but Q
 splits [up | gate]; tokens of a bin share one rotation; covariate inputs are blanked. The residual
 stream is float32 whatever the weights are.
 
-Source: specification of NDT3, sections 3.9, 4 and 5.
+Source: joel99/ndt3 at 472466a, whose outputs tests/golden agrees with.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ from ndt3_dist.model.losses import covariate_loss_sum, poisson_targets, spike_lo
 from ndt3_dist.model.tokens import PackedTokens
 
 NORM_EPS = 1e-5
+Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Attention proper: float32 queries and keys before their rotation, and values, to their mixture;
+all (tokens, heads, head_dim)."""
 
 
 class Output(NamedTuple):
@@ -75,19 +79,15 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = config.heads
-        self.dropout = config.attention_dropout
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
         self.q_norm = QKNorm(config.dim // config.heads)
         self.k_norm = QKNorm(config.dim // config.heads)
 
-    def forward(self, x, cos, sin, tokens: PackedTokens, body: str) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
         qkv = self.qkv(x)
         q, k, v = rearrange(qkv, "t (three h d) -> three t h d", three=3, h=self.heads)
-        q = rotate(self.q_norm(q), cos, sin).to(v.dtype)
-        k = rotate(self.k_norm(k), cos, sin).to(v.dtype)
-        dropout = self.dropout if self.training else 0.0
-        mixed = attend(q, k, v, tokens.cu_seqlens, tokens.seqlens, dropout, body)
+        mixed = mix(self.q_norm(q), self.k_norm(k), v)
         return self.out(rearrange(mixed, "t h d -> t (h d)"))
 
 
@@ -111,10 +111,10 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp = SwiGLU(config)
 
-    def forward(self, h, residual, cos, sin, tokens: PackedTokens, body: str):
+    def forward(self, h: torch.Tensor, residual: torch.Tensor, mix: Mix):
         dtype = self.mlp.down.weight.dtype
         residual = residual + F.dropout(h, self.dropout, self.training)
-        a = self.attention(norm(residual).to(dtype), cos, sin, tokens, body)
+        a = self.attention(norm(residual).to(dtype), mix)
         residual = residual + F.dropout(a, self.dropout, self.training)
         return self.mlp(norm(residual).to(dtype)), residual
 
@@ -140,8 +140,15 @@ class NDT3(nn.Module):
         self.reward_in = nn.Embedding(3, dim, padding_idx=0)
         self.register_buffer("poisson", poisson_targets(config.count_classes), persistent=False)
 
-    def embed(self, tokens: PackedTokens) -> torch.Tensor:
-        """Input of each slot: content of the slot before it plus its own space, float32."""
+    def embed(self, tokens: PackedTokens, first: torch.Tensor | None = None) -> torch.Tensor:
+        """Input of each slot: content of the slot before it plus its own space.
+
+        Args:
+            tokens: One or more rows.
+            first: Content that enters each segment's first slot, (dim,); None = the learned start.
+        Returns:
+            (tokens, dim) float32.
+        """
         config = self.config
         counts = tokens.spikes.clamp(max=config.count_clip).int()
         content = torch.zeros(tokens.num_tokens, config.dim, device=tokens.time.device)
@@ -158,20 +165,30 @@ class NDT3(nn.Module):
         content = content.index_copy(0, tokens.return_slot, returns.float())
         starts = tokens.cu_seqlens[:-1].long()
         rolled = torch.cat((content[-1:], content[:-1]))
-        first = self.sos.float().expand(len(starts), -1)
+        first = (self.sos if first is None else first).float().expand(len(starts), -1)
         return rolled.index_copy(0, starts, first) + self.space(tokens.space).float()
+
+    def rotary(self, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine of each bin's rotation, two (tokens, 1, head_dim / 2) float32."""
+        head_dim = self.config.dim // self.config.heads
+        pairs = torch.arange(0, head_dim, 2, device=time.device, dtype=torch.float32)
+        angle = time[:, None] * self.config.rope_base ** (-pairs / head_dim)
+        return angle.cos()[:, None], angle.sin()[:, None]
 
     def features(self, tokens: PackedTokens) -> torch.Tensor:
         """Output of the last MLP at each slot, (tokens, dim)."""
         body = choose_body(self.config.attention, tokens.time.device, self.spike_out.weight.dtype)
-        head_dim = self.config.dim // self.config.heads
-        pairs = torch.arange(0, head_dim, 2, device=tokens.time.device, dtype=torch.float32)
-        angle = tokens.time[:, None] * self.config.rope_base ** (-pairs / head_dim)
-        cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # (tokens, 1, head_dim / 2)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        cos, sin = self.rotary(tokens.time)
+
+        def mix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+            return attend(q, k, v, tokens.cu_seqlens, tokens.seqlens, dropout, body)
+
         h = self.embed(tokens)
         residual = torch.zeros_like(h)
         for block in self.blocks:
-            h, residual = block(h, residual, cos, sin, tokens, body)
+            h, residual = block(h, residual, mix)
         return h
 
     def spike_logits(self, features: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
