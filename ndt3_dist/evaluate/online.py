@@ -1,0 +1,153 @@
+"""Decode a session as it arrives: one bin of counts in, one prediction out.
+
+Two ways to bound what a prediction sees to `context` bins. Recomputing runs the window anew for
+every bin: it is what `decode` does with a stride of 1, and what `launch/evaluate.py` scores.
+Keeping keys and values (`model.streaming`) computes the new bin alone: equal until the window is
+full, afterwards as upstream decodes.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
+from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.model.export import read_normalisation
+from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.streaming import StreamingDecoder
+from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.shards.read import Sample
+
+COUNT = re.compile(r"[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the numbers of an export mean for one session.
+
+    Attributes:
+        session: Its id.
+        names: Covariates with their units.
+        scale: Raw units per unit of a prediction, (dims,).
+        bin_ms: Bin size in ms.
+        window: Bins of a window in training.
+    """
+
+    session: str
+    names: list[str]
+    scale: np.ndarray
+    bin_ms: float
+    window: int
+
+
+def read_units(export: str, session: str = "", likely: str = "") -> Units:
+    """Read them from the normalisation.json of an export.
+
+    Args:
+        export: Folder of the export.
+        session: Id of the session; empty = `likely` if it is there, else the only one.
+        likely: Id that a recording goes by.
+    Raises:
+        BadInput: There is no such session, several to choose from, or nothing to decode in it.
+        CheckpointCorrupt: The file is damaged.
+    """
+    norms = read_normalisation(export)
+    try:
+        known = {
+            name: [(f"{c['name']} ({c['unit']})", float(c["scale"])) for c in s["covariates"]]
+            for name, s in norms["sessions"].items()
+        }
+        bin_ms, window = float(norms["bin_size_ms"]), int(norms["window_bins"])
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise CheckpointCorrupt(
+            f"{export}/normalisation.json: not as expected ({type(e).__name__}: {e}); export again"
+        ) from e
+    chosen = session or (likely if likely in known else "")
+    if not chosen and len(known) == 1:
+        chosen = next(iter(known))
+    if chosen not in known:
+        found = f"no session {chosen!r}" if chosen else f"{len(known)} sessions"
+        raise BadInput(f"{export}: {found}; choose one with --session, of {', '.join(known)}")
+    if not known[chosen]:
+        raise BadInput(f"{export}: session {chosen} has no covariates to decode")
+    names, scale = zip(*known[chosen], strict=True)
+    return Units(chosen, list(names), np.array(scale), bin_ms, window)
+
+
+class OnlineDecoder:
+    """A model that decodes one session bin by bin.
+
+    Attributes:
+        channels: Channels of a bin.
+    """
+
+    def __init__(self, model: NDT3, layout: Layout, context: int, keep: bool):
+        """
+        Args:
+            model: In evaluation mode.
+            layout: Of the session.
+            context: Bins that a prediction may see, its own included.
+            keep: Keep keys and values (`model.streaming`) instead of recomputing the window.
+        """
+        self.model, self.layout = model, layout
+        self.channels = int(layout.real.sum())
+        self.later = model.config.model_copy(update={"context_tokens": False})
+        self.stream = StreamingDecoder(model, context)
+        self.keep = keep
+        self.counts: deque[np.ndarray] = deque(maxlen=1 if keep else context)
+
+    @torch.no_grad()
+    def step(self, counts: np.ndarray) -> np.ndarray:
+        """Read the counts of the next bin, (channels,) uint8, and predict its covariates.
+
+        Returns:
+            (dims,) float32, in units of the session's scale.
+        """
+        if counts.shape != (self.channels,):
+            raise BadInput(f"a bin of {counts.shape} counts; expected {self.channels} channels")
+        self.counts.append(counts)
+        spikes = np.stack(self.counts)
+        hidden = np.full((len(spikes), self.layout.dims), np.nan, np.float32)
+        # Constraint and return tokens stand at the start of a window alone.
+        config = self.later if self.keep and self.stream.num_bins else self.model.config
+        lists = TokenLists()
+        lists.add(*tokenise(Sample(spikes, hidden), self.layout, config))
+        device = self.model.spike_out.weight.device
+        tokens = PackedTokens.from_numpy(lists.pack(), device)
+        if self.keep:
+            return self.stream.step(tokens).cpu().numpy()
+        features = self.model.features(tokens)[tokens.covariate_slot[-self.layout.dims :]]
+        return self.model.covariate_out(features)[:, 0].float().cpu().numpy()
+
+
+def parse_bins(lines: Iterable[bytes], channels: int | None = None) -> Iterator[np.ndarray]:
+    """Counts of one bin for each line of text, separated by commas or white space.
+
+    Args:
+        lines: As they arrive.
+        channels: Counts that a line must have; None = as many as the first.
+    Returns:
+        (channels,) uint8, line by line.
+    Raises:
+        BadInput: A line that is empty, of another length, or not whole counts of at most 255;
+            names the line.
+    """
+    for number, line in enumerate(lines, start=1):
+        text = line.decode("ascii", "replace").strip()
+        if not text:
+            raise BadInput(f"line {number} is empty; expected the counts of one bin")
+        values = [v.strip() for v in text.split(",")] if "," in text else text.split()
+        for column, value in enumerate(values, start=1):
+            if not COUNT.fullmatch(value) or int(value) > 255:
+                raise BadInput(
+                    f"line {number}, channel {column}: {value[:20]!r}; expected a whole count "
+                    "of spikes from 0 to 255"
+                )
+        channels = channels or len(values)
+        if len(values) != channels:
+            raise BadInput(f"line {number} has {len(values)} counts; expected {channels} channels")
+        yield np.array([int(v) for v in values], np.uint8)
