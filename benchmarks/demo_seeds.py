@@ -8,20 +8,19 @@ Example:
 """
 
 import argparse
-import datetime
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ndt3_dist import log, storage
 from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.shards.report import text_table
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hardware import header, save
 
 
 def main() -> None:
@@ -59,34 +58,8 @@ def main() -> None:
         f"{np.mean(tuned - scratch):+.4f}, over ridge {np.mean(tuned - ridge):+.4f} "
         f"(worst {np.min(tuned - ridge):+.4f})"
     )
-    today = datetime.date.today().isoformat()
-    text = f"{header()}\n\n{text_table(rows)}\n\n{verdict}\n"
-    path = PROJECT / "benchmarks" / "results" / f"demo_seeds_{today}.txt"
-    storage.write_bytes(path, text.encode())
-    log.say(f"\n{text}\n{path.relative_to(PROJECT)}")
-
-
-def header() -> str:
-    """What was run, on what, with which versions."""
-    import deepspeed
-
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True
-    ).stdout.strip()
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    return (
-        f"python benchmarks/demo_seeds.py  commit {commit}\n"
-        f"{datetime.date.today()}, {cpu}, {len(os.sched_getaffinity(0))} cores, "
-        f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"deepspeed {deepspeed.__version__}"
-    )
+    text = f"{header('python benchmarks/demo_seeds.py')}\n\n{text_table(rows)}\n\n{verdict}\n"
+    log.say(f"\n{text}\n{save('demo_seeds', text)}")
 
 
 if __name__ == "__main__":

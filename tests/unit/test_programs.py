@@ -12,6 +12,7 @@ PROGRAMS = sorted(
     p.relative_to(PROJECT).as_posix()
     for folder in ("data_prep", "launch", "checkpoints", "benchmarks")
     for p in (PROJECT / folder).glob("*.py")
+    if "__main__" in p.read_text()
 )
 
 

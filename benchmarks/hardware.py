@@ -1,0 +1,53 @@
+"""What every benchmark says of where it ran, and how fast the machine multiplies."""
+
+import datetime
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+
+from ndt3_dist import storage
+from ndt3_dist.config import PROJECT
+
+
+def header(program: str) -> str:
+    """Program, commit, date, processor or GPU, versions."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True
+    ).stdout.strip()
+    return (
+        f"{program}  commit {commit}\n{datetime.date.today()}, {device_name()}, "
+        f"python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def device_name() -> str:
+    cores = f"{len(os.sched_getaffinity(0))} cores"
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {cores}"
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {cores}"
+
+
+def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> float:
+    """Best rate of a square matrix product in FLOP/s, of ten."""
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        a @ b
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def save(name: str, text: str) -> Path:
+    """Keep a result as benchmarks/results/NAME_DATE.txt."""
+    path = PROJECT / "benchmarks" / "results" / f"{name}_{datetime.date.today()}.txt"
+    storage.write_bytes(path, text.encode())
+    return path.relative_to(PROJECT)
