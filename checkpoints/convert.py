@@ -1,11 +1,14 @@
-"""Turn a run's sharded checkpoint into portable weights.
+"""Turn a run's sharded checkpoint into portable weights, and NDT3's own checkpoints there and back.
 
 Example:
     python checkpoints/convert.py export runs/demo exports/demo
     python checkpoints/convert.py export runs/demo exports/demo-bf16 --step 1200 --dtype bf16
+    python checkpoints/convert.py import ndt3_45m.ckpt exports/ndt3_45m
+    python checkpoints/convert.py to-ndt3 exports/tuned tuned.ckpt --like ndt3_45m.ckpt
 """
 
 import argparse
+import re
 
 from ndt3_dist import log
 
@@ -20,14 +23,84 @@ def main() -> None:
     export.add_argument("out", help="folder to make")
     export.add_argument("--step", type=int, help="default: the newest intact checkpoint")
     export.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    import_ = verbs.add_parser(
+        "import",
+        help="checkpoint of NDT3's own code -> export",
+        epilog="Example: python checkpoints/convert.py import ndt3_45m.ckpt exports/ndt3_45m",
+    )
+    import_.add_argument("ckpt", help="Lightning checkpoint; nothing that it names is run")
+    import_.add_argument("out", help="folder to make")
+    import_.add_argument(
+        "--allow-partial", action="store_true", help="take what fits, initialise the rest anew"
+    )
+    import_.add_argument(
+        "--with-optimizer", action="store_true", help="also AdamW's moments: optimizer.safetensors"
+    )
+    back = verbs.add_parser(
+        "to-ndt3",
+        help="export -> checkpoint for NDT3's own code",
+        epilog="Example: python checkpoints/convert.py to-ndt3 exports/tuned tuned.ckpt "
+        "--like ndt3_45m.ckpt",
+    )
+    back.add_argument("export", help="folder of an export")
+    back.add_argument("out", help="file to make")
+    back.add_argument(
+        "--like",
+        metavar="CKPT",
+        help="copy this checkpoint with other weights and a fresh optimiser; default: a plain "
+        "state dict under upstream's names",
+    )
     args = parser.parse_args()
-    from ndt3_dist.checkpoint.export import export as write
+    {"export": run_export, "import": run_import, "to-ndt3": run_to_ndt3}[args.verb](args)
 
-    config = write(args.run, args.out, args.step, args.dtype, log.say)
+
+def run_export(args: argparse.Namespace) -> None:
+    from ndt3_dist.checkpoint.export import export
+
+    config = export(args.run, args.out, args.step, args.dtype, log.say)
     log.say(
         f"{args.out}: {config['parameters']:,} parameters in {config['dtype']}, "
         f"step {config['trained']['step']} of {args.run}"
     )
+
+
+def run_import(args: argparse.Namespace) -> None:
+    from ndt3_dist.checkpoint.from_ndt3 import import_checkpoint
+    from ndt3_dist.shards.report import text_table
+
+    config, rows = import_checkpoint(args.ckpt, args.out, args.allow_partial, args.with_optimizer)
+    log.say(text_table(by_layer(rows)))
+    counts = {word: sum(r["outcome"].startswith(word) for r in rows) for word in ("loaded", "new")}
+    optimizer = config["trained"].get("optimizer")
+    log.say(
+        f"{args.out}: {config['parameters']:,} parameters, {counts['loaded']} tensors loaded, "
+        f"{counts['new']} new; step {config['trained']['step']} of {args.ckpt}"
+        + (f"; {optimizer['file']} after {optimizer['step']} steps" if optimizer else "")
+    )
+
+
+def by_layer(rows: list[dict]) -> list[dict]:
+    """Rows of outcomes, those that differ in the layer alone as one."""
+    merged: dict[tuple, dict] = {}
+    for row in rows:
+        texts = {k: re.sub(r"(blocks|layers)\.\d+\.", r"\1.*.", v) for k, v in row.items()}
+        found = merged.setdefault(tuple(texts.values()), {**texts, "tensors": 0})
+        found["tensors"] += 1
+    return list(merged.values())
+
+
+def run_to_ndt3(args: argparse.Namespace) -> None:
+    from ndt3_dist.checkpoint.to_ndt3 import to_ndt3
+
+    done = to_ndt3(args.export, args.out, args.like)
+    log.say(f"{args.out}: {done['written']} entries of the state dict from {args.export}")
+    if args.like:
+        log.say(
+            f"epoch, steps and settings are still those of {args.like}; "
+            f"{done['reset']} tensors of its optimiser are zero, as in a new AdamW"
+        )
+    else:
+        log.say("no settings in it; --like CKPT makes a checkpoint that NDT3's own loader opens")
 
 
 if __name__ == "__main__":
