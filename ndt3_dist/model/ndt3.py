@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ndt3_dist.config import ModelConfig
 from ndt3_dist.model.attention import attend, choose_body
@@ -120,9 +121,14 @@ class Block(nn.Module):
 
 
 class NDT3(nn.Module):
-    """The model. Parameters in upstream's order; `model.upstream` maps names to upstream's."""
+    """The model. Parameters in upstream's order; `model.upstream` maps names to upstream's.
+
+    Attributes:
+        recompute: Keep no activations inside blocks; the backward pass computes them again.
+    """
 
     poisson: torch.Tensor
+    recompute = False
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -181,15 +187,27 @@ class NDT3(nn.Module):
         dropout = self.config.attention_dropout if self.training else 0.0
         cos, sin = self.rotary(tokens.time)
 
+        @torch.compiler.disable  # Python over segments is no graph; what lies around it is
+        def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return attend(q, k, v, tokens.cu_seqlens, tokens.seqlens, dropout, body)
+
         def mix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-            return attend(q, k, v, tokens.cu_seqlens, tokens.seqlens, dropout, body)
+            return attention(q, k, v)
 
         h = self.embed(tokens)
         residual = torch.zeros_like(h)
         for block in self.blocks:
-            h, residual = block(h, residual, mix)
+            if self.recompute and torch.is_grad_enabled():
+                h, residual = checkpoint(block, h, residual, mix, use_reentrant=False)
+            else:
+                h, residual = block(h, residual, mix)
         return h
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile each block around its attention, for segments of any number and length."""
+        for block in self.blocks:
+            block.compile(dynamic=True, backend=backend)
 
     def spike_logits(self, features: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
         """Logits of each count, (spike_tokens, channels_per_token, count_classes)."""

@@ -134,7 +134,11 @@ def agree(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) 
 def initial_model(config: PretrainConfig) -> NDT3:
     """The model with weights that depend on the seed alone."""
     torch.manual_seed(seed_of("weights", config.run.seed))
-    return NDT3(config.model)
+    model = NDT3(config.model)
+    model.recompute = config.train.recompute
+    if config.train.compile:
+        model.compile_blocks()
+    return model
 
 
 def pretrain(config: PretrainConfig, resume: str = "never") -> dict:

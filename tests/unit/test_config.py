@@ -78,15 +78,19 @@ def test_every_shipped_config_is_whole_and_valid(path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"),
-    [("base_45m_200h.yaml", 44_919_649), ("big_350m_2kh.yaml", 354_165_761)],
+    ("name", "overrides", "parameters"),
+    [
+        ("base_45m_200h.yaml", [], 44_919_649),
+        ("big_350m_2kh.yaml", [], 354_165_761),
+        ("big_350m_2kh.yaml", ["model.layers=24"], 706_662_401),  # upstream's 700M
+    ],
 )
-def test_published_sizes_have_the_published_number_of_parameters(name, parameters):
+def test_published_sizes_have_the_published_number_of_parameters(name, overrides, parameters):
     import torch
 
     from ndt3_dist.model.ndt3 import NDT3
 
-    config = load_config(PretrainConfig, PROJECT / "configs" / name)
+    config = load_config(PretrainConfig, PROJECT / "configs" / name, overrides)
     with torch.device("meta"):
         model = NDT3(config.model)
     assert sum(p.numel() for p in model.parameters()) == parameters
