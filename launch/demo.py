@@ -32,7 +32,7 @@ from ndt3_dist.train.report import write_report
 
 HISTORY = 10
 """Bins of history of the ridge."""
-TOKENS = 7e6
+TOKENS = 8e6
 """Tokens that two cores train on in less than three minutes."""
 
 

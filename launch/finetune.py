@@ -4,6 +4,8 @@ Example:
     python launch/finetune.py --config tune_demo.yaml --init exports/demo data.session=demo-A-10
     python launch/finetune.py --config tune_demo.yaml --init exports/demo --scratch run.name=scratch
     python launch/finetune.py --config stevenson.yaml data.corpus=corpora/stevenson
+    python launch/finetune.py --config tune_session.yaml --init exports/ndt3_45m \
+        "data.covariates=[x, y]" "train.freeze=[spikes]" lora.rank=8
 """
 
 import argparse

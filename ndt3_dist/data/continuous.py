@@ -4,6 +4,7 @@ Fine-tuning draws windows at any bin of it, decoders slide over it. Rejected win
 pieces between them are runs, and nothing ever reaches across a gap.
 """
 
+import difflib
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,31 @@ def read_runs(corpus: Corpus, session: str) -> tuple[Session, list[Run]]:
         for piece in pieces
     ]
     return entry, runs
+
+
+def choose_covariates(
+    session: Session, runs: list[Run], names: list[str]
+) -> tuple[Session, list[Run]]:
+    """A session and its runs with some of the covariates, in the order of `names`.
+
+    Raises:
+        BadInput: The session has no such covariate (names the nearest), or one is named twice.
+    """
+    known = [c.name for c in session.covariates]
+    if names == known:
+        return session, runs
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+            raise BadInput(f"session {session.id}: no covariate {name!r} ({hint})")
+    if len(set(names)) < len(names):
+        raise BadInput(f"session {session.id}: a covariate is named twice in {', '.join(names)}")
+    columns = [known.index(name) for name in names]
+    chosen = [session.covariates[i] for i in columns]
+    return session.model_copy(update={"covariates": chosen}), [
+        Run(r.start_bin, r.spikes, r.covariates[:, columns]) for r in runs
+    ]
 
 
 def split_last(runs: list[Run], fraction: float) -> tuple[list[Run], list[Run]]:

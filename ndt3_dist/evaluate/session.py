@@ -1,11 +1,12 @@
 """Score decoders of one session on identical bins, in raw units."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from ndt3_dist.data.continuous import Run, read_runs, sessions_with
+from ndt3_dist import log
+from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with
 from ndt3_dist.data.tokens import Layout
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import decode
@@ -41,6 +42,19 @@ class TestData:
         """Scores of predictions in stored units, (bins, dims)."""
         return scores(self.truth, predicted * self.scale)
 
+    @property
+    def names(self) -> list[str]:
+        return [c.name for c in self.session.covariates]
+
+    def only(self, names: list[str]) -> "TestData":
+        """The same bins with some of the covariates."""
+        if names == self.names:
+            return self
+        columns = [self.names.index(name) for name in names]
+        session, runs = choose_covariates(self.session, self.runs, names)
+        scale, truth = self.scale[columns], self.truth[:, columns]
+        return replace(self, session=session, runs=runs, scale=scale, truth=truth)
+
 
 def read_test_data(path: str, session: str, split: str = "test") -> TestData:
     """The test bins of a session; with an empty name, of the only one that has the split."""
@@ -55,6 +69,17 @@ def read_test_data(path: str, session: str, split: str = "test") -> TestData:
     truth = np.concatenate([r.covariates for r in runs]).astype(np.float64) * scale
     manifest = corpus.manifest
     return TestData(entry, runs, scale, truth, manifest.window_bins, manifest.bin_size_ms)
+
+
+def decoded_by(folder: str, data: TestData) -> list[str]:
+    """Names of the session's covariates that an export was fitted to; else all of them."""
+    fitted = read_normalisation(folder)["sessions"].get(data.session.id)
+    names = data.names if fitted is None else [c["name"] for c in fitted["covariates"]]
+    if not names or not {*names} <= {*data.names}:
+        raise BadInput(
+            f"{folder} decodes {names} of {data.session.id}, the corpus has {data.names}"
+        )
+    return names
 
 
 def export_scale(folder: str, data: TestData) -> np.ndarray:
@@ -91,7 +116,8 @@ def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, h
     Returns:
         (bins, dims) in stored units, and the chosen penalty.
     """
-    _, runs = read_runs(Corpus(path, (fit_split,)), data.session.id)
+    session, runs = read_runs(Corpus(path, (fit_split,)), data.session.id)
+    _, runs = choose_covariates(session, runs, data.names)
     ridge = fit_ridge(runs, history, held)
     return np.concatenate([ridge.predict(r) for r in data.runs]), ridge.penalty
 
@@ -109,6 +135,9 @@ def evaluate(
     stride: int = 10,
 ) -> dict:
     """Score one or more exports and a ridge on the same bins of one session.
+
+    An export that was fitted to some of the covariates decodes these; all are then scored on the
+    covariates that every export decodes.
 
     Args:
         exports: Name -> folder of an export.
@@ -130,11 +159,21 @@ def evaluate(
         raise BadInput(f"history {history}, held {held}: expected at least 1, and between 0 and 1")
     if not 1 <= stride <= context:
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
+    decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
+    common = [n for n in data.names if all(n in names for names in decoded.values())]
     found = {}
     for name, folder in exports.items():
         model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
-        factor = export_scale(folder, data) / data.scale
-        found[name] = model_predictions(model, data, context, stride) * factor
+        own = data.only(decoded[name])
+        factor = export_scale(folder, own) / own.scale
+        found[name] = model_predictions(model, own, context, stride) * factor
+        if decoded[name] != common:
+            found[name] = found[name][:, [decoded[name].index(n) for n in common]]
+    if not common:
+        raise BadInput(f"no covariate of {data.session.id} is decoded by all of {list(exports)}")
+    if common != data.names:
+        log.say(f"scored on {', '.join(common)} of {', '.join(data.names)}")
+        data = data.only(common)
     found["ridge"], penalty = ridge_predictions(corpus, data, fit_split, history, held)
     return {
         "session": data.session.id,

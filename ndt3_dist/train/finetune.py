@@ -4,10 +4,10 @@ Each step draws windows at random starts inside the fit split (keyed by the seed
 last part of the split is held back and decoded with a sliding context to choose the best step.
 """
 
+import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,87 +15,28 @@ import torch
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.export import describe_export, normalisation, write_export
-from ndt3_dist.config import ModelConfig, TuneConfig, check
-from ndt3_dist.data.continuous import Run, read_runs, sessions_with, split_last
+from ndt3_dist.config import TuneConfig
 from ndt3_dist.data.order import generator, seed_of
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
+from ndt3_dist.data.tokens import Layout
 from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.metrics import scores
-from ndt3_dist.model.export import load_model, read_export_config, read_normalisation
+from ndt3_dist.model.export import read_export_config, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.format import Manifest, Session
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.train.fit_data import FitData, draw_windows, read_fit_data
+from ndt3_dist.train.lora import merge
+from ndt3_dist.train.parts import rate_scales
 from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.schedule import learning_rate
+from ndt3_dist.train.transfer import start_model
 
 STRIDE = 10
 """Bins per decoding pass when the held-back part is scored."""
 
 
-@dataclass(frozen=True)
-class FitData:
-    """What a decoder may be fitted on.
-
-    Attributes:
-        manifest: Of the corpus.
-        session: Its entry.
-        first: Runs to draw windows from.
-        last: Runs held back to choose the best step.
-        window: Bins of a window.
-    """
-
-    manifest: Manifest
-    session: Session
-    first: list[Run]
-    last: list[Run]
-    window: int
-
-
-def read_fit_data(config: TuneConfig) -> FitData:
-    """The fit split of the config's session; BadInput where it is ambiguous or too short."""
-    corpus = Corpus(config.data.corpus, (config.data.fit,))
-    known = sessions_with(corpus)
-    if not config.data.session and len(known) > 1:
-        raise BadInput(
-            f"{config.data.corpus}: several sessions have split {config.data.fit}; "
-            f"choose one with data.session=, of {', '.join(known)}"
-        )
-    session, runs = read_runs(corpus, config.data.session or known[0])
-    if not session.covariates:
-        raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
-    window = corpus.manifest.window_bins
-    first, last = split_last(runs, config.data.val_fraction)
-    first = [r for r in first if len(r) >= window]
-    if not first or not last:
-        raise BadInput(
-            f"session {session.id}: split {config.data.fit} is too short to hold back "
-            f"{config.data.val_fraction:.0%} of it and still fill windows of {window} bins"
-        )
-    for part, found in (("fitted", first), ("held back", last)):
-        if not any(np.isfinite(r.covariates).any() for r in found):
-            raise BadInput(
-                f"session {session.id}: no valid covariate in the {part} part of split "
-                f"{config.data.fit}; choose another data.val_fraction or session"
-            )
-    return FitData(corpus.manifest, session, first, last, window)
-
-
-def draw_windows(data: FitData, layout: Layout, model: ModelConfig, count: int, draw) -> dict:
-    """Packed arrays of `count` windows at random starts."""
-    room = np.array([len(r) - data.window + 1 for r in data.first])
-    lists = TokenLists()
-    for pick in draw.integers(0, room.sum(), count).tolist():
-        number = int(np.searchsorted(np.cumsum(room), pick, side="right"))
-        start = pick - int(room[:number].sum())
-        sample = data.first[number].window(start, start + data.window)
-        lists.add(*tokenise(sample, layout, model))
-    return lists.pack()
-
-
 def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dict:
-    """Fit a decoder; writes RUN/metrics.jsonl and RUN/export.
+    """Fit a decoder; writes RUN/metrics.jsonl (a refit also refit.jsonl) and RUN/export.
 
     Args:
         config: Checked configuration.
@@ -109,28 +50,29 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     if run.exists() and any(run.iterdir()):
         raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
     data = read_fit_data(config)
-    model = start_model(config, init, scratch)
+    model, new = start_model(config, init, scratch)
     if init and read_normalisation(init)["bin_size_ms"] != data.manifest.bin_size_ms:
         raise BadInput(
             f"{init} was trained on bins of {read_normalisation(init)['bin_size_ms']:g} ms, "
             f"{config.data.corpus} has {data.manifest.bin_size_ms:g}"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    layout = Layout.of(data.session, model.config)
     run.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     log.say(
-        f"run {run}: from {'scratch' if scratch or not init else init}, session {data.session.id}, "
+        f"run {run}: from {'scratch' if scratch or not init else init}, session {data.session.id} "
+        f"({', '.join(c.name for c in data.session.covariates)}), "
         f"{sum(map(len, data.first))} bins to fit, {sum(map(len, data.last))} held back"
     )
+    start = copy.deepcopy(model) if config.train.refit else None
     with (run / "metrics.jsonl").open("w") as file:
-
-        def write(values: dict) -> None:
-            file.write(json.dumps(values) + "\n")
-            file.flush()
-
-        best, weights = fit(config, model, layout, data, device, write)
+        steps = config.train.steps
+        best, weights = fit(config, model, new, data, steps, lambda v: _write(file, v))
+    if start is not None:
+        log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best['step']} steps")
+        with (run / "refit.jsonl").open("w") as file:
+            steps = best["step"]
+            _, weights = fit(config, start, new, data.whole(), steps, lambda v: _write(file, v))
+    weights = merge(weights, config.lora.alpha / max(config.lora.rank, 1))
     storage.write_json(run / "config.json", config.model_dump(mode="json"))
     trained = {
         "run": config.run.name,
@@ -141,6 +83,8 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     }
     if init and not scratch:
         trained["init"] = read_export_config(init)["trained"]
+    if config.train.refit:
+        trained["refit"] = True
     described = describe_export(model.config, weights, "fp32", trained)
     norms = normalisation(data.manifest, [data.session])
     write_export(run / "export", weights, described, norms)
@@ -154,38 +98,41 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     }
 
 
-def start_model(config: TuneConfig, init: str | None, scratch: bool) -> NDT3:
-    """The model to fit: an export's weights, or random ones that depend on the seed alone."""
-    if init and not scratch:
-        return load_model(init, dropout=config.train.dropout).float()
-    if init:
-        values = read_export_config(init)["model"]
-    elif config.model:
-        values = config.model.model_dump()
-    else:
-        raise BadInput(
-            "nothing to start from: give --init EXPORT, or a config with a model section"
-        )
-    model = check(ModelConfig, {**values, "dropout": config.train.dropout}, init or "model")
-    torch.manual_seed(seed_of("weights", config.run.seed))
-    return NDT3(model)
+def _write(file, values: dict) -> None:
+    file.write(json.dumps(values) + "\n")
+    file.flush()
 
 
 def fit(
     config: TuneConfig,
     model: NDT3,
-    layout: Layout,
+    new: set[str],
     data: FitData,
-    device: torch.device,
+    steps: int,
     write: Callable[[dict], None],
 ) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The training loop; returns the best score on the held-back part and its fp32 weights."""
-    optimizer = PlainOptimizer(model, config.optim, config.train.precision)
-    truth = np.concatenate([r.covariates for r in data.last])
+    """The training loop.
+
+    Args:
+        config: Checked configuration.
+        model: Moved to the device and trained in place.
+        new: Names of its parameters that learn at the full rate.
+        data: Where nothing is held back, nothing is scored and the last step counts.
+        steps: Steps to make, unless patience ends before.
+        write: Takes the values of each step.
+    Returns:
+        The best score on the held-back part and its fp32 weights.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    layout = Layout.of(data.session, model.config)
+    scales = rate_scales(model, config.optim.layer_decay, new)
+    optimizer = PlainOptimizer(model, config.optim, config.train.precision, scales)
+    truth = np.concatenate([r.covariates for r in data.last]) if data.last else None
     best: dict = {"r2_val": -np.inf, "step": 0}
     weights = optimizer.snapshot()
-    steps = range(1, config.train.steps + 1)
-    for step in log.progress(steps, "fine-tune", total=config.train.steps):
+    without_gain = 0
+    for step in log.progress(range(1, steps + 1), "fine-tune", total=steps):
         draw = generator("windows", config.run.seed, step)
         arrays = draw_windows(data, layout, model.config, config.train.batch, draw)
         tokens = PackedTokens.from_numpy(arrays, device)
@@ -204,12 +151,16 @@ def fit(
             "loss_covariates": float(out.covariate_sum) / max(num_covariates, 1),
             "grad_norm": norm,
         }
-        if step % config.train.eval_every == 0 or step == config.train.steps:
+        if truth is not None and (step % config.train.eval_every == 0 or step == steps):
             model.eval()
             decoded = [decode(model, r, layout, data.window, STRIDE) for r in data.last]
             values["r2_val"] = scores(truth, np.concatenate(decoded))["r2"]
             log.say(f"step {step}  loss {values['loss']:.4f}  r2_val {values['r2_val']:.4f}")
+            without_gain += 1
             if values["r2_val"] > best["r2_val"]:
-                best, weights = values, optimizer.snapshot()
+                best, weights, without_gain = values, optimizer.snapshot(), 0
         write(values)
-    return best, weights
+        if config.train.patience and without_gain == config.train.patience:
+            log.say(f"stopped at step {step}: {without_gain} scores without a better one")
+            break
+    return (best, weights) if data.last else (best, optimizer.snapshot())

@@ -1,5 +1,7 @@
 """Single-process training in plain PyTorch: fp32 masters, a model that computes in bf16 or fp32."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -9,21 +11,40 @@ from ndt3_dist.config import OptimConfig
 class PlainOptimizer:
     """AdamW on fp32 masters of a model whose own weights may be bf16.
 
+    Parameters that require no gradient keep their weights.
+
     Attributes:
         masters: fp32 weights by name.
     """
 
-    def __init__(self, model: nn.Module, optim: OptimConfig, precision: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: OptimConfig,
+        precision: str,
+        scales: Mapping[str, float] | None = None,
+    ):
+        """
+        Args:
+            model: Converted to `precision` in place.
+            optim: Its schedule is the caller's.
+            precision: bf16 or fp32.
+            scales: Learning rate of each parameter over that of a step; 1 where none is given.
+        """
         self.masters = {
-            name: p.detach().float().clone().requires_grad_()
+            name: p.detach().float().clone().requires_grad_(p.requires_grad)
             for name, p in model.named_parameters()
         }
         if precision == "bf16":
             model.to(torch.bfloat16)
         self.parameters = dict(model.named_parameters())
         self.clip = optim.grad_clip
+        groups: dict[float, list[torch.Tensor]] = {}
+        for name, master in self.masters.items():
+            if master.requires_grad:
+                groups.setdefault((scales or {}).get(name, 1.0), []).append(master)
         self.adamw = torch.optim.AdamW(
-            list(self.masters.values()),
+            [{"params": masters, "scale": scale} for scale, masters in groups.items()],
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
@@ -38,7 +59,7 @@ class PlainOptimizer:
             parameter.grad = None
         norm = nn.utils.clip_grad_norm_(self.masters.values(), self.clip)
         for group in self.adamw.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self.adamw.step()
         self.load(self.masters)
         return float(norm)

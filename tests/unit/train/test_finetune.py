@@ -13,7 +13,8 @@ from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.export import load_model
 from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.train.finetune import draw_windows, finetune, read_fit_data
+from ndt3_dist.train.finetune import finetune
+from ndt3_dist.train.fit_data import draw_windows, read_fit_data
 from ndt3_dist.train.metrics import MetricsFile, read_metrics
 from ndt3_dist.train.report import write_report
 
