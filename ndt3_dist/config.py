@@ -81,6 +81,8 @@ class ModelConfig(Section):
     """Highest return-to-go; 0 means absent."""
     context_tokens: bool = True
     """Emit constraint and return tokens (zeros where a recording has none), as in pretraining."""
+    dummy_covariate: bool = False
+    """Score one token of value 0 behind a window without covariates, as upstream does."""
     covariate_mask_rate: float = Field(default=1.0, ge=0, le=1)
     """Share of covariate inputs that are blanked; 1 is what NDT3's code does in every step."""
     spike_weight: float = Field(default=1.0, ge=0)
@@ -142,6 +144,9 @@ class TrainConfig(Section):
     """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["bf16", "fp32"] = "bf16"
+    upstream_means: bool = False
+    """Average the means of micro-batches, as upstream does, for comparison; the curve then hangs on
+    how windows share rows."""
     compile: bool = False
     """torch.compile each block; sums may round differently than without."""
     recompute: bool = False

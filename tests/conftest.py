@@ -34,7 +34,7 @@ def make_recording(number: int, seconds: float, arrays: list[int], dims: int = 2
     channels = sum(arrays)
     spikes = [np.sort(draw.uniform(0, seconds, int(10 * seconds))) for _ in range(channels)]
     times = np.arange(0, seconds, 0.01)
-    waves = np.stack([np.sin(times * (1 + d) + number) for d in range(dims)], axis=1)
+    waves = np.sin(times[:, None] * (1 + np.arange(dims)) + number)  # (bins, dims)
     return Recording(
         subject="S",
         session=f"{number:02d}",

@@ -13,7 +13,7 @@ import numpy as np
 
 from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.order import Cursor, Order, Place, generator
-from ndt3_dist.data.tokens import Layout, TokenLists, count_tokens, tokenise
+from ndt3_dist.data.tokens import Layout, TokenLists, count_tokens, has_dummy, tokenise
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.read import Corpus
 
@@ -58,6 +58,7 @@ class Stream:
         self.rank, self.world_size = rank, world_size
         sessions = corpus.manifest.sessions
         self.layouts = [Layout.of(s, model) for s in sessions]
+        self.dummies = has_dummy(np.array([len(s.covariates) for s in sessions]), model)
         self.tokens = count_tokens(corpus.index, sessions, model)
         self.order = Order(
             corpus.manifest.fingerprint, seed, self.tokens, data.row_tokens, data.block_samples
@@ -91,7 +92,8 @@ class Stream:
             samples=len(everything),
             tokens=int(self.tokens[everything].sum()),
             num_spikes=int(index["spike_targets"].sum(dtype=np.int64)),
-            num_covariates=int(index["covariate_targets"].sum(dtype=np.int64)),
+            num_covariates=int(index["covariate_targets"].sum(dtype=np.int64))
+            + int(self.dummies[index["session"]].sum()),
             after=after,
         )
 

@@ -14,6 +14,9 @@ from ndt3_dist.model.tokens import SpaceIds
 from ndt3_dist.shards.format import Session, neural_tokens_per_bin
 from ndt3_dist.shards.read import Sample
 
+DUMMY_TIME = 100
+"""Bin of upstream's dummy covariate token: its longest window."""
+
 
 @dataclass
 class Layout:
@@ -68,7 +71,13 @@ def count_tokens(index: np.ndarray, sessions: list[Session], config: ModelConfig
     dims = np.array([len(s.covariates) for s in sessions])
     session = index["session"].astype(np.int64)
     tokens = index["bins"].astype(np.int64) * (patches + dims)[session]
+    tokens += has_dummy(dims, config)[session]
     return tokens + index["context_tokens"] if config.context_tokens else tokens
+
+
+def has_dummy(dims: np.ndarray, config: ModelConfig) -> np.ndarray:
+    """Whether windows with so many covariates end with upstream's dummy token."""
+    return (dims == 0) & config.dummy_covariate
 
 
 @dataclass
@@ -115,36 +124,37 @@ def tokenise(
     ids = SpaceIds.of(config)
     constraint, has_constraint = _constraint_bins(sample, dims, config)
     returns, has_return = _return_bins(sample, bins, config)
+    dummy = int(has_dummy(np.int64(dims), config))
     per_constraint = constraint.shape[1]
     # Where each part of each bin begins.
     in_bin = has_constraint * per_constraint + patches + has_return + dims
     start = np.concatenate([[0], np.cumsum(in_bin)])
-    length = int(start[-1])
+    length = int(start[-1]) + dummy
     spike_start = start[:-1] + has_constraint * per_constraint
     spike_slot = spike_start[:, None] + np.arange(patches)
     constraint_slot = start[:-1][has_constraint][:, None] + np.arange(per_constraint)
     return_slot = (spike_start + patches)[has_return]
     covariate_slot = (spike_start + patches + has_return)[:, None] + np.arange(dims)
+    covariate_slot = np.r_[covariate_slot.reshape(-1), [length - 1] * dummy].astype(np.int64)
     space = np.empty(length, np.int64)
     space[spike_slot] = ids.spikes + np.arange(patches)
-    space[covariate_slot] = ids.covariates + np.arange(dims)
+    space[covariate_slot] = ids.covariates + np.r_[np.tile(np.arange(dims), bins), [0] * dummy]
     space[constraint_slot] = ids.constraint + np.arange(per_constraint)
     space[return_slot] = ids.returns
     padded = np.concatenate([sample.spikes, np.zeros((bins, 1), np.uint8)], axis=1)
-    valid = np.isfinite(sample.covariates)
-    values = np.where(valid, np.clip(sample.covariates, -1, 1), 0)
-    if blank is None:
-        blank = np.ones((bins, dims), bool)
+    finite = np.isfinite(sample.covariates)
+    blank = np.ones((bins, dims), bool) if blank is None else blank | ~finite
+    values = np.where(finite, np.clip(sample.covariates, -1, 1), 0).astype(np.float32)
     arrays = {
-        "time": np.repeat(np.arange(bins), in_bin),
+        "time": np.r_[np.repeat(np.arange(bins), in_bin), [DUMMY_TIME] * dummy].astype(np.int64),
         "space": space,
         "spikes": padded[:, layout.columns].reshape(bins * patches, -1),
         "spike_channels": np.tile(layout.real, bins),
         "spike_slot": spike_slot.reshape(-1),
-        "covariates": values.astype(np.float32).reshape(-1),
-        "covariate_valid": valid.reshape(-1),
-        "covariate_slot": covariate_slot.reshape(-1),
-        "covariate_blank": (blank | ~valid).reshape(-1),
+        "covariates": np.r_[values.reshape(-1), np.zeros(dummy, np.float32)],
+        "covariate_valid": np.r_[finite.reshape(-1), np.ones(dummy, bool)],
+        "covariate_slot": covariate_slot,
+        "covariate_blank": np.r_[blank.reshape(-1), np.ones(dummy, bool)],
         "constraint": constraint.reshape(-1, 3),
         "constraint_slot": constraint_slot.reshape(-1),
         "returns": returns,

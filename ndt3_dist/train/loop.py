@@ -199,7 +199,8 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
         wait = time.perf_counter() - began
         epochs = place.samples_seen / stream.num_samples
         lr = learning_rate(config.optim, epochs)
-        spikes, covariates = run_micro_batches(engine, work, step, device)
+        divisors = loss_divisors(config, work)
+        spikes, covariates = run_micro_batches(engine, work, divisors, step, device)
         norm = engine.step(lr)
         now = time.perf_counter()
         values = {
@@ -236,25 +237,51 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     return {"steps": step, "resumed": resumed, "loss_first": first, "loss_last": loss}
 
 
-def run_micro_batches(engine: Engine, work: Step, step: int, device) -> tuple[float, float]:
+def loss_divisors(config: PretrainConfig, work: Step) -> list[tuple[int, int]]:
+    """What each of this rank's micro-batches divides its sums of spike and covariate loss by.
+
+    The counts of the whole step; or, with `train.upstream_means`, those of the micro-batch itself
+    times the number of micro-batches, which makes the step's loss a mean of means.
+    """
+    if not config.train.upstream_means:
+        return [(work.num_spikes, work.num_covariates)] * len(work.batches)
+    number = config.train.global_batch // config.train.micro_batch
+    return [
+        (
+            number * int(arrays["spike_channels"].sum()),
+            number * int(arrays["covariate_valid"].sum()),
+        )
+        for _, arrays in work.batches
+    ]
+
+
+def run_micro_batches(
+    engine: Engine, work: Step, divisors: list[tuple[int, int]], step: int, device
+) -> tuple[float, float]:
     """Forward and backward of this rank's micro-batches, losses of the whole step.
 
+    Args:
+        engine: The engine.
+        work: This rank's part of the step.
+        divisors: Of each micro-batch, from `loss_divisors`.
+        step: Number of the step.
+        device: Of the model.
     Returns:
         Mean spike loss and mean covariate loss of the global step, summed in float64 in row order.
     """
     sums = []
-    for done, (number, arrays) in enumerate(work.batches, 1):
+    for done, ((number, arrays), counts) in enumerate(zip(work.batches, divisors, strict=True), 1):
         tokens = PackedTokens.from_numpy(arrays, device)
-        out = engine.micro_step(tokens, work.num_spikes, work.num_covariates, (step, number))
-        sums.append(torch.stack((out.spike_sum, out.covariate_sum)).double())
+        out = engine.micro_step(tokens, *counts, (step, number))
+        scale = torch.tensor(counts, dtype=torch.float64, device=device).clamp(min=1)
+        sums.append(torch.stack((out.spike_sum, out.covariate_sum)).double() / scale)
         if done < len(work.batches):
             engine.accumulated()
     ours = torch.stack(sums)  # (accumulation, 2)
     every = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
     dist.all_gather(every, ours)
     in_order = torch.stack(every, dim=1).flatten(0, 1).cpu()  # micro-batch a * world + rank
-    spikes, covariates = (math.fsum(in_order[:, k].tolist()) for k in (0, 1))
-    return spikes / max(work.num_spikes, 1), covariates / max(work.num_covariates, 1)
+    return math.fsum(in_order[:, 0].tolist()), math.fsum(in_order[:, 1].tolist())
 
 
 def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int) -> None:

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from conftest import make_recording, write_corpus
 
 from ndt3_dist.config import DataConfig
 from ndt3_dist.data.order import Place
@@ -40,8 +41,12 @@ def test_ranks_divide_the_micro_batches_of_one_rank(corpus, tiny_model, world_si
         assert all(rank[number].num_spikes == whole.num_spikes for rank in shared)
 
 
-def test_counts_of_a_step_are_those_of_its_micro_batches(corpus, tiny_model):
-    for step in take(make_stream(corpus, tiny_model), 5):
+@pytest.mark.parametrize("dummy", [False, True])
+def test_counts_of_a_step_are_those_of_its_micro_batches(tmp_path, tiny_model, dummy):
+    recordings = [make_recording(i, 20, [40], dims) for i, dims in enumerate((2, 0, 3))]
+    write_corpus(tmp_path / "corpus", recordings)
+    stream = make_stream(tmp_path / "corpus", tiny_model, dummy_covariate=dummy)
+    for step in take(stream, 5):
         arrays = [a for _, a in step.batches]
         assert step.num_spikes == sum(int(a["spike_channels"].sum()) for a in arrays)
         assert step.num_covariates == sum(int(a["covariate_valid"].sum()) for a in arrays)

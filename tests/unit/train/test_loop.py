@@ -6,7 +6,8 @@ import pytest
 from ndt3_dist.config import PROJECT, PretrainConfig, load_config
 from ndt3_dist.data.order import Place
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
-from ndt3_dist.train.loop import find_start, is_done, total_steps
+from ndt3_dist.data.stream import Step
+from ndt3_dist.train.loop import find_start, is_done, loss_divisors, total_steps
 
 
 def demo_config(*overrides):
@@ -42,3 +43,14 @@ def test_a_start_is_never_guessed(tmp_path):
         find_start(config, "auto")
     with pytest.raises(BadInput, match="runs lie on a disk"):
         find_start(demo_config("run.dir=s3://bucket/runs"), "auto")
+
+
+def test_losses_are_divided_by_the_whole_steps_counts_or_by_upstreams_means():
+    def rows(channels, valid):
+        return {"spike_channels": np.full(channels, 32), "covariate_valid": np.ones(valid, bool)}
+
+    work = Step([(0, rows(10, 4)), (2, rows(30, 0))], 9, 999, 5000, 70, Place())
+    assert loss_divisors(demo_config("train.global_batch=4"), work) == [(5000, 70)] * 2
+    theirs = demo_config("train.global_batch=4", "train.upstream_means=true")
+    # Four micro-batches over all ranks: each weighs a quarter, whatever it holds.
+    assert loss_divisors(theirs, work) == [(4 * 320, 16), (4 * 960, 0)]
