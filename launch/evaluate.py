@@ -1,7 +1,8 @@
-"""Score a decoder on the test bins of a session, beside a ridge on identical bins.
+"""Score a decoder on the test bins of each session, beside a ridge on identical bins.
 
 Every bin is decoded from its causal context with a sliding window. R2 is variance-weighted over
-dimensions in raw units (FALCON's definition) unless it is named otherwise.
+dimensions in raw units (FALCON's definition); r2_uniform averages dimensions, r2_flat takes all
+values as one vector (NDT3's own). Bits per spike are those of the spike head over mean rates.
 
 Example:
     python launch/evaluate.py --model runs/tune_demo/export --corpus corpora/demo/corpus
@@ -9,6 +10,7 @@ Example:
 
 import argparse
 import json
+from pathlib import Path
 
 from ndt3_dist import log, storage
 
@@ -19,7 +21,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, metavar="EXPORT")
     parser.add_argument("--corpus", required=True)
-    parser.add_argument("--session", default="", help="default: the only one with the split")
+    parser.add_argument("--session", default="", help="default: each one with the split")
     parser.add_argument("--split", default="test", help="split to score (default: test)")
     parser.add_argument("--fit-split", default="calibration", help="split that fits the ridge")
     parser.add_argument("--history", type=int, default=15, help="bins of history of the ridge")
@@ -29,38 +31,51 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
     parser.add_argument("--stride", type=int, default=10, help="bins decoded by one pass")
     parser.add_argument("--out", help="JSON file to write")
-    parser.add_argument("--plot", help="picture of true and decoded traces to write (.png, .svg)")
+    parser.add_argument("--plot", help="picture of true and decoded traces (.png, .svg)")
     args = parser.parse_args()
+    from ndt3_dist.data.continuous import sessions_with
     from ndt3_dist.evaluate.session import evaluate
+    from ndt3_dist.shards.read import Corpus
     from ndt3_dist.shards.report import text_table
 
-    result = evaluate(
-        {"model": args.model},
-        args.corpus,
-        args.session,
-        split=args.split,
-        fit_split=args.fit_split,
-        history=args.history,
-        held=args.held,
-        context=args.context,
-        stride=args.stride,
-    )
-    rows = [
-        {"decoder": name, **{k: _short(v) for k, v in scores.items()}}
-        for name, scores in result["scores"].items()
-    ]
-    log.say(f"session {result['session']}, split {args.split}, {result['context']} bins of context")
-    log.say(text_table(rows))
-    if args.plot:
-        from ndt3_dist.train.report import trace_figure
+    rows, summaries = [], []
+    known = [args.session] if args.session else sessions_with(Corpus(args.corpus, (args.split,)))
+    for session in log.progress(known, "evaluate"):
+        result = evaluate(
+            {"model": args.model},
+            args.corpus,
+            session,
+            split=args.split,
+            fit_split=args.fit_split,
+            history=args.history,
+            held=args.held,
+            context=args.context,
+            stride=args.stride,
+        )
+        rows += [
+            {"session": session, "decoder": name, **{k: _short(v) for k, v in scores.items()}}
+            for name, scores in result["scores"].items()
+        ]
+        if args.plot:
+            from ndt3_dist.train.report import trace_figure
 
-        trace_figure(result).savefig(args.plot, dpi=120)
+            trace_figure(result).savefig(_plot_path(args.plot, session, len(known)), dpi=120)
+        summaries.append({k: v for k, v in result.items() if k not in ("truth", "predictions")})
+    log.say(f"split {args.split}, {summaries[0]['context']} bins of context\n{text_table(rows)}")
     if args.out:
-        summary = {k: v for k, v in result.items() if k not in ("truth", "predictions")}
-        storage.write_bytes(args.out, (json.dumps(summary, indent=1) + "\n").encode())
+        content = summaries[0] if len(summaries) == 1 else summaries
+        storage.write_bytes(args.out, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _plot_path(path: str, session: str, sessions: int) -> Path:
+    """The picture of one session: PATH, or PATH with the session's name where there are several."""
+    name = Path(path)
+    return name if sessions == 1 else name.with_name(f"{name.stem}-{session}{name.suffix}")
 
 
 def _short(value) -> str:
+    if value is None:
+        return ""
     if isinstance(value, list):
         return ", ".join(f"{v:.3f}" for v in value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -16,8 +16,15 @@ from ndt3_dist.model.tokens import PackedTokens
 WINDOWS_PER_PASS = 16
 
 
-@torch.no_grad()
 def decode(model: NDT3, run: Run, layout: Layout, context: int, stride: int) -> np.ndarray:
+    """Covariates of every bin of a run, (bins, dims) float32; arguments as in `slide`."""
+    return slide(model, run, layout, context, stride)[0]
+
+
+@torch.no_grad()
+def slide(
+    model: NDT3, run: Run, layout: Layout, context: int, stride: int, with_rates: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Predictions for every bin of a run.
 
     Args:
@@ -26,11 +33,15 @@ def decode(model: NDT3, run: Run, layout: Layout, context: int, stride: int) -> 
         layout: Of the run's session.
         context: Bins a prediction may see, its own included.
         stride: Bins predicted by one pass.
+        with_rates: Also predict the spikes.
     Returns:
-        (bins, dims) float32, in units of the session's scale.
+        Covariates in units of the session's scale, (bins, dims) float32; and the expected count of
+        each channel given all that came before, channels of earlier patches of its own bin
+        included, (bins, channels) float32, or None.
     """
     bins, dims = len(run), layout.dims
     predicted = np.empty((bins, dims), np.float32)
+    rates = np.empty_like(run.spikes, dtype=np.float32) if with_rates else None
     device = next(model.parameters()).device
     ends = [min(start + stride, bins) for start in range(0, bins, stride)]
     for first in range(0, len(ends), WINDOWS_PER_PASS):
@@ -40,10 +51,27 @@ def decode(model: NDT3, run: Run, layout: Layout, context: int, stride: int) -> 
             lists.add(*tokenise(run.window(start, end), layout, model.config))
             places.append((end - start, end))
         tokens = PackedTokens.from_numpy(lists.pack(), device)
-        features = model.features(tokens)[tokens.covariate_slot]
-        flat = model.covariate_out(features)[:, 0].float().cpu().numpy()
+        features = model.features(tokens)
+        flat = model.covariate_out(features[tokens.covariate_slot])[:, 0].float().cpu().numpy()
+        counts = expected_counts(model, features, tokens, layout) if with_rates else None
+        done = 0
         for length, end in places:
-            window, flat = flat[: length * dims].reshape(length, dims), flat[length * dims :]
             fresh = end - (end - 1) // stride * stride
-            predicted[end - fresh : end] = window[length - fresh :]
-    return predicted
+            last = slice(done + length - fresh, done + length)
+            predicted[end - fresh : end] = flat.reshape(-1, dims)[last] if dims else 0
+            if rates is not None and counts is not None:
+                rates[end - fresh : end] = counts[last]
+            done += length
+    return predicted, rates
+
+
+def expected_counts(
+    model: NDT3, features: torch.Tensor, tokens: PackedTokens, layout: Layout
+) -> np.ndarray:
+    """Mean of the spike head's distribution, (bins of all windows, channels) float32."""
+    share = model.spike_logits(features, tokens).float().softmax(-1)
+    mean = share @ torch.arange(share.shape[-1], device=share.device, dtype=share.dtype)
+    mean = mean.cpu().numpy().reshape(-1, *layout.columns.shape)  # (bins, patches, per token)
+    found = np.empty((len(mean), int(layout.real.sum()) + 1), np.float32)  # the last is padding
+    found[:, layout.columns] = mean
+    return found[:, :-1]

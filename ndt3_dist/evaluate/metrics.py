@@ -26,12 +26,43 @@ def r2_variance_weighted(true: np.ndarray, predicted: np.ndarray) -> float:
     return float(1 - error.sum() / spread.sum()) if spread.sum() > 0 else float("nan")
 
 
+def r2_flat(true: np.ndarray, predicted: np.ndarray) -> float:
+    """R2 of all valid values as one vector, deviations from their common mean: NDT3's own."""
+    valid = np.isfinite(true)
+    values = true[valid].astype(np.float64)
+    spread = ((values - values.mean()) ** 2).sum() if len(values) else 0.0
+    return float(1 - ((values - predicted[valid]) ** 2).sum() / spread) if spread else float("nan")
+
+
+def bits_per_spike(counts: np.ndarray, rates: np.ndarray) -> float:
+    """Poisson log-likelihood of counts above that of each channel's mean rate, per spike.
+
+    Args:
+        counts: (bins, channels).
+        rates: Expected counts, (bins, channels).
+    Returns:
+        Bits per spike; NaN without spikes. Source: Neural Latents Benchmark (Pei et al. 2021).
+    """
+    counts = counts.astype(np.float64)
+
+    def likelihood(expected: np.ndarray) -> float:
+        expected = np.maximum(expected.astype(np.float64), 1e-9)
+        return float((counts * np.log(expected) - expected).sum())
+
+    spikes = counts.sum()
+    if not spikes:
+        return float("nan")
+    null = np.broadcast_to(counts.mean(0), counts.shape)
+    return (likelihood(rates) - likelihood(null)) / spikes / np.log(2)
+
+
 def scores(true: np.ndarray, predicted: np.ndarray) -> dict:
     """All scores of one session by name."""
     each = r2_per_dimension(true, predicted)
     return {
         "r2": r2_variance_weighted(true, predicted),
         "r2_uniform": float(np.nanmean(each)),
+        "r2_flat": r2_flat(true, predicted),
         "r2_per_dimension": [float(r) for r in each],
         "bins": int(np.isfinite(true).any(axis=1).sum()),
     }

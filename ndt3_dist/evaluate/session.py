@@ -9,8 +9,8 @@ from ndt3_dist import log
 from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with
 from ndt3_dist.data.tokens import Layout
 from ndt3_dist.errors import BadInput
-from ndt3_dist.evaluate.decode import decode
-from ndt3_dist.evaluate.metrics import scores
+from ndt3_dist.evaluate.decode import slide
+from ndt3_dist.evaluate.metrics import bits_per_spike, scores
 from ndt3_dist.evaluate.ridge import fit_ridge
 from ndt3_dist.model.export import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
@@ -104,10 +104,15 @@ def export_scale(folder: str, data: TestData) -> np.ndarray:
     return np.array([c["scale"] for c in fitted["covariates"]])
 
 
-def model_predictions(model: NDT3, data: TestData, context: int, stride: int) -> np.ndarray:
-    """Sliding predictions of every test bin, (bins, dims), in stored units."""
+def model_predictions(
+    model: NDT3, data: TestData, context: int, stride: int
+) -> tuple[np.ndarray, float]:
+    """Sliding predictions of every test bin, (bins, dims), in stored units; bits per spike."""
     layout = Layout.of(data.session, model.config)
-    return np.concatenate([decode(model, r, layout, context, stride) for r in data.runs])
+    found = [slide(model, r, layout, context, stride, with_rates=True) for r in data.runs]
+    rates = np.concatenate([rates for _, rates in found if rates is not None])
+    counts = np.concatenate([r.spikes for r in data.runs])
+    return np.concatenate([p for p, _ in found]), bits_per_spike(counts, rates)
 
 
 def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, held: float):
@@ -161,12 +166,13 @@ def evaluate(
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
     common = [n for n in data.names if all(n in names for names in decoded.values())]
-    found = {}
+    found, bits = {}, {}
     for name, folder in exports.items():
         model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
         own = data.only(decoded[name])
         factor = export_scale(folder, own) / own.scale
-        found[name] = model_predictions(model, own, context, stride) * factor
+        found[name], bits[name] = model_predictions(model, own, context, stride)
+        found[name] = found[name] * factor
         if decoded[name] != common:
             found[name] = found[name][:, [decoded[name].index(n) for n in common]]
     if not common:
@@ -181,7 +187,9 @@ def evaluate(
         "context": context,
         "dims": [f"{c.name} ({c.unit})" for c in data.session.covariates],
         "penalty": penalty,
-        "scores": {name: data.score(p) for name, p in found.items()},
+        "scores": {
+            name: {**data.score(p), "bits_per_spike": bits.get(name)} for name, p in found.items()
+        },
         "truth": data.truth,
         "predictions": {name: p * data.scale for name, p in found.items()},
     }

@@ -5,12 +5,19 @@ import pytest
 import torch
 
 from ndt3_dist.data.continuous import Run, read_runs, split_last
-from ndt3_dist.data.tokens import Layout
+from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import BadInput
-from ndt3_dist.evaluate.decode import decode
-from ndt3_dist.evaluate.metrics import r2_per_dimension, r2_variance_weighted, scores
+from ndt3_dist.evaluate.decode import decode, slide
+from ndt3_dist.evaluate.metrics import (
+    bits_per_spike,
+    r2_flat,
+    r2_per_dimension,
+    r2_variance_weighted,
+    scores,
+)
 from ndt3_dist.evaluate.ridge import features, fit_ridge
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.read import Corpus
 
 
@@ -25,6 +32,27 @@ def test_scores_have_their_known_values():
     assert r2_variance_weighted(true, half) == pytest.approx(1 - 2 / 802)
     assert r2_per_dimension(true, half).tolist() == pytest.approx([0, 1])
     assert scores(true, half)["r2_uniform"] == pytest.approx(0.5)
+
+
+def test_the_flat_r2_forgives_what_hangs_on_dimensions_means():
+    true = np.array([[1.0, 10.0], [2.0, 20.0], [np.nan, 30.0]])
+    means = np.array([[1.5, 20.0]] * 3)
+    assert r2_variance_weighted(true, means) == pytest.approx(0)
+    values = np.array([1, 2, 10, 20, 30])
+    spread = ((values - values.mean()) ** 2).sum()
+    assert r2_flat(true, means) == pytest.approx(1 - (0.25 + 0.25 + 100 + 100) / spread)
+    assert scores(true, means)["r2_flat"] == r2_flat(true, means)
+
+
+def test_bits_per_spike_of_mean_rates_are_zero_and_of_the_true_rates_known():
+    draw = np.random.default_rng(0)
+    rates = np.tile([[0.2, 1.0], [1.8, 3.0]], (5000, 1))
+    counts = draw.poisson(rates)
+    assert bits_per_spike(counts, np.tile(counts.mean(0), (10000, 1))) == pytest.approx(0)
+    per_bin = (rates * np.log2(rates / rates.mean(0))).sum() / rates.sum()
+    assert bits_per_spike(counts, rates) == pytest.approx(per_bin, rel=0.03)
+    assert bits_per_spike(counts, rates[::-1]) < 0
+    assert np.isnan(bits_per_spike(np.zeros((3, 2)), np.ones((3, 2))))
 
 
 def test_bins_that_are_not_valid_do_not_count():
@@ -104,6 +132,33 @@ def test_decoding_sees_neither_future_spikes_nor_any_covariate(session_and_model
     after = decode(model, Run(0, spikes, -run.covariates), layout, 50, 10)
     np.testing.assert_allclose(before[:60], after[:60], atol=1e-6)
     assert np.abs(before[60:] - after[60:]).max() > 1e-3
+
+
+def test_expected_counts_are_those_of_the_spike_head_by_channel(session_and_model):
+    runs, layout, model = session_and_model
+    run = Run(0, runs[0].spikes[:30], runs[0].covariates[:30])
+    covariates, rates = slide(model, run, layout, 30, 30, with_rates=True)
+    np.testing.assert_array_equal(covariates, decode(model, run, layout, 30, 30))
+    tokens = PackedTokens.from_numpy(packed([run.window(0, 30)], layout, model.config))
+    with torch.no_grad():
+        logits = model.spike_logits(model.features(tokens), tokens)
+    share = logits.softmax(-1).numpy().reshape(30, 2, 32, -1)
+    for channel, (patch, place) in ((0, (0, 0)), (31, (0, 31)), (32, (1, 0)), (39, (1, 7))):
+        expected = (share[:, patch, place] * np.arange(share.shape[-1])).sum(-1)
+        np.testing.assert_allclose(rates[:, channel], expected, rtol=1e-4)
+    # Later bins do not change them, nor do the channel's own counts in the bin.
+    spikes = run.spikes.copy()
+    spikes[20, 39] += 3
+    _, after = slide(model, Run(0, spikes, run.covariates), layout, 30, 30, with_rates=True)
+    np.testing.assert_allclose(after[:21], rates[:21], atol=1e-6)
+    assert np.abs(after[21:] - rates[21:]).max() > 1e-5
+
+
+def packed(samples, layout, config):
+    lists = TokenLists()
+    for sample in samples:
+        lists.add(*tokenise(sample, layout, config))
+    return lists.pack()
 
 
 def test_windows_put_back_together_are_the_session_and_keep_its_short_tail(corpus):
