@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lock clean
+.PHONY: help setup demo test test-gpu check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -42,6 +42,10 @@ demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -q
+
+test-gpu: $(STAMP)  ## on a GPU: kernels against the reference, then benchmarks/gpu.py; under ten minutes
+	$(BIN)/python -m pytest -q tests/gpu
+	$(BIN)/python benchmarks/gpu.py --minutes 7
 
 check: $(STAMP)  ## lint, format, types and layering
 	$(BIN)/ruff check .

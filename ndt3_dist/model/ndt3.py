@@ -193,7 +193,7 @@ class NDT3(nn.Module):
 
         def mix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-            return attention(q, k, v)
+            return attention(q, k, v)  # pyright: ignore[reportCallIssue]
 
         h = self.embed(tokens)
         residual = torch.zeros_like(h)
