@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu check lock clean
+.PHONY: help setup demo test drills test-gpu check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -42,6 +42,9 @@ demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -q
+
+drills: $(STAMP)  ## the long forms of some tests (350M parameters: 10 GB of memory)
+	$(BIN)/python -m pytest -q -m drill
 
 test-gpu: $(STAMP)  ## on a GPU: kernels against the reference, then benchmarks/gpu.py; under ten minutes
 	$(BIN)/python -m pytest -q tests/gpu
