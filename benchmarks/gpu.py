@@ -69,7 +69,8 @@ def attention_rows(heads: int, head_dim: int, lengths: list[int], row: int) -> l
                 continue
 
             def step(body=body, cu=cu, seqlens=seqlens, qkv=qkv):
-                attend(*qkv, cu, seqlens, 0.0, body).sum().backward()
+                q, k, v = qkv
+                attend(q, k, v, cu, seqlens, 0.0, body).sum().backward()
                 qkv.grad = None
 
             took = seconds_of(step, 10 if DEVICE == "cuda" else 1)

@@ -71,11 +71,11 @@ def count_tokens(index: np.ndarray, sessions: list[Session], config: ModelConfig
     dims = np.array([len(s.covariates) for s in sessions])
     session = index["session"].astype(np.int64)
     tokens = index["bins"].astype(np.int64) * (patches + dims)[session]
-    tokens += has_dummy(dims, config)[session]
+    tokens += np.asarray(has_dummy(dims, config))[session]
     return tokens + index["context_tokens"] if config.context_tokens else tokens
 
 
-def has_dummy(dims: np.ndarray, config: ModelConfig) -> np.ndarray:
+def has_dummy(dims: np.ndarray | np.int64, config: ModelConfig) -> np.ndarray | np.bool:
     """Whether windows with so many covariates end with upstream's dummy token."""
     return (dims == 0) & config.dummy_covariate
 
