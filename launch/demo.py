@@ -70,9 +70,12 @@ def main() -> None:
     export = run / "export"
     stage("export", [sys.executable, "checkpoints/convert.py", "export", str(run), str(export)])
     fit = ["data.fit=train"] if args.recordings else []
-    # From scratch needs a larger learning rate and more steps; each keeps its best step.
+    # Minutes of data, unlike one of them, can move all weights.
+    tuned = ["train.freeze=[]", "optim.lr=3e-4"] if args.recordings else []
+    # From scratch all weights learn, at a rate of their own and for more steps.
     scratch = ["--scratch", "optim.lr=1e-3", "train.steps=160", "optim.decay_epochs=160"]
-    for name, extra in (("finetuned", []), ("scratch", scratch)):
+    scratch += ["train.eval_every=10", "data.val_fraction=0.1"]
+    for name, extra in (("finetuned", tuned), ("scratch", scratch)):
         command = [sys.executable, "launch/finetune.py", "--config", "tune_demo.yaml"]
         command += ["--init", str(export), *extra, f"data.corpus={corpus}", f"run.name={name}"]
         stage(f"fine-tune ({name})", [*command, f"run.dir={run}", f"run.seed={args.seed}", *fit])

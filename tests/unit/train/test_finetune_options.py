@@ -175,7 +175,7 @@ def test_decoders_are_scored_on_the_covariates_that_all_of_them_decode(
         evaluate({n: exports[n] for n in ("x", "y")}, corpus, history=3)
     # A decoder that is always right: a covariate in the wrong place would show.
     monkeypatch.setattr(
-        session_module, "model_predictions", lambda model, data, *_: data.truth / data.scale
+        session_module, "model_predictions", lambda model, data, *_: (data.truth / data.scale, 0.0)
     )
     for names, dims in ((("all", "x"), ["x"]), (("all", "yx"), ["x", "y"]), (("yx", "y"), ["y"])):
         result = evaluate({n: exports[n] for n in names}, corpus, history=3)
