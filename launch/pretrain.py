@@ -25,6 +25,9 @@ def main() -> None:
         "--resume", default="never", metavar="never|auto|STEP", help="default: never"
     )
     parser.add_argument(
+        "--init", metavar="EXPORT", help="start a new run from its weights, and optimiser if it has"
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print what would run, and stop"
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher's
@@ -41,7 +44,7 @@ def main() -> None:
         return
     from ndt3_dist.train.loop import pretrain
 
-    result = pretrain(config, args.resume)
+    result = pretrain(config, args.resume, args.init)
     if log.is_first_rank() and result["loss_first"] is not None:
         log.say(
             f"done: {result['steps']} steps, loss {result['loss_first']:.4f} -> "

@@ -30,16 +30,16 @@ from ndt3_dist.checkpoint.format import (
 )
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.continuous import sessions_with
-from ndt3_dist.data.order import Place, fit_rows, seed_of
+from ndt3_dist.data.order import Place, fit_rows
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.model.attention import choose_body
-from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.format import Manifest
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine, accumulation, start_distributed
+from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line
 from ndt3_dist.train.schedule import learning_rate
 
@@ -97,7 +97,9 @@ def check_same(config: PretrainConfig, manifest: Manifest, start: Checkpoint) ->
             )
 
 
-def write_run_files(config: PretrainConfig, corpus: Corpus, start: Checkpoint | None) -> None:
+def write_run_files(
+    config: PretrainConfig, corpus: Corpus, start: Checkpoint | None, init: str | None
+) -> None:
     """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
     run, manifest = run_folder(config), corpus.manifest
     seen = [manifest.named(name) for name in sessions_with(corpus)]
@@ -106,6 +108,8 @@ def write_run_files(config: PretrainConfig, corpus: Corpus, start: Checkpoint | 
     storage.write_json(run / "normalisation.json", normalisation(manifest, seen))
     with (run / "starts.jsonl").open("a") as f:
         entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
+        if init and not start:
+            entry["init"] = init
         f.write(json.dumps({**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
 
 
@@ -131,22 +135,13 @@ def agree(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) 
             )
 
 
-def initial_model(config: PretrainConfig) -> NDT3:
-    """The model with weights that depend on the seed alone."""
-    torch.manual_seed(seed_of("weights", config.run.seed))
-    model = NDT3(config.model)
-    model.recompute = config.train.recompute
-    if config.train.compile:
-        model.compile_blocks()
-    return model
-
-
-def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
+def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = None) -> dict:
     """Run a pretraining to its end.
 
     Args:
         config: Checked configuration.
         resume: never, auto or a step number.
+        init: Export to start a new run from; a run that is resumed goes on from its own.
     Returns:
         steps, resumed (step it went on from, or None), the first and last loss of the whole run.
     """
@@ -155,6 +150,7 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
         start = find_start(config, resume)
         if start:
             check_same(config, corpus.manifest, start)
+        initial = InitialExport(init, config.model) if init and not start else None
     rank, world_size, device = start_distributed()
     with log.one_voice():
         accumulation(config, world_size)
@@ -172,12 +168,15 @@ def pretrain(config: PretrainConfig, resume: str = "never") -> dict:
     )
     run = run_folder(config)
     if rank == 0:
-        write_run_files(config, corpus, start)
+        write_run_files(config, corpus, start, init)
     model = initial_model(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     announce(config, stream, shapes, world_size, device, start)
     engine = Engine(config, model.to(device), world_size)
     step, place = 0, Place()
+    if initial:
+        zero.restore(engine.deepspeed, initial.read, initial.adam_step)
+        place = Place(samples_seen=round(initial.epochs * stream.num_samples))
     if start:
         zero.restore(engine.deepspeed, start.read, start.meta["adam_step"])
         step, place = start.meta["step"], Place(**start.stream["place"])

@@ -173,6 +173,52 @@ def test_an_export_holds_the_fp32_masters_bit_for_bit(undisturbed, tmp_path):
         assert torch.equal(parameter, eight.master(name).to(torch.bfloat16)), name
 
 
+@pytest.mark.parametrize(("ranks", "stage"), [(2, 1), (1, 3)])
+def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
+    undisturbed, corpus, tmp_path, ranks, stage
+):
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "e"
+    config = export(undisturbed / "r", folder, None, "fp32", print)
+    weights = dict(ndt3_dist.load_model(folder).named_parameters())
+    still = ["optim.lr=1e-30", "optim.lr_min=1e-30", "optim.weight_decay=0", "train.max_steps=1"]
+    still.append(f"train.zero_stage={stage}")
+    code, log = launch(tmp_path / "plain", corpus, ranks, [*still, "--init", str(folder)])
+    assert code == 0, log
+    first = open_step(tmp_path / "plain" / "r", 1)
+    assert first.meta["adam_step"] == 1
+    assert first.meta["epochs"] < 1
+    for name, weight in weights.items():
+        assert torch.equal(first.master(name), weight), name
+    # Moments so large that a step's own gradient is lost in them.
+    moments = {
+        f"{k}.{n}": torch.full_like(w, 1e6).detach()
+        for n, w in weights.items()
+        for k in ("exp_avg", "exp_avg_sq")
+    }
+    save_file(moments, folder / "optimizer.safetensors")
+    config["trained"].update(epochs=3.5, optimizer={"step": 70})
+    (folder / "config.json").write_text(json.dumps(config))
+    code, log = launch(tmp_path / "more", corpus, ranks, [*still, "--init", str(folder)])
+    assert code == 0, log
+    gone_on = open_step(tmp_path / "more" / "r", 1)
+    assert gone_on.meta["adam_step"] == 71
+    assert 3.5 < gone_on.meta["epochs"] < 4.5
+    found = gone_on.read("covariate_out.weight", 0, 64)
+    torch.testing.assert_close(found["exp_avg"], torch.full((64,), 0.9e6), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found["exp_avg_sq"], torch.full((64,), 0.95e6), rtol=1e-5, atol=0)
+
+
+def test_an_export_of_another_model_starts_no_run(undisturbed, corpus, tmp_path):
+    export(undisturbed / "r", tmp_path / "e", None, "fp32", print)
+    code, log = launch(tmp_path, corpus, 1, ["model.layers=1", "--init", str(tmp_path / "e")])
+    assert code != 0
+    assert "model.layers is 1, there 2" in log
+    assert not (tmp_path / "r").exists()
+
+
 def test_wandb_offline_writes_a_run_and_never_stops_one(corpus, tmp_path):
     code, log = launch(tmp_path, corpus, 1, ["log.wandb=offline", "train.max_steps=3"])
     assert code == 0, log

@@ -1,0 +1,77 @@
+"""Where a pretraining starts that is no resume: random weights, or those of an export.
+
+An export that was imported with its optimiser's state goes on with it, and with its schedule: the
+run counts epochs from those the export has behind it.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ndt3_dist.checkpoint.format import KINDS
+from ndt3_dist.checkpoint.from_ndt3 import OPTIMIZER
+from ndt3_dist.config import ModelConfig, PretrainConfig
+from ndt3_dist.data.order import seed_of
+from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.model.export import load_model, read_export_config
+from ndt3_dist.model.ndt3 import NDT3
+
+FREE = {"attention", "dropout", "attention_dropout", "covariate_mask_rate", "dummy_covariate"}
+FREE |= {"spike_weight", "covariate_weight"}
+"""Fields of a model that may differ from the export's: none decides a shape or its meaning."""
+
+
+def initial_model(config: PretrainConfig) -> NDT3:
+    """The model with weights that depend on the seed alone."""
+    torch.manual_seed(seed_of("weights", config.run.seed))
+    model = NDT3(config.model)
+    model.recompute = config.train.recompute
+    if config.train.compile:
+        model.compile_blocks()
+    return model
+
+
+class InitialExport:
+    """The training state of an export, read as a checkpoint's is.
+
+    Attributes:
+        adam_step: Steps that AdamW has behind it; 0 where the export has no optimiser state.
+        epochs: Epochs it has behind it; 0 likewise.
+    """
+
+    def __init__(self, folder: str, model: ModelConfig):
+        """Raises BadInput where the export is another model, CheckpointCorrupt where damaged."""
+        config = read_export_config(folder)
+        theirs, ours = config["model"], model.model_dump(mode="json")
+        differ = [k for k in ours if k not in FREE and theirs.get(k, ours[k]) != ours[k]]
+        if differ:
+            told = ", ".join(f"model.{k} is {ours[k]}, there {theirs[k]}" for k in differ)
+            raise BadInput(f"{folder} is another model than the config's: {told}")
+        weights = {n: p.detach() for n, p in load_model(folder).named_parameters()}
+        self.states = {"master": weights}
+        self.adam_step, self.epochs = 0, 0.0
+        file = Path(folder) / OPTIMIZER
+        if "optimizer" not in config["trained"]:
+            return
+        try:
+            moments = load_file(str(file))
+            for kind in KINDS[1:]:
+                found = {n: moments[f"{kind}.{n}"].view(w.shape) for n, w in weights.items()}
+                self.states[kind] = found
+        except (SafetensorError, OSError, KeyError, RuntimeError) as e:
+            raise CheckpointCorrupt(
+                f"{file}: not the optimiser's state of {folder} ({e}); import the checkpoint again"
+            ) from e
+        self.adam_step = config["trained"]["optimizer"]["step"]
+        self.epochs = config["trained"]["epochs"]
+
+    def read(self, name: str, start: int, length: int) -> dict[str, torch.Tensor]:
+        """A flat range of a parameter's state, float32 by kind; moments are zero without any."""
+        return {
+            kind: self.states[kind][name].reshape(-1)[start : start + length].float()
+            if kind in self.states
+            else torch.zeros(length)
+            for kind in KINDS
+        }
