@@ -28,11 +28,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 (default: 5)")
+    parser.add_argument(
+        "--keep", action="store_true", help="fit and score again where a seed's export is at hand"
+    )
     args = parser.parse_args()
     rows = []
     for seed in range(args.seeds):
         name = f"demo-seed-{seed}"
         command = [sys.executable, "launch/demo.py", "--seed", str(seed), "--name", name]
+        command += ["--keep"] * args.keep
         if subprocess.run(command, cwd=PROJECT).returncode:
             raise Ndt3DistError(f"the demo failed at seed {seed}, see above")
         summary = storage.read_json(PROJECT / "runs" / name / "summary.json")

@@ -49,6 +49,9 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of simulation and training")
     parser.add_argument("--ranks", type=int, default=2, help="processes that pretrain")
+    parser.add_argument(
+        "--keep", action="store_true", help="fit and score again on the export of runs/NAME"
+    )
     parser.add_argument("--name", default="demo", help="runs/NAME and corpora/NAME are made anew")
     args = parser.parse_args()
     # A demo for CPUs, on machines with GPUs too.
@@ -62,13 +65,16 @@ def main() -> None:
         corpus = f"corpora/{args.name}/{Path(args.recordings).stem}-{args.bin_ms:g}ms"
     elif args.seed:
         corpus = f"corpora/{args.name}/corpus-{args.seed}"
-    if run.exists():
-        log.say(f"removing {run} of an earlier demo")
-        shutil.rmtree(run)
+    export, kept = run / "export", args.keep and (run / "export" / "config.json").is_file()
+    for old in (run / "finetuned", run / "scratch") if kept else (run,):
+        if old.exists():
+            log.say(f"removing {old} of an earlier demo")
+            shutil.rmtree(old)
     oracle = prepare(args, corpus)
-    resumed = pretrain(args, corpus)
-    export = run / "export"
-    stage("export", [sys.executable, "checkpoints/convert.py", "export", str(run), str(export)])
+    if not kept:
+        pretrain(args, corpus)
+        stage("export", [sys.executable, "checkpoints/convert.py", "export", str(run), str(export)])
+    resumed = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["from_step"]
     fit = ["data.fit=train"] if args.recordings else []
     # Minutes of data, unlike one of them, can move all weights.
     tuned = ["train.freeze=[]", "optim.lr=3e-4"] if args.recordings else []
@@ -106,7 +112,7 @@ def prepare(args, corpus: str) -> float | None:
     return held_out[0]["oracle_r2"]
 
 
-def pretrain(args, corpus: str) -> int:
+def pretrain(args, corpus: str) -> None:
     """Pretrain in two lives: killed after half of the steps, then resumed to the end."""
     overrides = [f"data.corpus={corpus}", f"run.name={args.name}", f"run.seed={args.seed}"]
     overrides += ["checkpoint.every_steps=100"]
@@ -132,7 +138,6 @@ def pretrain(args, corpus: str) -> int:
     stage(f"pretrain on {args.ranks} processes, to be killed half-way", command, kill_when=half_way)
     log.say(f"killed with SIGKILL at step {len(read_metrics(run))}")
     stage("pretrain, resumed", command)
-    return json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["from_step"]
 
 
 def stage(name: str, command: list[str], kill_when=None) -> None:
