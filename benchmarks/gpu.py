@@ -34,6 +34,7 @@ from train_step import windows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROW = 4096
+COLUMNS = ("config", "tokens", "compile", "recompute", "ms", "tokens/s", "MFU", "HFU", "peak GiB")
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:
@@ -73,7 +74,11 @@ def attention_rows(heads: int, head_dim: int, lengths: list[int], row: int) -> l
                 attend(q, k, v, cu, seqlens, 0.0, body).sum().backward()
                 qkv.grad = None
 
-            took = seconds_of(step, 10 if DEVICE == "cuda" else 1)
+            try:
+                took = seconds_of(step, 10 if DEVICE == "cuda" else 1)
+            except torch.OutOfMemoryError:
+                table.append({"window": length, "body": body, "ms": "no memory", "TFLOP/s": ""})
+                continue
             rate = f"{flops / took / 1e12:.2f}"
             table.append(
                 {"window": length, "body": body, "ms": f"{took * 1e3:.2f}", "TFLOP/s": rate}
@@ -151,14 +156,15 @@ def main() -> None:
         if not (short and compiled)
     ]
     rows = []
+    blank = dict.fromkeys(COLUMNS, "")
     for case in cases:
         if time.perf_counter() - began > 60 * args.minutes:
-            rows.append({**dict.fromkeys(rows[0], ""), "config": "the rest: out of time"})
+            rows.append({**blank, "config": "the rest: out of time"})
             break
         try:
             rows.append(step_row(*case, peak))
         except torch.OutOfMemoryError:
-            rows.append({**dict.fromkeys(rows[0], ""), "config": case[0], "tokens": "no memory"})
+            rows.append({**blank, "config": case[0], "tokens": "no memory"})
         log.say(str(rows[-1]))
         gc.collect()
         if DEVICE == "cuda":

@@ -61,7 +61,7 @@ def decode_stdin(args: argparse.Namespace) -> None:
     from ndt3_dist.evaluate.online import parse_bins, read_units
 
     units = read_units(args.model, args.session)
-    arrays = read_arrays(args.arrays)
+    arrays = read_arrays(args.arrays) or units.channels
     decoder, clock = None, Clock(units.bin_ms)
     try:
         for counts in parse_bins(sys.stdin.buffer, sum(arrays) or None):
@@ -120,6 +120,11 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
     from ndt3_dist.model.export import load_model
 
     model = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu")
+    if units.channels and arrays != units.channels:
+        raise BadInput(
+            f"arrays of {arrays} channels; session {units.session} of {args.model} has "
+            f"{units.channels}: fit a decoder to this recording first"
+        )
     layout = Layout.from_counts(arrays, len(units.scale), model.config, units.session)
     context = args.context or units.window
     if context > units.window:

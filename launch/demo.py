@@ -8,8 +8,10 @@ Example:
 """
 
 import argparse
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import psutil
 from ndt3_dist import log, storage
 from ndt3_dist.config import PROJECT, PretrainConfig, find_file, load_config
 from ndt3_dist.data.tokens import count_tokens
-from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.shards.format import read_manifest
 from ndt3_dist.shards.read import Corpus
@@ -30,6 +32,8 @@ from ndt3_dist.train.loop import total_steps
 from ndt3_dist.train.metrics import read_metrics
 from ndt3_dist.train.report import write_report
 
+MARK = "demo"
+"""File in a run that says: made by this program, which may remove it."""
 HISTORY = 10
 """Bins of history of the ridge."""
 TOKENS = 8e6
@@ -56,8 +60,12 @@ def main() -> None:
     args = parser.parse_args()
     # A demo for CPUs, on machines with GPUs too.
     os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", args.name):
+        raise BadInput(f"--name {args.name!r}: expected letters, digits, '_', '-' and '.'")
     if args.recordings:
         args.recordings = str(Path(args.recordings).absolute())
+        if not Path(args.recordings).is_file():
+            raise BadInput(f"{args.recordings}: no such file; expected one NWB recording")
     os.chdir(PROJECT)  # runs/ and corpora/ are the project's, wherever this is called from
     began = time.perf_counter()
     run, corpus = Path("runs") / args.name, f"corpora/{args.name}/corpus"
@@ -66,6 +74,8 @@ def main() -> None:
     elif args.seed:
         corpus = f"corpora/{args.name}/corpus-{args.seed}"
     export, kept = run / "export", args.keep and (run / "export" / "config.json").is_file()
+    if run.exists() and any(run.iterdir()) and not (run / MARK).is_file():
+        raise BadInput(f"{run} is not a demo's and stays as it is; choose another --name")
     for old in (run / "finetuned", run / "scratch") if kept else (run,):
         if old.exists():
             log.say(f"removing {old} of an earlier demo")
@@ -135,6 +145,7 @@ def pretrain(args, corpus: str) -> None:
     def half_way() -> bool:
         return len(read_metrics(run)) >= total // 2
 
+    storage.write_bytes(run / MARK, b"")
     stage(f"pretrain on {args.ranks} processes, to be killed half-way", command, kill_when=half_way)
     log.say(f"killed with SIGKILL at step {len(read_metrics(run))}")
     stage("pretrain, resumed", command)
@@ -164,12 +175,14 @@ def stage(name: str, command: list[str], kill_when=None) -> None:
 
 def kill_tree(pid: int) -> None:
     """SIGKILL a process and all that it started."""
-    parent = psutil.Process(pid)
-    for process in [*parent.children(recursive=True), parent]:
-        try:
+    try:
+        parent = psutil.Process(pid)
+        family = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 def free_port() -> str:

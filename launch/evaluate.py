@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from ndt3_dist import log, storage
+from ndt3_dist.errors import BadInput
 
 
 def main() -> None:
@@ -29,10 +30,13 @@ def main() -> None:
         "--held", type=float, default=0.2, help="last part of it that chooses the penalty"
     )
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
-    parser.add_argument("--stride", type=int, default=10, help="bins decoded by one pass")
+    parser.add_argument("--stride", type=int, default=0, help="bins decoded by one pass (0: 10)")
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--plot", help="picture of true and decoded traces (.png, .svg)")
     args = parser.parse_args()
+    if args.plot and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise BadInput(f"--plot {args.plot}: expected a name that ends in .png, .svg or .pdf")
+    stride = args.stride or min(10, args.context or 10)
     from ndt3_dist.data.continuous import sessions_with
     from ndt3_dist.evaluate.session import evaluate
     from ndt3_dist.shards.read import Corpus
@@ -50,7 +54,7 @@ def main() -> None:
             history=args.history,
             held=args.held,
             context=args.context,
-            stride=args.stride,
+            stride=stride,
         )
         rows += [
             {"session": session, "decoder": name, **{k: _short(v) for k, v in scores.items()}}
@@ -59,7 +63,9 @@ def main() -> None:
         if args.plot:
             from ndt3_dist.train.report import trace_figure
 
-            trace_figure(result).savefig(_plot_path(args.plot, session, len(known)), dpi=120)
+            picture = _plot_path(args.plot, session, len(known))
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            trace_figure(result).savefig(picture, dpi=120)
         summaries.append({k: v for k, v in result.items() if k not in ("truth", "predictions")})
     log.say(f"split {args.split}, {summaries[0]['context']} bins of context\n{text_table(rows)}")
     if args.out:

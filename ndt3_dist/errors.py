@@ -36,3 +36,7 @@ class ResumeMismatch(Ndt3DistError):
 
 class Unsupported(Ndt3DistError):
     """A feature or a file that this version deliberately does not handle."""
+
+
+class Diverged(Ndt3DistError):
+    """A training whose loss or gradient is no longer a number."""

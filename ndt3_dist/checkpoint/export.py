@@ -82,12 +82,16 @@ def describe_export(
 
 
 def normalisation(manifest: "Manifest", sessions: "list[Session]") -> dict:
-    """Bin and window size, and the covariates and scales of some sessions of a corpus."""
+    """Bin and window size; covariates, scales and channels of each array of some sessions."""
     return {
         "bin_size_ms": manifest.bin_size_ms,
         "window_bins": manifest.window_bins,
         "sessions": {
-            s.id: {"covariates": [c.model_dump() for c in s.covariates]} for s in sessions
+            s.id: {
+                "covariates": [c.model_dump() for c in s.covariates],
+                "channels": [a.channels for a in s.arrays],
+            }
+            for s in sessions
         },
     }
 

@@ -10,6 +10,7 @@ import torch
 
 from ndt3_dist.data.continuous import Run
 from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
+from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
 
@@ -39,6 +40,8 @@ def slide(
         each channel given all that came before, channels of earlier patches of its own bin
         included, (bins, channels) float32, or None.
     """
+    if not 1 <= stride <= context:
+        raise BadInput(f"stride {stride}: expected 1 to the context of {context} bins")
     bins, dims = len(run), layout.dims
     predicted = np.empty((bins, dims), np.float32)
     rates = np.empty_like(run.spikes, dtype=np.float32) if with_rates else None

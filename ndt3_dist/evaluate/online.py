@@ -35,6 +35,7 @@ class Units:
         scale: Raw units per unit of a prediction, (dims,).
         bin_ms: Bin size in ms.
         window: Bins of a window in training.
+        channels: Channels of each array; none where the export does not say.
     """
 
     session: str
@@ -42,6 +43,7 @@ class Units:
     scale: np.ndarray
     bin_ms: float
     window: int
+    channels: list[int]
 
 
 def read_units(export: str, session: str = "", likely: str = "") -> Units:
@@ -61,6 +63,9 @@ def read_units(export: str, session: str = "", likely: str = "") -> Units:
             name: [(f"{c['name']} ({c['unit']})", float(c["scale"])) for c in s["covariates"]]
             for name, s in norms["sessions"].items()
         }
+        channels = {
+            n: [int(c) for c in s.get("channels", [])] for n, s in norms["sessions"].items()
+        }
         bin_ms, window = float(norms["bin_size_ms"]), int(norms["window_bins"])
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise CheckpointCorrupt(
@@ -75,7 +80,7 @@ def read_units(export: str, session: str = "", likely: str = "") -> Units:
     if not known[chosen]:
         raise BadInput(f"{export}: session {chosen} has no covariates to decode")
     names, scale = zip(*known[chosen], strict=True)
-    return Units(chosen, list(names), np.array(scale), bin_ms, window)
+    return Units(chosen, list(names), np.array(scale), bin_ms, window, channels[chosen])
 
 
 class OnlineDecoder:

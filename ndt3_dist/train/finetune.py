@@ -18,7 +18,7 @@ from ndt3_dist.checkpoint.export import describe_export, normalisation, write_ex
 from ndt3_dist.config import TuneConfig
 from ndt3_dist.data.order import generator, seed_of
 from ndt3_dist.data.tokens import Layout
-from ndt3_dist.errors import BadInput, ResumeMismatch
+from ndt3_dist.errors import BadInput, Diverged, ResumeMismatch
 from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.metrics import scores
 from ndt3_dist.model.export import read_export_config, read_normalisation
@@ -144,6 +144,11 @@ def fit(
         out.loss.backward()
         # The schedule of a fine-tune runs in steps: one "epoch" is one step.
         norm = optimizer.step(learning_rate(config.optim, step - 1))
+        if not np.isfinite(norm):
+            raise Diverged(
+                f"run {config.run.name}, step {step}: the gradient's norm is {norm}, loss "
+                f"{float(out.loss.detach())}; lower optim.lr ({config.optim.lr:g})"
+            )
         values = {
             "step": step,
             "loss": float(out.spike_sum) / num_spikes
@@ -153,7 +158,8 @@ def fit(
         }
         if truth is not None and (step % config.train.eval_every == 0 or step == steps):
             model.eval()
-            decoded = [decode(model, r, layout, data.window, STRIDE) for r in data.last]
+            stride = min(STRIDE, data.window)
+            decoded = [decode(model, r, layout, data.window, stride) for r in data.last]
             values["r2_val"] = scores(truth, np.concatenate(decoded))["r2"]
             log.say(f"step {step}  loss {values['loss']:.4f}  r2_val {values['r2_val']:.4f}")
             without_gain += 1
@@ -163,4 +169,9 @@ def fit(
         if config.train.patience and without_gain == config.train.patience:
             log.say(f"stopped at step {step}: {without_gain} scores without a better one")
             break
+    if data.last and not best["step"]:
+        raise BadInput(
+            f"session {data.session.id}: R2 of the held-back part was never a number; its "
+            "covariates are constant there, choose another data.val_fraction"
+        )
     return (best, weights) if data.last else (best, optimizer.snapshot())

@@ -40,8 +40,11 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
     check_parts("train.freeze", frozen)
     if both := set(frozen) & set(config.transfer.reinit):
         raise BadInput(f"{', '.join(sorted(both))}: both in transfer.reinit and in train.freeze")
-    if rank and "backbone" in config.transfer.reinit:
-        raise BadInput("lora.rank freezes the backbone; take it out of transfer.reinit")
+    for part in ("readin", "backbone") if rank else ():
+        if part in config.transfer.reinit:
+            raise BadInput(f"lora.rank freezes {part}; take it out of transfer.reinit")
+    if rank and "readin" in frozen:
+        raise BadInput("lora.rank updates readin too; take it out of train.freeze")
     if init:
         values = read_export_config(init)["model"]
     elif config.model:

@@ -256,3 +256,26 @@ def test_the_session_whose_scale_counts_is_chosen_or_asked_for(tiny_model, tmp_p
         (two / "normalisation.json").write_text(json.dumps({**norms, **damage}))
         with pytest.raises(CheckpointCorrupt, match=r"normalisation\.json: not as expected"):
             read_units(str(two), "a")
+
+
+def test_counts_of_other_arrays_than_the_sessions_are_refused(export, recorded, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(export, tmp_path / "e")
+    norms = json.loads((folder / "normalisation.json").read_text())
+    channels = [a.channels for a in recorded[1].arrays]
+    norms["sessions"][recorded[1].id]["channels"] = channels
+    (folder / "normalisation.json").write_text(json.dumps(norms))
+    command = [sys.executable, PROGRAM, "--model", str(folder), "--stdin"]
+
+    def decode_line(counts, *more):
+        line = (" ".join(["1"] * counts) + "\n").encode()
+        return subprocess.run([*command, *more], input=line, capture_output=True, timeout=120)
+
+    assert decode_line(sum(channels)).returncode == 0
+    short = decode_line(5)
+    assert short.returncode == 1
+    assert f"expected {sum(channels)} channels" in short.stderr.decode()
+    other = decode_line(sum(channels), "--arrays", f"{sum(channels) - 32},32")
+    assert other.returncode == 1
+    assert "fit a decoder to this recording first" in other.stderr.decode()

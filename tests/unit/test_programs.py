@@ -1,5 +1,6 @@
 """Programs meet bad input with one clear line and a non-zero exit, and leave nothing behind."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_finetune_evaluate_and_report_refuse_what_is_not_there(tmp_path, corpus)
     refused(run(*tune, f"data.corpus={corpus}", "data.session=t-S-09"), "no session 't-S-09'")
     evaluate = ["launch/evaluate.py", "--model", tmp_path, "--corpus", corpus]
     refused(run(*evaluate, "--split", "val"), "no window in split val")
-    refused(run(*evaluate, "--stride", "0"), "--stride 0")
+    refused(run(*evaluate, "--stride", "-1"), "--stride -1")
     refused(run("launch/report.py", tmp_path), "no config.yaml")
     assert not (tmp_path / "runs").exists()
 
@@ -107,3 +108,25 @@ def test_verify_programs_tell_sound_from_damaged(tmp_path, corpus):
     assert done.returncode == 1
     assert "000001.tar: sha256 is not the manifest's" in done.stdout
     assert run("checkpoints/verify.py", tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden"])
+def test_the_demo_refuses_names_that_are_no_folder_of_its_own(name):
+    found = run("launch/demo.py", "--name", name)
+    assert found.returncode == 1
+    assert found.stderr.startswith(f"error: --name {name!r}")
+
+
+def test_the_demo_removes_no_run_that_is_not_its_own():
+    folder = PROJECT / "runs" / "somebodys-run-in-a-test"
+    folder.mkdir(parents=True)
+    try:
+        (folder / "config.yaml").write_text("precious")
+        found = run("launch/demo.py", "--name", folder.name)
+        assert found.returncode == 1
+        assert "is not a demo's" in found.stderr
+        assert (folder / "config.yaml").read_text() == "precious"
+        missing = run("launch/demo.py", "--recordings", "no-such.nwb")
+        assert "no such file" in missing.stderr
+    finally:
+        shutil.rmtree(folder)

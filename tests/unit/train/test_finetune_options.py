@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import make_recording, write_corpus
 
 from ndt3_dist.config import PROJECT, TuneConfig, load_config
 from ndt3_dist.data.continuous import choose_covariates
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.tokens import Layout
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate import session as session_module
 from ndt3_dist.evaluate.session import evaluate, read_test_data
 from ndt3_dist.model.export import load_model
@@ -209,3 +210,17 @@ def test_one_command_gives_a_baseline_from_scratch_with_every_option(corpus, tmp
     assert load_model(tuned).config == load_model(scratch).config
     result = evaluate({"tuned": tuned, "scratch": scratch}, corpus, history=3)
     assert result["dims"] == ["y (cm/s)"]
+
+
+def test_a_fine_tune_that_diverges_names_the_step_and_leaves_no_export(corpus, tmp_path):
+    wild = ["optim.lr=1e30", "optim.warmup_epochs=0", "run.name=wild"]
+    with pytest.raises(Diverged, match=r"run wild, step 2: .* lower optim\.lr"):
+        finetune(tune(corpus, tmp_path, *wild), None)
+    assert not (tmp_path / "wild" / "export").exists()
+
+
+def test_windows_of_a_few_bins_are_scored_too(tmp_path):
+    splits = [{"intervals": {"calibration": (0, 0.8), "test": (0.8, 1)}}]
+    write_corpus(tmp_path / "c", [make_recording(1, 30, [40])], splits=splits, window_ms=160)
+    result = finetune(tune(str(tmp_path / "c"), tmp_path), None)
+    assert result["best_step"] > 0

@@ -123,7 +123,11 @@ def test_names_of_parts_are_checked(pretrained):
         start_model(tune("transfer.reinit=[qqq]"), pretrained, False)
     with pytest.raises(BadInput, match=r"spikes: both in transfer\.reinit and in train\.freeze"):
         start_model(tune("transfer.reinit=[spikes]", "train.freeze=[spikes]"), pretrained, False)
-    with pytest.raises(BadInput, match=r"lora\.rank freezes the backbone"):
+    with pytest.raises(BadInput, match=r"lora\.rank updates readin too"):
+        start_model(tune("train.freeze=[readin]", "lora.rank=2"), pretrained, False)
+    with pytest.raises(BadInput, match=r"lora\.rank freezes readin"):
+        start_model(tune("transfer.reinit=[readin]", "lora.rank=2"), pretrained, False)
+    with pytest.raises(BadInput, match=r"lora\.rank freezes backbone"):
         start_model(tune("transfer.reinit=[backbone]", "lora.rank=2"), pretrained, False)
     with pytest.raises(BadInput, match="leaves nothing to train"):
         start_model(tune(f"train.freeze={[*PARTS]}"), pretrained, False)
