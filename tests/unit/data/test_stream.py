@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import make_recording, write_corpus
+from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.config import DataConfig
 from ndt3_dist.data.order import Place

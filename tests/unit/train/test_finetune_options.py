@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import make_recording, write_corpus
+from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.config import PROJECT, TuneConfig, load_config
 from ndt3_dist.data.continuous import choose_covariates

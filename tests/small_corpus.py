@@ -1,0 +1,78 @@
+"""Small corpora made without Ray or NWB."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ndt3_dist import storage
+from ndt3_dist.data.order import generator
+from ndt3_dist.prep.nwb import Recording
+from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.spool import DESCRIPTION, order_key
+from ndt3_dist.prep.windows import cut
+from ndt3_dist.shards.format import (
+    Array,
+    Manifest,
+    Shard,
+    fingerprint,
+    index_path,
+    sample_key,
+    shard_path,
+)
+from ndt3_dist.shards.write import write_shard
+
+
+def make_recording(number: int, seconds: float, arrays: list[int], dims: int = 2) -> Recording:
+    """Random spikes and smooth covariates at 100 Hz."""
+    draw = generator("recording", number)
+    channels = sum(arrays)
+    spikes = [np.sort(draw.uniform(0, seconds, int(10 * seconds))) for _ in range(channels)]
+    times = np.arange(0, seconds, 0.01)
+    waves = np.sin(times[:, None] * (1 + np.arange(dims)) + number)  # (bins, dims)
+    return Recording(
+        subject="S",
+        session=f"{number:02d}",
+        spike_times=spikes,
+        arrays=[Array(name=f"a{i}", channels=c) for i, c in enumerate(arrays)],
+        start_s=0.0,
+        stop_s=seconds,
+        covariate_times=times,
+        covariates=waves,
+        covariate_names=tuple("xyz"[:dims]),
+        covariate_unit="cm/s",
+    )
+
+
+def write_corpus(out: Path, recordings: list[Recording], **recipe_keys) -> Manifest:
+    """A corpus as `prep.job` makes it, in one process."""
+    recipe = Recipe(dataset="t", out=str(out), **recipe_keys)
+    cuts = [cut(r, recipe, f"{r.session}.nwb", "0" * 64) for r in recordings]
+    sessions = [session for session, _ in cuts]
+    shards = []
+    for split in ("train", "val", "calibration", "test"):
+        found = [
+            (key, members, {**{k: fields[k] for k in DESCRIPTION}, "session": number})
+            for number, (_, samples) in enumerate(cuts)
+            for s, key, members, fields in samples
+            if s == split
+        ]
+        found.sort(key=lambda f: order_key(recipe.sha256(), f[0]))
+        half = (len(found) + 1) // 2
+        for part in (found[:half], found[half:]):
+            if part:
+                name = f"{len(shards):06d}"
+                paths = shard_path(str(out), name), index_path(str(out), name)
+                shards.append(Shard(name=name, split=split, **write_shard(*paths, part)))
+    manifest = Manifest(
+        fingerprint=fingerprint(sessions, shards, recipe.bin_size_ms, recipe.window_bins),
+        bin_size_ms=recipe.bin_size_ms,
+        window_bins=recipe.window_bins,
+        streams={},
+        recipe=recipe.identity(),
+        recipe_sha256=recipe.sha256(),
+        sessions=sessions,
+        shards=shards,
+    )
+    storage.write_json(out / "manifest.json", manifest.model_dump(mode="json"))
+    assert sample_key(sessions[0].id, 0)
+    return manifest
