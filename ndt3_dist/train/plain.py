@@ -14,7 +14,7 @@ class PlainOptimizer:
     Parameters that require no gradient keep their weights.
 
     Attributes:
-        masters: fp32 weights by name.
+        masters: fp32 weights by name; the model's own where it computes in fp32.
     """
 
     def __init__(
@@ -31,11 +31,14 @@ class PlainOptimizer:
             precision: bf16 or fp32.
             scales: Learning rate of each parameter over that of a step; 1 where none is given.
         """
-        self.masters = {
-            name: p.detach().float().clone().requires_grad_(p.requires_grad)
-            for name, p in model.named_parameters()
-        }
-        if precision == "bf16":
+        self.has_copies = precision == "bf16"
+        model.float()
+        self.masters: dict[str, torch.Tensor] = dict(model.named_parameters())
+        if self.has_copies:
+            self.masters = {
+                name: p.detach().clone().requires_grad_(p.requires_grad)
+                for name, p in self.masters.items()
+            }
             model.to(torch.bfloat16)
         self.parameters = dict(model.named_parameters())
         self.clip = optim.grad_clip
@@ -49,19 +52,24 @@ class PlainOptimizer:
             betas=optim.betas,
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            fused=True,
         )
 
     def step(self, lr: float) -> float:
         """Clip, step at learning rate `lr`, refresh the model; returns the gradient norm."""
-        for name, parameter in self.parameters.items():
-            grad = parameter.grad
-            self.masters[name].grad = None if grad is None else grad.float()
-            parameter.grad = None
+        if self.has_copies:
+            for name, parameter in self.parameters.items():
+                grad = parameter.grad
+                self.masters[name].grad = None if grad is None else grad.float()
         norm = nn.utils.clip_grad_norm_(self.masters.values(), self.clip)
         for group in self.adamw.param_groups:
             group["lr"] = lr * group["scale"]
         self.adamw.step()
-        self.load(self.masters)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                self.masters[name].grad = parameter.grad = None
+                if self.has_copies and parameter.requires_grad:
+                    parameter.copy_(self.masters[name])
         return float(norm)
 
     @torch.no_grad()
