@@ -43,7 +43,7 @@ demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest -q
 
-drills: $(STAMP)  ## the long forms of some tests (350M parameters: 10 GB of memory)
+drills: $(STAMP)  ## the long forms of some tests (350M parameters: 6 GB of memory)
 	$(BIN)/python -m pytest -q -m drill
 
 test-gpu: $(STAMP)  ## on a GPU: kernels against the reference, then benchmarks/gpu.py; under ten minutes

@@ -39,7 +39,7 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> fl
     best = float("inf")
     for _ in range(10):
         began = time.perf_counter()
-        a @ b
+        _ = a @ b
         if device != "cpu":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)

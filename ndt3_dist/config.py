@@ -110,6 +110,13 @@ class ModelConfig(Section):
         return self
 
 
+TRAINING_FIELDS = {
+    *("attention", "dropout", "attention_dropout", "covariate_mask_rate", "dummy_covariate"),
+    *("spike_weight", "covariate_weight"),
+}
+"""Fields of a ModelConfig that are its training's: none decides a weight's shape or meaning."""
+
+
 class OptimConfig(Section):
     lr: float = Field(gt=0)
     """Peak learning rate."""

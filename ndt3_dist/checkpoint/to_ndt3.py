@@ -22,17 +22,11 @@ from ndt3_dist.checkpoint.lightning import LightningFile, Storage, View, place
 from ndt3_dist.checkpoint.torch_zip import CENTRAL, DESCRIPTOR, TorchZip
 from ndt3_dist.checkpoint.upstream_config import read_config
 from ndt3_dist.checkpoint.upstream_state import CONTEXT_PARTS, EXTRA, POISSON, state_dict
-from ndt3_dist.config import ModelConfig
+from ndt3_dist.config import TRAINING_FIELDS, ModelConfig
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.export import load_model
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.upstream import NAMES, to_upstream
-
-SAME = ("layers", "dim", "heads", "feedforward", "channels_per_token", "max_channels")
-SAME += ("behavior_dim", "max_space", "count_clip", "count_classes", "max_return")
-SAME += ("context_tokens", "rope_base")
-"""What decides which function the weights are; the rest is training."""
-
 
 COUNTERS = {"token_proc_approx": 0, "token_seen_approx": 0, "novel_params": []}
 """Upstream's own entry beside the tensors, as a new model has it; its strict loading wants one."""
@@ -97,7 +91,7 @@ def plain_state(model: NDT3, weights: dict[str, torch.Tensor]) -> OrderedDict:
 
 def check_same(ours: ModelConfig, theirs: ModelConfig, template: TorchZip, export) -> None:
     """Refuse a template in which the weights would compute something else."""
-    for field in SAME:
+    for field in sorted({*ModelConfig.model_fields} - TRAINING_FIELDS):
         if getattr(ours, field) != getattr(theirs, field):
             raise BadInput(
                 f"{template.path}: {field} is {getattr(theirs, field)}, {export} has "

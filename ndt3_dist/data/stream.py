@@ -59,7 +59,7 @@ class Stream:
         sessions = corpus.manifest.sessions
         self.layouts = [Layout.of(s, model) for s in sessions]
         dims = np.array([len(s.covariates) for s in sessions])
-        self.dummies = np.asarray(has_dummy(dims, model))
+        self.dummies = has_dummy(dims, model)
         self.tokens = count_tokens(corpus.index, sessions, model)
         self.order = Order(
             corpus.manifest.fingerprint, seed, self.tokens, data.row_tokens, data.block_samples

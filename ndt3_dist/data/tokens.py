@@ -71,11 +71,11 @@ def count_tokens(index: np.ndarray, sessions: list[Session], config: ModelConfig
     dims = np.array([len(s.covariates) for s in sessions])
     session = index["session"].astype(np.int64)
     tokens = index["bins"].astype(np.int64) * (patches + dims)[session]
-    tokens += np.asarray(has_dummy(dims, config))[session]
+    tokens += has_dummy(dims, config)[session]
     return tokens + index["context_tokens"] if config.context_tokens else tokens
 
 
-def has_dummy(dims: np.ndarray | np.int64, config: ModelConfig) -> np.ndarray | np.bool:
+def has_dummy(dims: np.ndarray, config: ModelConfig) -> np.ndarray:
     """Whether windows with so many covariates end with upstream's dummy token."""
     return (dims == 0) & config.dummy_covariate
 
@@ -124,7 +124,7 @@ def tokenise(
     ids = SpaceIds.of(config)
     constraint, has_constraint = _constraint_bins(sample, dims, config)
     returns, has_return = _return_bins(sample, bins, config)
-    dummy = int(has_dummy(np.int64(dims), config))
+    dummy = int(has_dummy(np.array(dims), config))
     per_constraint = constraint.shape[1]
     # Where each part of each bin begins.
     in_bin = has_constraint * per_constraint + patches + has_return + dims

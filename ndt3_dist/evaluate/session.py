@@ -166,6 +166,8 @@ def evaluate(
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
     common = [n for n in data.names if all(n in names for names in decoded.values())]
+    if not common:
+        raise BadInput(f"no covariate of {data.session.id} is decoded by all of {list(exports)}")
     found, bits = {}, {}
     for name, folder in exports.items():
         model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
@@ -175,8 +177,6 @@ def evaluate(
         found[name] = found[name] * factor
         if decoded[name] != common:
             found[name] = found[name][:, [decoded[name].index(n) for n in common]]
-    if not common:
-        raise BadInput(f"no covariate of {data.session.id} is decoded by all of {list(exports)}")
     if common != data.names:
         log.say(f"scored on {', '.join(common)} of {', '.join(data.names)}")
         data = data.only(common)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ndt3_dist.config import ModelConfig
 from ndt3_dist.model.attention import attend, choose_body
+from ndt3_dist.model.linear import Linear
 from ndt3_dist.model.losses import covariate_loss_sum, poisson_targets, spike_loss_sum
 from ndt3_dist.model.tokens import PackedTokens
 
@@ -80,14 +81,15 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim)
-        self.out = nn.Linear(config.dim, config.dim)
+        self.qkv = Linear(config.dim, 3 * config.dim)
+        self.out = Linear(config.dim, config.dim)
         self.q_norm = QKNorm(config.dim // config.heads)
         self.k_norm = QKNorm(config.dim // config.heads)
 
     def forward(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
-        qkv = self.qkv(x)
-        q, k, v = rearrange(qkv, "t (three h d) -> three t h d", three=3, h=self.heads)
+        # Unbound where it lies: the backward pass then stacks it without a transposition.
+        qkv = rearrange(self.qkv(x), "t (three h d) -> t three h d", three=3, h=self.heads)
+        q, k, v = qkv.unbind(1)
         mixed = mix(self.q_norm(q), self.k_norm(k), v)
         return self.out(rearrange(mixed, "t h d -> t (h d)"))
 
@@ -95,8 +97,8 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.up_gate = nn.Linear(config.dim, 2 * config.feedforward)
-        self.down = nn.Linear(config.feedforward, config.dim)
+        self.up_gate = Linear(config.dim, 2 * config.feedforward)
+        self.down = Linear(config.feedforward, config.dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         up, gate = self.up_gate(x).float().chunk(2, dim=-1)
@@ -137,10 +139,10 @@ class NDT3(nn.Module):
         self.sos = nn.Parameter(torch.randn(dim) / dim**0.5)
         self.space = nn.Embedding(config.max_space + 1, dim, padding_idx=config.max_space)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.spike_out = nn.Linear(dim, config.channels_per_token * config.count_classes)
+        self.spike_out = Linear(dim, config.channels_per_token * config.count_classes)
         self.spike_in = nn.Embedding(config.count_clip + 1, dim // config.channels_per_token)
-        self.covariate_in = nn.Linear(1, dim)
-        self.covariate_out = nn.Linear(dim, 1)
+        self.covariate_in = Linear(1, dim)
+        self.covariate_out = Linear(dim, 1)
         self.constraint_in = nn.Parameter(torch.randn(3, dim))
         self.return_in = nn.Embedding(config.max_return + 1, dim, padding_idx=0)
         self.reward_in = nn.Embedding(3, dim, padding_idx=0)

@@ -5,6 +5,7 @@ backward pass costs two forward passes; recomputing activations costs one more o
 HFU counts and MFU does not.
 """
 
+import re
 from collections.abc import Sequence
 
 from ndt3_dist.config import ModelConfig
@@ -29,7 +30,8 @@ sheets (half of a figure given with sparsity; fp32 accumulation for GeForce)."""
 def peak_bf16(device_name: str) -> float | None:
     """Peak dense bf16 FLOP/s of a device; None where it is not in the table."""
     words = device_name.replace("-", " ")
-    return next((rate for part, rate in PEAK_BF16.items() if part in words), None)
+    found = (rate for part, rate in PEAK_BF16.items() if re.search(rf"\b{part}\b", words))
+    return next(found, None)
 
 
 def block_flops(config: ModelConfig, seqlens: Sequence[int]) -> int:

@@ -12,15 +12,11 @@ from safetensors.torch import load_file
 
 from ndt3_dist.checkpoint.format import KINDS
 from ndt3_dist.checkpoint.from_ndt3 import OPTIMIZER
-from ndt3_dist.config import ModelConfig, PretrainConfig
+from ndt3_dist.config import TRAINING_FIELDS, ModelConfig, PretrainConfig
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.export import load_model, read_export_config
 from ndt3_dist.model.ndt3 import NDT3
-
-FREE = {"attention", "dropout", "attention_dropout", "covariate_mask_rate", "dummy_covariate"}
-FREE |= {"spike_weight", "covariate_weight"}
-"""Fields of a model that may differ from the export's: none decides a shape or its meaning."""
 
 
 def initial_model(config: PretrainConfig) -> NDT3:
@@ -45,7 +41,7 @@ class InitialExport:
         """Raises BadInput where the export is another model, CheckpointCorrupt where damaged."""
         config = read_export_config(folder)
         theirs, ours = config["model"], model.model_dump(mode="json")
-        differ = [k for k in ours if k not in FREE and theirs.get(k, ours[k]) != ours[k]]
+        differ = [k for k in ours if k not in TRAINING_FIELDS and theirs.get(k, ours[k]) != ours[k]]
         if differ:
             told = ", ".join(f"model.{k} is {ours[k]}, there {theirs[k]}" for k in differ)
             raise BadInput(f"{folder} is another model than the config's: {told}")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ndt3_dist.model.linear import product_dtype
 from ndt3_dist.model.ndt3 import NDT3
 
 ORIGINAL = ".parametrizations.weight.original"
@@ -22,7 +23,8 @@ def low_rank_sum(
     weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float
 ) -> torch.Tensor:
     """weight (rows, columns) + scale * b (rows, rank) @ a (rank, columns)."""
-    return weight + scale * (b @ a)
+    dtype = product_dtype(b)
+    return weight + scale * (b.to(dtype) @ a.to(dtype)).to(b.dtype)
 
 
 class LowRank(nn.Module):

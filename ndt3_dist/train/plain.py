@@ -72,13 +72,6 @@ class PlainOptimizer:
                     parameter.copy_(self.masters[name])
         return float(norm)
 
-    @torch.no_grad()
-    def load(self, weights: dict[str, torch.Tensor]) -> None:
-        """Set masters and model to `weights`."""
-        for name, parameter in self.parameters.items():
-            self.masters[name].copy_(weights[name])
-            parameter.copy_(weights[name])
-
     def snapshot(self) -> dict[str, torch.Tensor]:
         """A copy of the masters."""
         return {name: m.detach().clone() for name, m in self.masters.items()}

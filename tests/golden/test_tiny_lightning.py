@@ -57,6 +57,7 @@ class Unpickler(pickle.Unpickler):
 def torch_load(path):
     """A file as torch's own loader reads it, storages checked by its zip reader."""
     standing = SimpleNamespace(__name__="standing", Unpickler=Unpickler, load=pickle.load)
+    # Stand-ins for every class that it names: torch's own reading, to compare ours with.
     return torch.load(path, pickle_module=standing, weights_only=False)
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 
 from ndt3_dist.checkpoint.export import describe_export, write_export
 from ndt3_dist.config import PROJECT, find_file
@@ -100,15 +101,6 @@ def stream(export):
     ) as process:
         yield process
         process.kill()
-
-
-def refused(done, *words):
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1, done.stderr
-    for word in words:
-        assert word in errors[0]
 
 
 def lines_of(counts) -> str:

@@ -1,11 +1,13 @@
 """Programs meet bad input with one clear line and a non-zero exit, and leave nothing behind."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from ndt3_dist.config import PROJECT
 
@@ -21,16 +23,6 @@ def run(*arguments, cwd=None):
     program = PROJECT / arguments[0]
     command = [sys.executable, str(program), *map(str, arguments[1:])]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
-
-
-def refused(done, *words):
-    """Exit code 1, one `error:` line that holds all the words, and no traceback."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1, done.stderr
-    for word in words:
-        assert word in errors[0]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -118,7 +110,7 @@ def test_the_demo_refuses_names_that_are_no_folder_of_its_own(name):
 
 
 def test_the_demo_removes_no_run_that_is_not_its_own():
-    folder = PROJECT / "runs" / "somebodys-run-in-a-test"
+    folder = PROJECT / "runs" / f"somebodys-run-in-test-{os.getpid()}"
     folder.mkdir(parents=True)
     try:
         (folder / "config.yaml").write_text("precious")

@@ -36,7 +36,7 @@ def make(tmp_path, name, **arguments):
 def torch_load(path):
     """What torch's own loader makes of a file, with stand-ins for upstream's classes."""
     with upstream_modules():
-        return torch.load(path, weights_only=False)
+        return torch.load(path, weights_only=False)  # a file that this test wrote
 
 
 def weights(folder):

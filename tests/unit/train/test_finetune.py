@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from ndt3_dist.config import PROJECT, TuneConfig, load_config
+from ndt3_dist.config import PROJECT, PretrainConfig, TuneConfig, load_config
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.tokens import Layout
 from ndt3_dist.errors import BadInput, ResumeMismatch
@@ -15,7 +15,7 @@ from ndt3_dist.model.export import load_model
 from ndt3_dist.shards.format import read_manifest
 from ndt3_dist.train.finetune import finetune
 from ndt3_dist.train.fit_data import draw_windows, read_fit_data
-from ndt3_dist.train.metrics import MetricsFile, read_metrics
+from ndt3_dist.train.metrics import MetricsFile, Wandb, read_metrics
 from ndt3_dist.train.report import write_report
 
 
@@ -79,6 +79,29 @@ def test_a_report_is_one_self_contained_page(corpus, tmp_path):
     assert "t-S-03" in page
     assert page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)
+    scores = {"model": {"r2": 0.875, "bins": 40}}
+    evaluation = {"session": "t-S-03", "bin_ms": 20.0, "dims": ["x (cm/s)"], "scores": scores}
+    traces = {"truth": np.zeros((40, 1)), "predictions": {"model": np.ones((40, 1))}}
+    first = write_report(tmp_path, None, {**evaluation, **traces}).read_text()
+    assert "0.8750" in first
+    # Written again at any time, the page keeps what was decoded.
+    assert write_report(tmp_path).read_text() == first
+    (tmp_path / "evaluation.npz").write_bytes(b"torn")
+    with pytest.raises(BadInput, match=r"evaluation\.npz: not an evaluation"):
+        write_report(tmp_path)
+
+
+def test_a_wandb_that_goes_down_is_said_once_and_stops_nothing(tmp_path, capsys):
+    class Down:
+        def log(self, *_, **__):
+            raise ConnectionError("no route")
+
+    wandb = Wandb(load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml"), tmp_path)
+    wandb.run = Down()  # type: ignore[assignment]
+    for step in (1, 2):
+        wandb.write(step, {"loss": 1.0})
+    wandb.close()
+    assert capsys.readouterr().err.count("W&B could not log (no route)") == 1
 
 
 def test_metrics_behind_the_restored_step_and_a_torn_line_are_cut(tmp_path):

@@ -66,6 +66,8 @@ def test_recomputing_runs_more_than_it_needs(run):
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA RTX A4000", None),  # no A40
+        ("NVIDIA A10G", None),
         ("AMD EPYC", None),
     ],
 )
