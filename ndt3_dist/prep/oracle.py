@@ -14,6 +14,7 @@ Source: Koyama, Castellanos Perez-Bolde, Shalizi and Kass 2010, J Am Stat Assoc 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import lapack
 
 # Mean of |v| for a standard two-dimensional Gaussian: speed terms are counted from here.
 MEAN_SPEED = np.sqrt(np.pi / 2)
@@ -140,12 +141,13 @@ def _observe(
     """Posterior mode and curvature after one bin of counts, by Fisher scoring."""
     n = loading.shape[1] - 1
     prior, prior_cov, log_max = mean[:n], cov[:n, :n], np.log(readout.max_rate_hz)
-    point = prior
-    gain = np.zeros((n, n + 1))
+    point, full = prior, np.empty(n + 1)
+    right, gain, identity = np.empty((n, n + 1)), np.zeros((n, n + 1)), np.eye(n)
     for _ in range(NUM_NEWTON_STEPS):
         norm = np.sqrt(point[-2] ** 2 + point[-1] ** 2 + SPEED_SOFTNESS**2)
         slope = point[-2:] / norm  # gradient of soft_speed
-        drive = readout.offset + loading @ np.append(point, norm - MEAN_SPEED)
+        full[:n], full[n] = point, norm - MEAN_SPEED
+        drive = readout.offset + loading @ full
         saturation = 1.0 / (1.0 + np.exp(log_max - drive))
         expected = (readout.max_rate_hz * bin_size_s) * saturation
         free = 1.0 - saturation
@@ -156,9 +158,9 @@ def _observe(
         fisher[:, n - 2 : n] += fisher[:, n, None] * slope
         fisher[n - 2 : n] += slope[:, None] * fisher[n]
         info = fisher[:n, :n]
-        right = np.column_stack([gradient[:n] + info @ (point - prior), info])
+        right[:, 0], right[:, 1:] = gradient[:n] + info @ (point - prior), info
         # This form never inverts the prior covariance, which is close to singular.
-        gain = np.linalg.solve(np.eye(n) + info @ prior_cov, right)
+        gain = lapack.dgesv(identity + info @ prior_cov, right)[2]
         point = prior + prior_cov @ gain[:, 0]
     columns = cov[:, :n]
     new_cov = cov - columns @ gain[:, 1:] @ columns.T
