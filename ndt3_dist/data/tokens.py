@@ -16,6 +16,8 @@ from ndt3_dist.shards.read import Sample
 
 DUMMY_TIME = 100
 """Bin of upstream's dummy covariate token: its longest window."""
+MAX_PLACES = 256
+"""Kinds of windows that a layout remembers; emitted context makes many."""
 
 
 @dataclass
@@ -26,11 +28,13 @@ class Layout:
         columns: Channel of each patch slot, channels where it is padding, (patches, per_token).
         real: Real channels of each patch, (patches,).
         dims: Covariate dimensions.
+        places: Of windows met before.
     """
 
     columns: np.ndarray
     real: np.ndarray
     dims: int
+    places: dict[tuple, "Places"] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, session: Session, config: ModelConfig) -> "Layout":
@@ -104,6 +108,63 @@ class TokenLists:
         return packed
 
 
+@dataclass(frozen=True)
+class Places:
+    """What of a window's tokens hangs on its session, its length and its context alone.
+
+    Attributes:
+        fixed: Arrays of `PackedTokens` that are the same for all such windows.
+        length: Tokens.
+    """
+
+    fixed: dict[str, np.ndarray]
+    length: int
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        ids: SpaceIds,
+        has_constraint: np.ndarray,
+        has_return: np.ndarray,
+        dummy: int,
+    ) -> "Places":
+        """
+        Args:
+            has_constraint, has_return: In which bins such tokens are emitted, (bins,) bool.
+            dummy: 1 where the window ends with the dummy covariate.
+        """
+        bins, dims, patches = len(has_constraint), layout.dims, len(layout.columns)
+        per_constraint = max(dims, 1)
+        # Where each part of each bin begins.
+        in_bin = has_constraint * per_constraint + patches + has_return + dims
+        start = np.concatenate([[0], np.cumsum(in_bin)])
+        length = int(start[-1]) + dummy
+        spike_start = start[:-1] + has_constraint * per_constraint
+        spike_slot = spike_start[:, None] + np.arange(patches)
+        constraint_slot = start[:-1][has_constraint][:, None] + np.arange(per_constraint)
+        return_slot = (spike_start + patches)[has_return]
+        covariate_slot = (spike_start + patches + has_return)[:, None] + np.arange(dims)
+        covariate_slot = np.r_[covariate_slot.reshape(-1), [length - 1] * dummy].astype(np.int64)
+        space = np.empty(length, np.int64)
+        space[spike_slot] = ids.spikes + np.arange(patches)
+        space[covariate_slot] = ids.covariates + np.r_[np.tile(np.arange(dims), bins), [0] * dummy]
+        space[constraint_slot] = ids.constraint + np.arange(per_constraint)
+        space[return_slot] = ids.returns
+        fixed = {
+            "time": np.r_[np.repeat(np.arange(bins), in_bin), [DUMMY_TIME] * dummy].astype(
+                np.int64
+            ),
+            "space": space,
+            "spike_channels": np.tile(layout.real, bins),
+            "spike_slot": spike_slot.reshape(-1),
+            "covariate_slot": covariate_slot,
+            "constraint_slot": constraint_slot.reshape(-1),
+            "return_slot": return_slot,
+        }
+        return cls(fixed, length)
+
+
 def tokenise(
     sample: Sample,
     layout: Layout,
@@ -120,47 +181,37 @@ def tokenise(
     Returns:
         Arrays named as in `PackedTokens` (slots counted from 0), and the number of tokens.
     """
-    bins, dims, patches = len(sample.spikes), layout.dims, len(layout.columns)
-    ids = SpaceIds.of(config)
+    bins, dims = sample.spikes.shape[0], layout.dims
     constraint, has_constraint = _constraint_bins(sample, dims, config)
     returns, has_return = _return_bins(sample, bins, config)
-    dummy = int(has_dummy(np.array(dims), config))
-    per_constraint = constraint.shape[1]
-    # Where each part of each bin begins.
-    in_bin = has_constraint * per_constraint + patches + has_return + dims
-    start = np.concatenate([[0], np.cumsum(in_bin)])
-    length = int(start[-1]) + dummy
-    spike_start = start[:-1] + has_constraint * per_constraint
-    spike_slot = spike_start[:, None] + np.arange(patches)
-    constraint_slot = start[:-1][has_constraint][:, None] + np.arange(per_constraint)
-    return_slot = (spike_start + patches)[has_return]
-    covariate_slot = (spike_start + patches + has_return)[:, None] + np.arange(dims)
-    covariate_slot = np.r_[covariate_slot.reshape(-1), [length - 1] * dummy].astype(np.int64)
-    space = np.empty(length, np.int64)
-    space[spike_slot] = ids.spikes + np.arange(patches)
-    space[covariate_slot] = ids.covariates + np.r_[np.tile(np.arange(dims), bins), [0] * dummy]
-    space[constraint_slot] = ids.constraint + np.arange(per_constraint)
-    space[return_slot] = ids.returns
-    padded = np.concatenate([sample.spikes, np.zeros((bins, 1), np.uint8)], axis=1)
+    dummy = int(dims == 0 and config.dummy_covariate)
+    ids = SpaceIds.of(config)
+    key = (ids, has_constraint.tobytes(), has_return.tobytes(), dummy)
+    places = layout.places.get(key)
+    if places is None:
+        if len(layout.places) >= MAX_PLACES:
+            layout.places.clear()
+        places = layout.places[key] = Places.of(layout, ids, has_constraint, has_return, dummy)
     finite = np.isfinite(sample.covariates)
-    blank = np.ones((bins, dims), bool) if blank is None else blank | ~finite
-    values = np.where(finite, np.clip(sample.covariates, -1, 1), 0).astype(np.float32)
+    values = np.where(finite, np.clip(sample.covariates, -1, 1), 0).astype(np.float32).reshape(-1)
+    valid, hidden = finite.reshape(-1), np.ones(bins * dims, bool)
+    if blank is not None:
+        hidden = (blank | ~finite).reshape(-1)
+    if dummy:
+        values, valid = np.zeros(1, np.float32), np.ones(1, bool)
+        hidden = valid
+    padded = np.zeros((bins, sample.spikes.shape[1] + 1), np.uint8)
+    padded[:, :-1] = sample.spikes
     arrays = {
-        "time": np.r_[np.repeat(np.arange(bins), in_bin), [DUMMY_TIME] * dummy].astype(np.int64),
-        "space": space,
-        "spikes": padded[:, layout.columns].reshape(bins * patches, -1),
-        "spike_channels": np.tile(layout.real, bins),
-        "spike_slot": spike_slot.reshape(-1),
-        "covariates": np.r_[values.reshape(-1), np.zeros(dummy, np.float32)],
-        "covariate_valid": np.r_[finite.reshape(-1), np.ones(dummy, bool)],
-        "covariate_slot": covariate_slot,
-        "covariate_blank": np.r_[blank.reshape(-1), np.ones(dummy, bool)],
+        **places.fixed,
+        "spikes": padded.take(layout.columns, axis=1).reshape(-1, layout.columns.shape[1]),
+        "covariates": values,
+        "covariate_valid": valid,
+        "covariate_blank": hidden,
         "constraint": constraint.reshape(-1, 3),
-        "constraint_slot": constraint_slot.reshape(-1),
         "returns": returns,
-        "return_slot": return_slot,
     }
-    return arrays, length
+    return arrays, places.length
 
 
 def _constraint_bins(sample: Sample, dims: int, config: ModelConfig):
