@@ -48,6 +48,10 @@ class DataConfig(Section):
     """Capacity of a packed row in tokens."""
     block_samples: int = Field(default=8192, ge=1)
     """Samples that are fitted into rows together; larger fills rows better."""
+    on_corrupt: Literal["raise", "quarantine"] = "raise"
+    """What a damaged window does: end the run, or be replaced by another, in every epoch."""
+    max_quarantined: float = Field(default=0.01, ge=0, le=1)
+    """Share of all windows that may be quarantined before the run ends after all."""
 
 
 class ModelConfig(Section):

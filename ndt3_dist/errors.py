@@ -22,6 +22,10 @@ class ShardCorrupt(Ndt3DistError):
     """A shard or one of its samples does not have the bytes its index or manifest promises."""
 
 
+class ShardLost(ShardCorrupt):
+    """No window of a shard can be read: it is missing, cut, or out of reach."""
+
+
 class ManifestMismatch(Ndt3DistError):
     """A corpus is absent, incomplete, of another version, or made by another recipe."""
 

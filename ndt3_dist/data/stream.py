@@ -5,17 +5,20 @@ world + rank, so that the number of ranks changes who computes what and nothing 
 of a step come from the index beforehand; samples that hold something else are corrupt.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ndt3_dist.config import DataConfig, ModelConfig
+from ndt3_dist.data.ledger import Damage, Ledger
 from ndt3_dist.data.order import Cursor, Order, Place, generator
 from ndt3_dist.data.tokens import Layout, TokenLists, count_tokens, has_dummy, tokenise
-from ndt3_dist.errors import ShardCorrupt
+from ndt3_dist.errors import ShardCorrupt, ShardLost
 from ndt3_dist.shards.read import Corpus
+
+Share = Callable[[list[Damage]], list[Damage]]
 
 
 @dataclass
@@ -29,6 +32,8 @@ class Step:
         num_spikes: Spike targets of the whole step.
         num_covariates: Covariate targets of the whole step.
         after: Place after the step.
+        rows: The whole step's rows as (epoch, sample numbers), stand-ins for damaged ones included.
+        damage: What this rank found damaged; its part of the step is then not built.
     """
 
     batches: list[tuple[int, dict[str, np.ndarray]]]
@@ -37,6 +42,8 @@ class Step:
     num_spikes: int
     num_covariates: int
     after: Place
+    rows: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
 
 
 class Stream:
@@ -64,30 +71,47 @@ class Stream:
         self.order = Order(
             corpus.manifest.fingerprint, seed, self.tokens, data.row_tokens, data.block_samples
         )
+        self.ledger = Ledger(corpus, data, self.order)
 
     @property
     def num_samples(self) -> int:
         return len(self.corpus)
 
-    def steps(self, place: Place) -> Iterator[Step]:
-        """Global steps without end."""
+    def steps(self, place: Place, share: Share = list) -> Iterator[Step]:
+        """Global steps without end.
+
+        Args:
+            place: Of the first.
+            share: What this rank found damaged to what all ranks found. Called once a step, or
+                more often where something was found, at the same times by all ranks.
+        Raises:
+            ShardCorrupt: Something is damaged and the ledger may not take it, on all ranks.
+        """
         cursor = Cursor(self.order, place)
         # One thread: reading and numpy release the GIL, and order needs no second one.
         with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
-            ahead = pool.submit(self._build, *cursor.take(self.global_batch))
+            rows, after = cursor.take(self.global_batch)
+            ahead = pool.submit(self._build, rows, after)
             while True:
                 step = ahead.result()
-                ahead = pool.submit(self._build, *cursor.take(self.global_batch))
+                while found := share(step.damage):
+                    self.ledger.add(found)
+                    step = self._build(rows, after)
+                rows, after = cursor.take(self.global_batch)
+                ahead = pool.submit(self._build, rows, after)
                 yield step
 
-    def _build(self, rows: list[tuple[int, np.ndarray]], after: Place) -> Step:
+    def _build(self, planned: list[tuple[int, np.ndarray]], after: Place) -> Step:
+        rows = [(epoch, self.ledger.replace(epoch, samples)) for epoch, samples in planned]
         everything = np.concatenate([samples for _, samples in rows])
         index = self.corpus.index[everything]
         micro_batches = self.global_batch // self.micro_batch
-        batches = [
-            (m, self.pack(rows[m * self.micro_batch : (m + 1) * self.micro_batch]))
-            for m in range(self.rank, micro_batches, self.world_size)
-        ]
+        batches, damage = [], []
+        for m in range(self.rank, micro_batches, self.world_size):
+            lists, found = self._read(rows[m * self.micro_batch : (m + 1) * self.micro_batch])
+            damage += [replace(d, position=after.position - len(rows)) for d in found]
+            if not damage:
+                batches.append((m, lists.pack()))
         return Step(
             batches,
             samples=len(everything),
@@ -96,15 +120,22 @@ class Stream:
             num_covariates=int(index["covariate_targets"].sum(dtype=np.int64))
             + int(self.dummies[index["session"]].sum()),
             after=after,
+            rows=rows,
+            damage=damage,
         )
 
-    def pack(self, rows: list[tuple[int, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Read, verify and tokenise the samples of some rows, laid end to end."""
-        lists = TokenLists()
+    def _read(self, rows: list[tuple[int, np.ndarray]]) -> tuple[TokenLists, list[Damage]]:
+        """Read, verify and tokenise the samples of some rows; what is damaged is left out."""
+        lists, damage = TokenLists(), []
         for epoch, samples in rows:
             for number in samples.tolist():
-                lists.add(*self._tokens_of(number, epoch))
-        return lists.pack()
+                try:
+                    lists.add(*self._tokens_of(number, epoch))
+                except ShardCorrupt as e:
+                    shard = self.corpus.shards[int(self.corpus.shard_of[number])].name
+                    window = "" if isinstance(e, ShardLost) else self.corpus.key(number)
+                    damage.append(Damage(0, shard, window, str(e)))
+        return lists, damage
 
     def _tokens_of(self, number: int, epoch: int):
         sample = self.corpus.read(number)

@@ -14,7 +14,7 @@ Source: Koyama, Castellanos Perez-Bolde, Shalizi and Kass 2010, J Am Stat Assoc 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 
 # Mean of |v| for a standard two-dimensional Gaussian: speed terms are counted from here.
 MEAN_SPEED = np.sqrt(np.pi / 2)
@@ -22,6 +22,8 @@ MEAN_SPEED = np.sqrt(np.pi / 2)
 SPEED_SOFTNESS = 0.3
 # One step from the prior mean loses about 0.001 of R2; the cost is a second pass over the units.
 NUM_NEWTON_STEPS = 2
+# numpy's solve without its checks, which take longer than the solution.
+(SOLVE,) = get_lapack_funcs(("gesv",), (np.empty(0),))
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _observe(
         info = fisher[:n, :n]
         right[:, 0], right[:, 1:] = gradient[:n] + info @ (point - prior), info
         # This form never inverts the prior covariance, which is close to singular.
-        gain = lapack.dgesv(identity + info @ prior_cov, right)[2]
+        gain = SOLVE(identity + info @ prior_cov, right)[2]
         point = prior + prior_cov @ gain[:, 0]
     columns = cov[:, :n]
     new_cov = cov - columns @ gain[:, 1:] @ columns.T

@@ -7,15 +7,14 @@ shard's length is checked when it is opened. Nothing is unpickled and no name in
 import functools
 import io
 import math
-import mmap
+import os
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.errors import ManifestMismatch, ShardCorrupt
+from ndt3_dist.errors import ManifestMismatch, ShardCorrupt, ShardLost
 from ndt3_dist.shards.format import (
     INDEX,
     MEMBERS,
@@ -26,6 +25,9 @@ from ndt3_dist.shards.format import (
     sample_key,
     shard_path,
 )
+
+MAX_OPEN = 256
+"""Shards kept open at once."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Corpus:
             )
         self.index = np.concatenate(indexes)
         self.shard_of = np.repeat(np.arange(len(indexes)), [len(i) for i in indexes])
-        self._opened: dict[int, mmap.mmap | bytes] = {}
+        self._opened: dict[int, int | bytes] = {}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -137,10 +139,9 @@ class Corpus:
         """Read and verify one sample. Raises ShardCorrupt naming shard and window."""
         record = self.index[number]
         shard = int(self.shard_of[number])
-        tar = self._tar(shard)
         crc, arrays = 0, []
         for offset, size in zip(record["offsets"].tolist(), record["sizes"].tolist(), strict=True):
-            data = bytes(tar[offset : offset + size]) if size else b""
+            data = self._bytes(shard, offset, size) if size else b""
             if len(data) != size:
                 raise ShardCorrupt(f"{self.where(number)} lies beyond the end of the shard")
             crc = zlib.crc32(data, crc)
@@ -162,32 +163,65 @@ class Corpus:
         assert covariates is not None
         return Sample(spikes, covariates, constraint, returns)
 
-    def _tar(self, shard: int) -> mmap.mmap | bytes:
-        if shard not in self._opened:
-            entry = self.shards[shard]
-            path = shard_path(self.path, entry.name)
-            if storage.is_remote(path):
-                data: mmap.mmap | bytes = storage.read_bytes(path)
-            else:
-                if not Path(path).is_file():
-                    raise ShardCorrupt(f"{path}: missing; restore it or prepare the corpus anew")
-                with Path(path).open("rb") as f:
-                    empty = Path(path).stat().st_size == 0  # mmap refuses it
-                    data = b"" if empty else mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            if len(data) != entry.bytes:
-                raise ShardCorrupt(
-                    f"{path}: {len(data)} bytes, the manifest has {entry.bytes}; "
-                    "restore it or prepare the corpus anew"
-                )
-            self._opened[shard] = data
-        return self._opened[shard]
+    def _bytes(self, shard: int, offset: int, size: int) -> bytes:
+        """Part of a shard; shorter where the shard ends before."""
+        opened = self._opened.get(shard)
+        if opened is None:
+            opened = self._opened[shard] = self._open(shard)
+        if isinstance(opened, bytes):
+            return opened[offset : offset + size]
+        # Not mapped: reading a mapped file that is cut meanwhile kills the process.
+        return os.pread(opened, size, offset)
+
+    def _open(self, shard: int) -> int | bytes:
+        """A local shard's file descriptor, a remote one's content, its length checked."""
+        entry = self.shards[shard]
+        path = shard_path(self.path, entry.name)
+        try:
+            opened = (
+                storage.read_bytes(path) if storage.is_remote(path) else os.open(path, os.O_RDONLY)
+            )
+        except FileNotFoundError as e:
+            raise ShardLost(f"{path}: missing; restore it or prepare the corpus anew") from e
+        except OSError as e:
+            raise ShardLost(f"{path}: cannot be read ({e})") from e
+        length = len(opened) if isinstance(opened, bytes) else os.fstat(opened).st_size
+        if length != entry.bytes:
+            if not isinstance(opened, bytes):
+                os.close(opened)
+            raise ShardLost(
+                f"{path}: {length} bytes, the manifest has {entry.bytes}; "
+                "restore it or prepare the corpus anew"
+            )
+        if len(self._opened) >= MAX_OPEN:
+            self._close(next(iter(self._opened)))
+        return opened
+
+    def _close(self, shard: int) -> None:
+        opened = self._opened.pop(shard)
+        if not isinstance(opened, bytes):
+            os.close(opened)
 
     def close(self) -> None:
-        """Unmap the shards."""
-        for data in self._opened.values():
-            if isinstance(data, mmap.mmap):
-                data.close()
-        self._opened.clear()
+        """Close all shards."""
+        for shard in list(self._opened):
+            self._close(shard)
+
+
+def shard_problems(corpus: str, shard: Shard) -> list[str]:
+    """What is wrong with the length or the hashes of a shard and its index, a line each."""
+    tar = shard_path(corpus, shard.name)
+    try:
+        if storage.size(tar) != shard.bytes:
+            return [f"{tar}: {storage.size(tar)} bytes, manifest {shard.bytes}"]
+        if storage.sha256_file(tar) != shard.sha256:
+            return [f"{tar}: sha256 is not the manifest's"]
+        read_index(corpus, shard)
+    except FileNotFoundError:
+        return [f"{tar}: missing"]
+    except ShardCorrupt as e:
+        return [str(e)]
+    return []
 
 
 def verify_corpus(path: str) -> list[str]:
@@ -196,20 +230,9 @@ def verify_corpus(path: str) -> list[str]:
     Returns:
         One line for each thing that is wrong; empty for a sound corpus.
     """
-    manifest = read_manifest(str(path).rstrip("/"))
-    problems = []
-    for shard in manifest.shards:
-        tar = shard_path(str(path).rstrip("/"), shard.name)
-        try:
-            if storage.size(tar) != shard.bytes:
-                problems.append(f"{tar}: {storage.size(tar)} bytes, manifest {shard.bytes}")
-            elif storage.sha256_file(tar) != shard.sha256:
-                problems.append(f"{tar}: sha256 is not the manifest's")
-            read_index(str(path).rstrip("/"), shard)
-        except FileNotFoundError:
-            problems.append(f"{tar}: missing")
-        except ShardCorrupt as e:
-            problems.append(str(e))
+    path = str(path).rstrip("/")
+    manifest = read_manifest(path)
+    problems = [p for shard in manifest.shards for p in shard_problems(path, shard)]
     if problems:
         return problems
     for split in sorted({s.split for s in manifest.shards}):

@@ -30,6 +30,7 @@ from ndt3_dist.checkpoint.format import (
 )
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.continuous import sessions_with
+from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.order import Place, fit_rows
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
@@ -42,6 +43,7 @@ from ndt3_dist.train.engine import Engine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line
 from ndt3_dist.train.schedule import learning_rate
+from ndt3_dist.train.spikes import SpikeWatch, spike_line
 
 
 def run_folder(config: PretrainConfig) -> Path:
@@ -108,6 +110,7 @@ def write_run_files(
     storage.write_json(run / "normalisation.json", normalisation(manifest, seen))
     with (run / "starts.jsonl").open("a") as f:
         entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
+        entry["fingerprint"] = manifest.fingerprint
         if init and not start:
             entry["init"] = init
         f.write(json.dumps({**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
@@ -118,6 +121,18 @@ def gather(value: Any) -> list[Any]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def damage_of_all(found: list[Damage], device: torch.device) -> list[Damage]:
+    """What any rank found damaged, in one order on all ranks; mostly nothing, at little cost."""
+    total = torch.tensor(len(found), device=device)
+    dist.all_reduce(total)
+    if not total:
+        return []
+    whole = sorted({d for of_rank in gather(found) for d in of_rank})
+    for damage in whole if dist.get_rank() == 0 else ():
+        log.warn(f"damaged, met at row {damage.position}: {damage.reason}")
+    return whole
 
 
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -180,6 +195,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     if start:
         zero.restore(engine.deepspeed, start.read, start.meta["adam_step"])
         step, place = start.meta["step"], Place(**start.stream["place"])
+        stream.ledger.restore(start.stream.get("ledger", []))
         if rank == 0:
             # Newer steps belong to a future that is now run again; no resume may find them.
             for newer in [s for s in steps_of(run) if s > step]:
@@ -190,7 +206,8 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
     total = total_steps(config, stream.tokens)
     engine.deepspeed.train()
-    steps, clock = stream.steps(place), time.perf_counter()
+    steps = stream.steps(place, lambda found: damage_of_all(found, device))
+    spikes_of_loss, clock = SpikeWatch(), time.perf_counter()
     done = is_done(config, step, place, stream.num_samples)
     while not done:
         began = time.perf_counter()
@@ -210,6 +227,8 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             "lr": lr,
             "epochs": epochs,
             "position": place.position,
+            "epoch": place.epoch,
+            "epoch_start": place.epoch_start,
             "samples": work.samples,
             "tokens": work.tokens,
             "step_s": now - clock,
@@ -223,6 +242,8 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             wandb.write(step, values)
             if step % config.log.every_steps == 0 or done:
                 log.say(console_line(step, total, values, max(total - step, 0) * values["step_s"]))
+            if spikes_of_loss.is_spike(loss):
+                log.warn(spike_line(step, loss, stream, work.rows))
         if step % config.checkpoint.every_steps == 0 or done:
             save_step(engine, config, stream, shapes, step, place, rank)
             clock = time.perf_counter()
@@ -298,7 +319,11 @@ def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int
             "python": platform.python_version(),
         },
     }
-    state = {"fingerprint": stream.corpus.manifest.fingerprint, "place": vars(place)}
+    state = {
+        "fingerprint": stream.corpus.manifest.fingerprint,
+        "place": vars(place),
+        "ledger": stream.ledger.state(),
+    }
     run, slices = run_folder(config), zero.local_slices(engine.deepspeed)
     save_checkpoint(run, step, slices, describe, state, rank, gather)
     if rank == 0:

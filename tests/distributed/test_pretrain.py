@@ -2,19 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 import ndt3_dist
 from ndt3_dist.checkpoint.export import export
 from ndt3_dist.checkpoint.format import open_step, steps_of
+from ndt3_dist.errors import BadInput
+from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.replay import dump, replay
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -111,8 +116,6 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
 def test_another_world_size_or_stage_goes_on_with_the_same_loss(
     undisturbed, corpus, tmp_path, ranks, stage
 ):
-    import shutil
-
     shutil.copytree(undisturbed / "r", tmp_path / "r")
     for step in (8, 12):
         shutil.rmtree(tmp_path / "r" / "steps" / f"{step:08d}")
@@ -127,8 +130,6 @@ def test_another_world_size_or_stage_goes_on_with_the_same_loss(
 
 
 def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, corpus, tmp_path):
-    import shutil
-
     shutil.copytree(undisturbed / "r", tmp_path / "r")
     shard = tmp_path / "r" / "steps" / "00000012" / "rank00001-of-00002.safetensors"
     data = bytearray(shard.read_bytes())
@@ -140,6 +141,54 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, corpus, tmp_pa
     assert shard.name in log
     assert "resuming from step 8" in log
     assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_a_damaged_window_is_replaced_on_all_ranks_and_after_a_resume(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "c")
+    opened = Corpus(corpus)
+    shard = tmp_path / "c" / "shards" / f"{opened.shards[0].name}.tar"
+    data = bytearray(shard.read_bytes())
+    data[int(opened.index[3]["offsets"][0]) + 150] ^= 1
+    shard.write_bytes(data)
+    quarantine = ["data.on_corrupt=quarantine", "data.max_quarantined=0.1"]
+    code, log = launch(tmp_path, tmp_path / "c", extra=quarantine)
+    assert code == 0, log
+    assert log.count(f"window {opened.key(3)} has crc32") == 1  # said once, not by every rank
+    for step in (8, 12):
+        shutil.rmtree(tmp_path / "r" / "steps" / f"{step:08d}")
+    before = losses(tmp_path)
+    code, log = launch(tmp_path, tmp_path / "c", extra=quarantine, resume="auto")
+    assert code == 0, log
+    assert losses(tmp_path) == before
+    code, log = launch(tmp_path / "raise", tmp_path / "c")
+    assert code != 0
+    errors = [line for line in log.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert f"window {opened.key(3)} has crc32" in errors[0]
+
+
+def test_replay_lists_what_a_step_was_trained_on(undisturbed, corpus, tmp_path):
+    metrics = {m["step"]: m for m in read_metrics(undisturbed / "r")}
+    for step in (1, 12):
+        found = replay(undisturbed / "r", step)
+        assert len(found.rows) == metrics[step]["samples"]
+        assert sum(r["tokens"] for r in found.rows) == metrics[step]["tokens"]
+        assert not found.damaged
+    assert metrics[12]["epoch"] > 0  # another pass than the first step's
+    assert {r["epoch"] for r in found.rows} >= {metrics[12]["epoch"]}
+    dump(found, tmp_path / "batch.npz")
+    with np.load(tmp_path / "batch.npz") as arrays:
+        assert sum(len(arrays[k]) for k in arrays if k.endswith("/time")) == metrics[12]["tokens"]
+    with pytest.raises(BadInput, match=r"no step 13; metrics\.jsonl has 1 to 12"):
+        replay(undisturbed / "r", 13)
+    shutil.copytree(corpus, tmp_path / "c")
+    shard = tmp_path / "c" / "shards" / f"{found.rows[0]['shard']}.tar"
+    data = bytearray(shard.read_bytes())
+    data[found.rows[0]["offset"] + 150] ^= 1
+    shard.write_bytes(data)
+    damaged = replay(undisturbed / "r", 12, str(tmp_path / "c")).damaged
+    assert found.rows[0]["window"] in damaged[0]
+    assert "sha256 is not the manifest's" in damaged[-1]
 
 
 def test_an_existing_run_is_an_error_not_a_silent_exit(undisturbed, corpus):

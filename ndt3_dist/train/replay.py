@@ -1,0 +1,111 @@
+"""Which windows a step of a run was trained on: planned again, read again, verified again."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ndt3_dist import storage
+from ndt3_dist.config import DataConfig, ModelConfig
+from ndt3_dist.data.order import Place
+from ndt3_dist.data.stream import Step, Stream
+from ndt3_dist.errors import BadInput, ResumeMismatch
+from ndt3_dist.shards.read import Corpus, shard_problems
+from ndt3_dist.train.metrics import read_metrics
+
+
+@dataclass
+class Replay:
+    """A step of a run.
+
+    Attributes:
+        stream: One rank that reads everything.
+        step: The step as it was built.
+        rows: One record per window: row, segment, session, subject, window, shard, offset, tokens.
+        damaged: What does not have the bytes that its index or manifest promises.
+    """
+
+    stream: Stream
+    step: Step
+    rows: list[dict]
+    damaged: list[str]
+
+
+def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
+    """Find, read and verify the windows of a step.
+
+    Args:
+        run: Folder of the run.
+        step: Number of the step, from 1, as in metrics.jsonl.
+        corpus: Where the corpus lies now; the config's, if None.
+    Raises:
+        BadInput: The folder is no run, or never took the step.
+        ResumeMismatch: The corpus is not the one the run was trained on.
+    """
+    run = Path(run)
+    if not (run / "config.yaml").is_file():
+        raise BadInput(f"{run}: no config.yaml, so no run of pretrain; expected runs/NAME")
+    lines = {m["step"]: m for m in read_metrics(run)}
+    if step not in lines:
+        raise BadInput(
+            f"{run}: no step {step} in metrics.jsonl; it has 1 to {max(lines, default=0)}"
+        )
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    opened = Corpus(corpus or config["data"]["corpus"])
+    trained_on = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["fingerprint"]
+    if opened.manifest.fingerprint != trained_on:
+        raise ResumeMismatch(
+            f"{opened.path} is corpus {opened.manifest.fingerprint[:12]}, {run} was trained on "
+            f"{trained_on[:12]}; name its folder with --corpus"
+        )
+    line, train = lines[step], config["train"]
+    data = DataConfig(**{**config["data"], "on_corrupt": "quarantine", "max_quarantined": 1})
+    stream = Stream(
+        opened,
+        data,
+        ModelConfig(**config["model"]),
+        config["run"]["seed"],
+        train["global_batch"],
+        train["micro_batch"],
+    )
+    stream.ledger.restore([e for e in _ledger(run) if e["position"] <= line["position"]])
+    planned = Place(line["position"], line["epoch"], line["epoch_start"])
+    built = next(stream.steps(planned, lambda found: []))
+    rows = list(_records(stream, built))
+    damaged = [d.reason for d in built.damage]
+    used = {r["shard"] for r in rows}
+    damaged += [p for s in opened.shards if s.name in used for p in shard_problems(opened.path, s)]
+    return Replay(stream, built, rows, damaged)
+
+
+def _ledger(run: Path) -> list[dict]:
+    """Damage known to the newest checkpoint, which knows all that older ones do."""
+    found = sorted((run / "steps").glob("*/stream.json"))
+    return storage.read_json(found[-1]).get("ledger", []) if found else []
+
+
+def _records(stream: Stream, step: Step):
+    corpus = stream.corpus
+    for row, (epoch, samples) in enumerate(step.rows):
+        for segment, number in enumerate(samples.tolist()):
+            session = corpus.session_of(number)
+            yield {
+                "row": row,
+                "segment": segment,
+                "epoch": epoch,
+                "session": session.id,
+                "subject": session.subject,
+                "window": corpus.key(number),
+                "shard": corpus.shards[int(corpus.shard_of[number])].name,
+                "offset": int(corpus.index[number]["offsets"][0]),
+                "tokens": int(stream.tokens[number]),
+            }
+
+
+def dump(found: Replay, path: str | Path) -> None:
+    """Write the packed arrays of a step as .npz, `MICRO-BATCH/ARRAY` each."""
+    arrays = {f"{m}/{k}": v for m, part in found.step.batches for k, v in part.items()}
+    with Path(path).open("wb") as f:
+        np.savez_compressed(f, **arrays)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,63 @@
+"""Steps whose loss leaps, and which sessions they hold more of than the corpus does."""
+
+import math
+from collections import deque
+
+import numpy as np
+
+from ndt3_dist.data.stream import Stream
+
+WINDOW = 100
+"""Losses that a new one is compared to."""
+ENOUGH = 20
+"""Losses before which nothing is called a spike."""
+DEVIATIONS = 6
+"""Robust standard deviations above the median (OLMo's and PaLM's trainers use the same order)."""
+
+
+class SpikeWatch:
+    """Compares each loss with the median of those before it."""
+
+    def __init__(self):
+        self.losses: deque[float] = deque(maxlen=WINDOW)
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether a loss lies far above the last ones; spikes are not remembered."""
+        if len(self.losses) >= ENOUGH and math.isfinite(loss):
+            median = float(np.median(self.losses))
+            spread = 1.4826 * float(np.median(np.abs(np.array(self.losses) - median)))
+            if loss > median + DEVIATIONS * max(spread, 1e-3 * abs(median)):
+                return True
+        self.losses.append(loss)
+        return False
+
+
+def over_represented(
+    stream: Stream, rows: list[tuple[int, np.ndarray]], count: int = 3
+) -> list[tuple[str, int, float]]:
+    """Sessions with most windows in a step beyond their share of the corpus.
+
+    Returns:
+        (session, windows in the step, windows expected of it), most surprising first; only
+        sessions with more than expected.
+    """
+    sessions = stream.corpus.manifest.sessions
+    of_corpus = np.bincount(stream.corpus.index["session"], minlength=len(sessions))
+    numbers = np.concatenate([samples for _, samples in rows])
+    found = np.bincount(stream.corpus.index["session"][numbers], minlength=len(sessions))
+    expected = of_corpus * (len(numbers) / len(stream.corpus))
+    excess = (found - expected) / np.sqrt(np.maximum(expected, 1e-9))
+    order = [i for i in np.argsort(-excess, kind="stable")[:count] if found[i] > expected[i]]
+    return [(sessions[i].id, int(found[i]), float(expected[i])) for i in order]
+
+
+def spike_line(step: int, loss: float, stream: Stream, rows: list[tuple[int, np.ndarray]]) -> str:
+    """What the log says of a spike."""
+    named = [
+        f"{name} {windows} windows ({expected:.1f} expected)"
+        for name, windows, expected in over_represented(stream, rows)
+    ]
+    return (
+        f"loss {loss:.4f} at step {step} leaps above the last ones; most over-represented in it: "
+        f"{', '.join(named) or 'no session'}; launch/replay.py --step {step} lists all its windows"
+    )
