@@ -36,7 +36,7 @@ MARK = "demo"
 """File in a run that says: made by this program, which may remove it."""
 HISTORY = 10
 """Bins of history of the ridge."""
-TOKENS = 4e6
+TOKENS = 6e6
 """Tokens that two cores train on in less than three minutes."""
 
 

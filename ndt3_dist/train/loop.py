@@ -211,7 +211,8 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     done = is_done(config, step, place, stream.num_samples)
     while not done:
         began = time.perf_counter()
-        work = next(steps)
+        with log.one_voice():
+            work = next(steps)
         wait = time.perf_counter() - began
         epochs = place.samples_seen / stream.num_samples
         lr = learning_rate(config.optim, epochs)
