@@ -5,6 +5,7 @@ import torch
 
 from ndt3_dist.errors import Unsupported
 from ndt3_dist.model.attention import attend, choose_body
+from ndt3_dist.model.blocked import blocked
 
 
 def random_qkv(seqlens, heads=2, head_dim=16, dtype=torch.float32, seed=0):
@@ -79,3 +80,20 @@ def test_flash_is_refused_where_it_cannot_run():
     with pytest.raises(Unsupported, match="a CUDA device and bf16"):
         choose_body("flash", torch.device("cpu"), torch.bfloat16)
     assert choose_body("auto", torch.device("cpu"), torch.bfloat16) == "blocked"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradients_of_blocked_attention_are_those_of_its_output(monkeypatch, dropout):
+    monkeypatch.setattr("ndt3_dist.model.blocked.BLOCK", 4)
+    torch.manual_seed(0)
+    qkv = [torch.randn(2, 2, 10, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+
+    def attention(*qkv):
+        torch.manual_seed(1)  # the same weights are dropped each time
+        return blocked(*qkv, dropout)
+
+    assert torch.autograd.gradcheck(attention, qkv)
+    assert torch.equal(attention(*qkv), attention(*qkv))
+    if dropout:
+        many = torch.stack([blocked(*qkv, dropout) for _ in range(4000)]).mean(0)
+        torch.testing.assert_close(many, blocked(*qkv, 0.0), rtol=0, atol=0.1)
