@@ -31,13 +31,16 @@ from ndt3_dist.shards.report import text_table
 from ndt3_dist.train.loop import total_steps
 from ndt3_dist.train.metrics import read_metrics
 from ndt3_dist.train.report import write_report
+from ndt3_dist.train.speed import passes_in
 
 MARK = "demo"
 """File in a run that says: made by this program, which may remove it."""
 HISTORY = 10
 """Bins of history of the ridge."""
-TOKENS = 6e6
-"""Tokens that two cores train on in less than three minutes."""
+SECONDS = 155
+"""Of pretraining, so that the whole takes less than five minutes."""
+PASSES = 4, 8
+"""Over simulated recordings: the fewest worth showing, and the most that still help."""
 
 
 def main() -> None:
@@ -127,15 +130,15 @@ def pretrain(args, corpus: str) -> None:
     overrides = [f"data.corpus={corpus}", f"run.name={args.name}", f"run.seed={args.seed}"]
     overrides += ["checkpoint.every_steps=100"]
     file = find_file("demo.yaml", "configs")
-    config = load_config(PretrainConfig, file, overrides)
-    opened = Corpus(corpus)
-    tokens = count_tokens(opened.index, opened.manifest.sessions, config.model)
+    config, opened = load_config(PretrainConfig, file, overrides), Corpus(corpus)
+    epochs = round(passes_in(SECONDS, config, opened, args.ranks), 1)
+    if not args.recordings:
+        epochs = min(max(epochs, PASSES[0]), PASSES[1])
+    overrides += [f"train.epochs={epochs}", f"optim.decay_epochs={epochs}"]
     if args.recordings:
-        # As many passes as fit the demo's time, whatever the recording's length.
-        epochs = round(TOKENS / tokens.sum(), 1)
-        overrides += [f"train.epochs={epochs}", f"optim.decay_epochs={epochs}"]
         overrides += ["model.dropout=0.1"]  # many passes do overfit
-        config = load_config(PretrainConfig, file, overrides)
+    config = load_config(PretrainConfig, file, overrides)
+    tokens = count_tokens(opened.index, opened.manifest.sessions, config.model)
     run, total = Path("runs") / args.name, total_steps(config, tokens)
     # The launcher beside this interpreter: it works without the environment being activated.
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
