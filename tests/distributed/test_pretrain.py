@@ -29,6 +29,8 @@ SMALL = [
     "model.feedforward=64",
     "model.dropout=0.1",
     "model.channels_per_token=32",
+    "model.count_classes=22",
+    "model.spike_weight=1",
     "data.row_tokens=1024",
     "train.global_batch=4",
     "train.max_steps=12",
@@ -179,7 +181,7 @@ def test_replay_lists_what_a_step_was_trained_on(undisturbed, corpus, tmp_path):
     dump(found, tmp_path / "batch.npz")
     with np.load(tmp_path / "batch.npz") as arrays:
         assert sum(len(arrays[k]) for k in arrays if k.endswith("/time")) == metrics[12]["tokens"]
-    with pytest.raises(BadInput, match=r"no step 13; metrics\.jsonl has 1 to 12"):
+    with pytest.raises(BadInput, match=r"no step 13 in metrics\.jsonl; it has 1 to 12"):
         replay(undisturbed / "r", 13)
     shutil.copytree(corpus, tmp_path / "c")
     shard = tmp_path / "c" / "shards" / f"{found.rows[0]['shard']}.tar"

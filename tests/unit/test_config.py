@@ -53,8 +53,8 @@ def test_inconsistent_values_are_refused():
         load_config(PretrainConfig, DEMO, ["train.global_batch=3", "train.micro_batch=2"])
     with pytest.raises(BadInput, match="use stage 1"):
         load_config(PretrainConfig, DEMO, ["train.zero_stage=0"])
-    with pytest.raises(BadInput, match="dim 128 is not a multiple of heads"):
-        load_config(PretrainConfig, DEMO, ["model.heads=3"])
+    with pytest.raises(BadInput, match="dim 96 is not a multiple of heads"):
+        load_config(PretrainConfig, DEMO, ["model.heads=5"])
 
 
 def test_a_missing_file_names_what_there_is():
