@@ -37,7 +37,7 @@ MARK = "demo"
 """File in a run that says: made by this program, which may remove it."""
 HISTORY = 10
 """Bins of history of the ridge."""
-SECONDS = 155
+SECONDS = 120
 """Of pretraining, so that the whole takes less than five minutes."""
 PASSES = 4, 8
 """Over simulated recordings: the fewest worth showing, and the most that still help."""
@@ -94,10 +94,12 @@ def main() -> None:
     # From scratch all weights learn, at a rate of their own and for more steps.
     scratch = ["--scratch", "optim.lr=1e-3", "train.steps=160", "optim.decay_epochs=160"]
     scratch += ["train.eval_every=10", "data.val_fraction=0.1"]
+    commands = []
     for name, extra in (("finetuned", tuned), ("scratch", scratch)):
         command = [sys.executable, "launch/finetune.py", "--config", "tune_demo.yaml"]
         command += ["--init", str(export), *extra, f"data.corpus={corpus}", f"run.name={name}"]
-        stage(f"fine-tune ({name})", [*command, f"run.dir={run}", f"run.seed={args.seed}", *fit])
+        commands.append([*command, f"run.dir={run}", f"run.seed={args.seed}", *fit])
+    stage("fine-tune, and the same model from scratch, side by side", *commands)
     result = evaluate(
         {name: str(run / name / "export") for name in ("finetuned", "scratch")},
         corpus,
@@ -154,26 +156,38 @@ def pretrain(args, corpus: str) -> None:
     stage("pretrain, resumed", command)
 
 
-def stage(name: str, command: list[str], kill_when=None) -> None:
-    """Run one program of the project, output shown; Ndt3DistError where it fails."""
+def stage(name: str, *commands: list[str], kill_when=None) -> None:
+    """Run programs of the project side by side, output shown; Ndt3DistError where one fails."""
     began = time.perf_counter()
     log.say(f"\n== {name}")
-    process = subprocess.Popen(command, cwd=PROJECT)
+    one_thread = {"OMP_NUM_THREADS": "1"} if len(commands) > 1 else {}
+    running = [
+        subprocess.Popen(command, cwd=PROJECT, env={**os.environ, **one_thread})
+        for command in commands
+    ]
     try:
-        while process.poll() is None:
+        while None in [process.poll() for process in running]:
             if kill_when and kill_when():
-                kill_tree(process.pid)
-                process.wait()
+                kill_all(running)
                 return
             time.sleep(0.2)
     except BaseException:
-        kill_tree(process.pid)
+        kill_all(running)
         raise
-    if process.returncode:
-        raise Ndt3DistError(f"stage {name} failed with exit code {process.returncode}, see above")
+    for process in running:
+        if process.returncode:
+            code = process.returncode
+            raise Ndt3DistError(f"stage {name} failed with exit code {code}, see above")
     if kill_when:
         raise Ndt3DistError(f"stage {name} ended before it could be killed")
     log.say(f"== {name}: {time.perf_counter() - began:.0f} s")
+
+
+def kill_all(running: list[subprocess.Popen]) -> None:
+    """SIGKILL processes and all that they started."""
+    for process in running:
+        kill_tree(process.pid)
+        process.wait()
 
 
 def kill_tree(pid: int) -> None:

@@ -16,6 +16,7 @@ VERBS = {
     "finetune": ("launch/finetune.py", "fit a decoder to one session"),
     "evaluate": ("launch/evaluate.py", "score a decoder beside a ridge"),
     "decode": ("launch/decode.py", "decode a recording or a stream, bin by bin"),
+    "replay": ("launch/replay.py", "which windows a step was trained on"),
     "report": ("launch/report.py", "report.html of a run"),
     "demo": ("launch/demo.py", "the whole path in five minutes"),
     "convert": ("checkpoints/convert.py", "checkpoint -> portable weights"),
