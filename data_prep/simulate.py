@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from ndt3_dist import log
-from ndt3_dist.prep.simulate import check_arguments, find_simulation, format_table, simulate
+from ndt3_dist.prep.simulate import ORACLE, check_arguments, find_simulation, format_table, simulate
 
 
 def main() -> int:
@@ -23,9 +23,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=4.0, help="length of each (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same data (default 0)")
     parser.add_argument("--subjects", type=int, default=3, help="monkeys, 1 to 26 (default 3)")
+    parser.add_argument(
+        "--oracle",
+        choices=ORACLE,
+        default="all",
+        help="sessions whose best possible R2 is computed: all, or each subject's last",
+    )
     args = parser.parse_args()
     try:
-        arguments = check_arguments(args.sessions, args.minutes, args.seed, args.subjects)
+        arguments = check_arguments(
+            args.sessions, args.minutes, args.seed, args.subjects, args.oracle
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
