@@ -127,15 +127,16 @@ class Places:
         ids: SpaceIds,
         has_constraint: np.ndarray,
         has_return: np.ndarray,
+        per_constraint: int,
         dummy: int,
     ) -> "Places":
         """
         Args:
             has_constraint, has_return: In which bins such tokens are emitted, (bins,) bool.
+            per_constraint: Constraint tokens of such a bin.
             dummy: 1 where the window ends with the dummy covariate.
         """
         bins, dims, patches = len(has_constraint), layout.dims, len(layout.columns)
-        per_constraint = max(dims, 1)
         # Where each part of each bin begins.
         in_bin = has_constraint * per_constraint + patches + has_return + dims
         start = np.concatenate([[0], np.cumsum(in_bin)])
@@ -184,14 +185,16 @@ def tokenise(
     bins, dims = sample.spikes.shape[0], layout.dims
     constraint, has_constraint = _constraint_bins(sample, dims, config)
     returns, has_return = _return_bins(sample, bins, config)
-    dummy = int(dims == 0 and config.dummy_covariate)
+    dummy = int(has_dummy(np.array(dims), config))
     ids = SpaceIds.of(config)
-    key = (ids, has_constraint.tobytes(), has_return.tobytes(), dummy)
+    per_constraint = constraint.shape[1]
+    key = (ids, has_constraint.tobytes(), has_return.tobytes(), per_constraint, dummy)
     places = layout.places.get(key)
     if places is None:
         if len(layout.places) >= MAX_PLACES:
             layout.places.clear()
-        places = layout.places[key] = Places.of(layout, ids, has_constraint, has_return, dummy)
+        places = Places.of(layout, ids, has_constraint, has_return, per_constraint, dummy)
+        layout.places[key] = places
     finite = np.isfinite(sample.covariates)
     values = np.where(finite, np.clip(sample.covariates, -1, 1), 0).astype(np.float32).reshape(-1)
     valid, hidden = finite.reshape(-1), np.ones(bins * dims, bool)

@@ -207,7 +207,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     total = total_steps(config, stream.tokens)
     engine.deepspeed.train()
     steps = stream.steps(place, lambda found: damage_of_all(found, device))
-    spikes_of_loss, clock = SpikeWatch(), time.perf_counter()
+    watch, clock = SpikeWatch(), time.perf_counter()
     done = is_done(config, step, place, stream.num_samples)
     while not done:
         began = time.perf_counter()
@@ -243,7 +243,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             wandb.write(step, values)
             if step % config.log.every_steps == 0 or done:
                 log.say(console_line(step, total, values, max(total - step, 0) * values["step_s"]))
-            if spikes_of_loss.is_spike(loss):
+            if watch.is_spike(loss):
                 log.warn(spike_line(step, loss, stream, work.rows))
         if step % config.checkpoint.every_steps == 0 or done:
             save_step(engine, config, stream, shapes, step, place, rank)

@@ -8,6 +8,7 @@ import numpy as np
 import yaml
 
 from ndt3_dist import storage
+from ndt3_dist.checkpoint.format import step_folder, steps_of
 from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Step, Stream
@@ -54,17 +55,19 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         )
     config = yaml.safe_load((run / "config.yaml").read_text())
     opened = Corpus(corpus or config["data"]["corpus"])
-    trained_on = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["fingerprint"]
+    started, line = json.loads((run / "starts.jsonl").read_text().splitlines()[-1]), lines[step]
+    if "fingerprint" not in started or "epoch_start" not in line:
+        raise BadInput(f"{run}: written by a version that did not note what replay needs")
+    trained_on = started["fingerprint"]
     if opened.manifest.fingerprint != trained_on:
         raise ResumeMismatch(
             f"{opened.path} is corpus {opened.manifest.fingerprint[:12]}, {run} was trained on "
             f"{trained_on[:12]}; name its folder with --corpus"
         )
-    line, train = lines[step], config["train"]
-    data = DataConfig(**{**config["data"], "on_corrupt": "quarantine", "max_quarantined": 1})
+    train = config["train"]
     stream = Stream(
         opened,
-        data,
+        DataConfig(**config["data"]),
         ModelConfig(**config["model"]),
         config["run"]["seed"],
         train["global_batch"],
@@ -81,9 +84,14 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
 
 
 def _ledger(run: Path) -> list[dict]:
-    """Damage known to the newest checkpoint, which knows all that older ones do."""
-    found = sorted((run / "steps").glob("*/stream.json"))
-    return storage.read_json(found[-1]).get("ledger", []) if found else []
+    """Damage known to the newest checkpoint, which knows all that older ones do.
+
+    What was met after it is read again, and found again: the damaged window, not its stand-in.
+    """
+    steps = steps_of(run)
+    if not steps:
+        return []
+    return storage.read_json(step_folder(run, steps[-1]) / "stream.json").get("ledger", [])
 
 
 def _records(stream: Stream, step: Step):

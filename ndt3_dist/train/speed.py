@@ -15,8 +15,8 @@ from ndt3_dist.train.plain import PlainOptimizer
 STEPS = 10
 """Timed steps, after as many that warm up."""
 OVERHEAD = 1.15
-"""Processes that share caches and memory and wait for each other, against one alone: with this, 155 s
-asked for came out at 152 on two cores."""
+"""Processes that share caches and memory and wait for each other, against one alone: with this,
+155 s asked for came out at 152 on two cores."""
 
 
 def passes_in(seconds: float, config: PretrainConfig, corpus: Corpus, ranks: int) -> float:

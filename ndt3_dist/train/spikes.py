@@ -12,7 +12,7 @@ WINDOW = 100
 ENOUGH = 20
 """Losses before which nothing is called a spike."""
 DEVIATIONS = 6
-"""Robust standard deviations above the median (OLMo's and PaLM's trainers use the same order)."""
+"""Robust standard deviations above the median (OLMo-core's trainer takes 6 plain ones)."""
 
 
 class SpikeWatch:
@@ -22,14 +22,16 @@ class SpikeWatch:
         self.losses: deque[float] = deque(maxlen=WINDOW)
 
     def is_spike(self, loss: float) -> bool:
-        """Whether a loss lies far above the last ones; spikes are not remembered."""
-        if len(self.losses) >= ENOUGH and math.isfinite(loss):
-            median = float(np.median(self.losses))
-            spread = 1.4826 * float(np.median(np.abs(np.array(self.losses) - median)))
-            if loss > median + DEVIATIONS * max(spread, 1e-3 * abs(median)):
-                return True
+        """Whether a loss lies far above the median of the last ones, itself among the next."""
+        if not math.isfinite(loss):
+            return False
+        last = np.array(self.losses)
         self.losses.append(loss)
-        return False
+        if len(last) < ENOUGH:
+            return False
+        median = float(np.median(last))
+        spread = 1.4826 * float(np.median(np.abs(last - median)))
+        return loss > median + DEVIATIONS * max(spread, 1e-3 * abs(median))
 
 
 def over_represented(

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 from pathlib import Path
 
@@ -44,8 +44,8 @@ def make_streams(corpus, model, world_size=1, ledger=(), covariate_mask_rate=1.0
     return streams
 
 
-def walk(streams, steps=STEPS, place=None):
-    """Steps of all ranks, each a thread: [step][rank]. Ranks tell each other what they found."""
+def run_ranks(streams, steps=STEPS, place=None) -> list[Future]:
+    """Each rank's steps, made by a thread. Ranks tell each other what they found."""
     barrier, box = threading.Barrier(len(streams), timeout=60), [[] for _ in streams]
 
     def run(rank):
@@ -63,7 +63,12 @@ def walk(streams, steps=STEPS, place=None):
         return list(islice(streams[rank].steps(place or Place(), share), steps))
 
     with ThreadPoolExecutor(len(streams)) as pool:
-        return list(zip(*pool.map(run, range(len(streams))), strict=True))
+        return [pool.submit(run, rank) for rank in range(len(streams))]
+
+
+def walk(streams, steps=STEPS, place=None):
+    """Steps of all ranks: [step][rank]."""
+    return list(zip(*(r.result() for r in run_ranks(streams, steps, place)), strict=True))
 
 
 def digest(steps) -> list[str]:
@@ -163,5 +168,6 @@ def test_damage_ends_the_run_on_every_rank_unless_it_may_be_replaced(
         ({"max_quarantined": 0.0}, r"data\.max_quarantined allows 0\.00%"),
     ):
         streams = make_streams(damaged, tiny_model, world_size, **options)
-        with pytest.raises(ShardCorrupt, match=match):
-            walk(streams)
+        for rank in run_ranks(streams):
+            with pytest.raises(ShardCorrupt, match=match):
+                rank.result()

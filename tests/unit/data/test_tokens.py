@@ -35,3 +35,16 @@ def test_the_dummy_token_is_for_windows_without_covariates_alone(tiny_model):
     plain, _ = tokenise(sample, layout, tiny_model)
     asked, _ = tokenise(sample, layout, tiny_model.model_copy(update={"dummy_covariate": True}))
     assert all(np.array_equal(plain[k], asked[k]) for k in plain)
+
+
+def test_recorded_constraints_of_no_covariates_are_no_tokens(tiny_model):
+    """Without a recording of constraints there is one token, with an empty one there is none."""
+    config = tiny_model.model_copy(update={"context_tokens": True})
+    layout = Layout.from_counts([40], 0, config, "s")
+    spikes, nothing = np.ones((5, 40), np.uint8), np.zeros((5, 0), np.float32)
+    for constraint, tokens in ((None, 1), (np.zeros((5, 3, 0), np.float32), 0)):
+        sample = Sample(spikes, nothing, constraint=constraint)
+        arrays, length = tokenise(sample, layout, config)
+        assert arrays["constraint"].shape == (tokens, 3)
+        assert len(arrays["constraint_slot"]) == tokens
+        assert len(arrays["space"]) == length == tokens + 5 * 2 + 1

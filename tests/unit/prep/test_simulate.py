@@ -225,6 +225,20 @@ def test_program_writes_then_recognises_its_own_simulation(tmp_path):
     assert len(other.stderr.splitlines()) == 1
 
 
+def test_the_best_r2_of_each_subjects_last_session_alone(dataset, tmp_path):
+    out, result = dataset
+    some = simulate.simulate(tmp_path / "some", sessions=4, minutes=0.25, seed=3, oracle="last")
+    expected = [None, *(s["oracle_r2"] for s in result["sessions"][1:])]  # A has a second day
+    assert [s["oracle_r2"] for s in some["sessions"]] == expected
+    table = simulate.format_table(some).splitlines()
+    assert table[1].endswith(" -")
+    assert len({len(line) for line in table[1:]}) == 1
+    for entry in result["sessions"]:  # nothing else differs
+        a, b = read_session(out / entry["file"]), read_session(tmp_path / "some" / entry["file"])
+        assert a["identifier"] == b["identifier"]
+        np.testing.assert_array_equal(np.concatenate(a["spikes"]), np.concatenate(b["spikes"]))
+
+
 def test_library_refuses_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not empty"):
@@ -234,7 +248,14 @@ def test_library_refuses_a_folder_that_holds_something_else(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("minutes", 0), ("minutes", float("nan")), ("sessions", 0), ("seed", -1), ("subjects", 27)],
+    [
+        ("minutes", 0),
+        ("minutes", float("nan")),
+        ("sessions", 0),
+        ("seed", -1),
+        ("subjects", 27),
+        ("oracle", "first"),
+    ],
 )
 def test_bad_arguments_are_named(name, value):
     good = {"sessions": 1, "minutes": 1.0, "seed": 0, "subjects": 1}
