@@ -46,8 +46,21 @@ class DataConfig(Section):
     """Folder or s3:// URL of a prepared corpus."""
     row_tokens: int = Field(default=4096, ge=1)
     """Capacity of a packed row in tokens."""
+    sessions: tuple[str, ...] = ("*",)
+    """Patterns of the session ids (DATASET-SUBJECT-SESSION) that are trained on."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of session ids that are not, whatever `sessions` says."""
+    scale_ratio: float = Field(default=1.0, gt=0, le=1)
+    """Share of each session's windows that is trained on; smaller shares lie within larger ones."""
+    max_windows_per_session: int | None = Field(default=None, ge=1)
+    """Most windows of a session that are trained on."""
     block_samples: int = Field(default=8192, ge=1)
-    """Samples that are fitted into rows together; larger fills rows better."""
+    """Windows that are fitted into rows together, at least: blocks are whole shards."""
+    lanes: int = Field(default=64, ge=1)
+    """Blocks that a step's rows come from. Where it is a multiple of the ranks times
+    `train.micro_batch`, each rank reads shards of its own."""
+    workers: int = Field(default=1, ge=0)
+    """Threads of a rank that build steps ahead; 0 builds each when it is asked for."""
     on_corrupt: Literal["raise", "quarantine"] = "raise"
     """What a damaged window does: end the run, or be replaced by another, in every epoch."""
     max_quarantined: float = Field(default=0.01, ge=0, le=1)

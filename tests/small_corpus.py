@@ -43,12 +43,14 @@ def make_recording(number: int, seconds: float, arrays: list[int], dims: int = 2
     )
 
 
-def write_corpus(out: Path, recordings: list[Recording], **recipe_keys) -> Manifest:
-    """A corpus as `prep.job` makes it, in one process."""
+def write_corpus(
+    out: Path, recordings: list[Recording], shards: int = 2, **recipe_keys
+) -> Manifest:
+    """A corpus as `prep.job` makes it, in one process, with so many shards of each split."""
     recipe = Recipe(dataset="t", out=str(out), **recipe_keys)
     cuts = [cut(r, recipe, f"{r.session}.nwb", "0" * 64) for r in recordings]
     sessions = [session for session, _ in cuts]
-    shards = []
+    written: list[Shard] = []
     for split in ("train", "val", "calibration", "test"):
         found = [
             (key, members, {**{k: fields[k] for k in DESCRIPTION}, "session": number})
@@ -57,21 +59,21 @@ def write_corpus(out: Path, recordings: list[Recording], **recipe_keys) -> Manif
             if s == split
         ]
         found.sort(key=lambda f: order_key(recipe.sha256(), f[0]))
-        half = (len(found) + 1) // 2
-        for part in (found[:half], found[half:]):
-            if part:
-                name = f"{len(shards):06d}"
-                paths = shard_path(str(out), name), index_path(str(out), name)
-                shards.append(Shard(name=name, split=split, **write_shard(*paths, part)))
+        per_shard = -(-len(found) // shards) or 1
+        for start in range(0, len(found), per_shard):
+            name = f"{len(written):06d}"
+            paths = shard_path(str(out), name), index_path(str(out), name)
+            part = write_shard(*paths, found[start : start + per_shard])
+            written.append(Shard(name=name, split=split, **part))
     manifest = Manifest(
-        fingerprint=fingerprint(sessions, shards, recipe.bin_size_ms, recipe.window_bins),
+        fingerprint=fingerprint(sessions, written, recipe.bin_size_ms, recipe.window_bins),
         bin_size_ms=recipe.bin_size_ms,
         window_bins=recipe.window_bins,
         streams={},
         recipe=recipe.identity(),
         recipe_sha256=recipe.sha256(),
         sessions=sessions,
-        shards=shards,
+        shards=written,
     )
     storage.write_json(out / "manifest.json", manifest.model_dump(mode="json"))
     assert sample_key(sessions[0].id, 0)

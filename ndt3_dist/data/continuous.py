@@ -37,8 +37,11 @@ class Run:
 
 def sessions_with(corpus: Corpus) -> list[str]:
     """Ids of the sessions that have windows in the corpus's opened splits."""
-    numbers = sorted(set(corpus.index["session"].tolist()))
-    return [corpus.manifest.sessions[n].id for n in numbers]
+    return [
+        s.id
+        for s in corpus.manifest.sessions
+        if any(s.windows[p].kept for p in corpus.splits if p in s.windows)
+    ]
 
 
 def read_runs(corpus: Corpus, session: str) -> tuple[Session, list[Run]]:

@@ -5,7 +5,7 @@ quarantined: entered here, kept with each checkpoint, and replaced wherever the 
 by another window that no rank, worker or restart has a say in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from ndt3_dist.config import DataConfig
 from ndt3_dist.data.order import Order, generator
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.read import Corpus
+
+Count = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, order=True)
@@ -38,13 +40,18 @@ class Ledger:
 
     Attributes:
         entries: In the order in which they were met.
-        damaged: Which samples are replaced, (samples,) bool.
+        damaged: Numbers of the samples that are replaced, sorted.
     """
 
-    def __init__(self, corpus: Corpus, data: DataConfig, order: Order):
-        self.corpus, self.data, self.order = corpus, data, order
+    def __init__(self, corpus: Corpus, data: DataConfig, order: Order, count: Count):
+        """
+        Args:
+            corpus, data, order: Of the stream.
+            count: Sample numbers to their tokens, (samples,) each.
+        """
+        self.corpus, self.data, self.order, self.count = corpus, data, order, count
         self.entries: list[Damage] = []
-        self.damaged = np.zeros(len(corpus), bool)
+        self.damaged = np.empty(0, np.int64)
 
     def add(self, found: Sequence[Damage]) -> None:
         """Quarantine what was found; ShardCorrupt where the run is to stop instead."""
@@ -52,7 +59,7 @@ class Ledger:
         if self.data.on_corrupt == "raise":
             raise ShardCorrupt(f"{found[0].reason}; data.on_corrupt=quarantine trains on")
         self._mark(found)
-        share = self.damaged.mean()
+        share = len(self.damaged) / len(self.corpus)
         if share > self.data.max_quarantined:
             raise ShardCorrupt(
                 f"{self.corpus.path}: {share:.2%} of all windows are damaged, "
@@ -71,33 +78,42 @@ class Ledger:
     def _mark(self, entries: Sequence[Damage]) -> None:
         names = {shard.name: i for i, shard in enumerate(self.corpus.shards)}
         for entry in entries:
-            members = np.flatnonzero(self.corpus.shard_of == names[entry.shard]).tolist()
+            shard = names[entry.shard]
+            members = np.arange(self.corpus.first[shard], self.corpus.first[shard + 1])
             if entry.window:
-                members = [n for n in members if self.corpus.key(n) == entry.window]
-            self.damaged[members] = True
+                members = [n for n in members.tolist() if self.corpus.key(n) == entry.window]
+            self.damaged = np.union1d(self.damaged, members).astype(np.int64)
             self.entries.append(entry)
+
+    def _is_damaged(self, numbers: np.ndarray) -> np.ndarray:
+        return np.isin(numbers, self.damaged, assume_unique=True)
 
     def replace(self, epoch: int, samples: np.ndarray) -> np.ndarray:
         """Samples of a row with intact ones in place of damaged ones.
 
-        A stand-in has at most the tokens of what it stands for, so that it fits the row. It
-        follows from seed, epoch and sample alone (and from what else is damaged).
+        A stand-in has at most the tokens of what it stands for, so that it fits the row. It comes
+        from the first block that has one, in an order that follows from seed, epoch and sample.
 
         Args:
             epoch: Of the row.
             samples: Sample numbers, (samples,).
         """
-        if not self.damaged[samples].any():
+        if not len(self.damaged) or not self._is_damaged(samples).any():
             return samples
-        order, chosen = self.order, samples.copy()
-        for place in np.flatnonzero(self.damaged[samples]):
-            number = int(samples[place])
-            fitting = np.flatnonzero(~self.damaged & (order.tokens <= order.tokens[number]))
-            if not len(fitting):
-                raise ShardCorrupt(
-                    f"{self.corpus.where(number)} is damaged and no intact window has at most its "
-                    f"{order.tokens[number]} tokens; restore its shard"
-                )
-            draw = generator("replace", order.fingerprint, order.seed, epoch, number)
-            chosen[place] = fitting[draw.integers(len(fitting))]
+        chosen = samples.copy()
+        for place in np.flatnonzero(self._is_damaged(samples)):
+            chosen[place] = self._stand_in(epoch, int(samples[place]))
         return chosen
+
+    def _stand_in(self, epoch: int, number: int) -> int:
+        most = int(self.count(np.array([number]))[0])
+        draw = generator("replace", self.order.fingerprint, self.order.seed, epoch, number)
+        for block in draw.permutation(len(self.order.rows)).tolist():
+            numbers, tokens = self.order.samples_of(block)
+            fitting = numbers[(tokens <= most) & ~self._is_damaged(numbers)]
+            if len(fitting):
+                return int(fitting[draw.integers(len(fitting))])
+        raise ShardCorrupt(
+            f"{self.corpus.where(number)} is damaged and no intact window has at most its "
+            f"{most} tokens; restore its shard"
+        )

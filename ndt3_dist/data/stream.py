@@ -5,16 +5,18 @@ world + rank, so that the number of ranks changes who computes what and nothing 
 of a step come from the index beforehand; samples that hold something else are corrupt.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ndt3_dist.config import DataConfig, ModelConfig
+from ndt3_dist.data.blocks import Blocks
 from ndt3_dist.data.ledger import Damage, Ledger
-from ndt3_dist.data.order import Cursor, Order, Place, generator
-from ndt3_dist.data.tokens import Layout, TokenLists, count_tokens, has_dummy, tokenise
+from ndt3_dist.data.order import Order, Place, generator
+from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import ShardCorrupt, ShardLost
 from ndt3_dist.shards.read import Corpus
 
@@ -46,8 +48,19 @@ class Step:
     damage: list[Damage] = field(default_factory=list)
 
 
+class Now:
+    """A call that is made when its result is asked for, by whoever asks."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def result(self) -> Step:
+        function, *arguments = self.call
+        return function(*arguments)
+
+
 class Stream:
-    """Iterates over global steps from a place on; reads ahead by one step in the background."""
+    """Iterates over global steps from a place on; builds steps ahead in the background."""
 
     def __init__(
         self,
@@ -63,19 +76,35 @@ class Stream:
         self.corpus, self.model, self.seed = corpus, model, seed
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.rank, self.world_size = rank, world_size
+        self.workers = data.workers
+        self.blocks = Blocks(corpus, data, model, seed)
+        # Also refuses sessions that the model cannot hold.
+        taken = np.flatnonzero(self.blocks.chosen)
         sessions = corpus.manifest.sessions
-        self.layouts = [Layout.of(s, model) for s in sessions]
-        dims = np.array([len(s.covariates) for s in sessions])
-        self.dummies = has_dummy(dims, model)
-        self.tokens = count_tokens(corpus.index, sessions, model)
+        self.layouts = {int(i): Layout.of(sessions[i], model) for i in taken}
         self.order = Order(
-            corpus.manifest.fingerprint, seed, self.tokens, data.row_tokens, data.block_samples
+            corpus.manifest.fingerprint,
+            seed,
+            self.blocks.rows,
+            self.blocks.samples_of,
+            data.row_tokens,
+            data.lanes,
         )
-        self.ledger = Ledger(corpus, data, self.order)
+        self.ledger = Ledger(corpus, data, self.order, self.tokens_of)
 
     @property
     def num_samples(self) -> int:
-        return len(self.corpus)
+        """Samples of an epoch."""
+        return int(self.blocks.samples.sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of an epoch."""
+        return int(self.blocks.tokens.sum())
+
+    def tokens_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Tokens of some samples, (samples,)."""
+        return self.blocks.counts.of(self.corpus.records(numbers))
 
     def steps(self, place: Place, share: Share = list) -> Iterator[Step]:
         """Global steps without end.
@@ -87,24 +116,28 @@ class Stream:
         Raises:
             ShardCorrupt: Something is damaged and the ledger may not take it, on all ranks.
         """
-        cursor = Cursor(self.order, place)
-        # One thread: reading and numpy release the GIL, and order needs no second one.
-        with ThreadPoolExecutor(1, thread_name_prefix="stream") as pool:
-            rows, after = cursor.take(self.global_batch)
-            ahead = pool.submit(self._build, rows, after)
+        # Threads, not processes: reading, hashing and numpy release the GIL, nothing is copied from
+        # one to the other, and none can be left behind.
+        with ThreadPoolExecutor(max(self.workers, 1), thread_name_prefix="stream") as pool:
+            build = pool.submit if self.workers else Now
+            ahead: deque[tuple[list, Place, Future[Step] | Now]] = deque()
             while True:
-                step = ahead.result()
+                while len(ahead) < self.workers + 1:
+                    rows, place = self.order.take(place, self.global_batch)
+                    ahead.append((rows, place, build(self._build, rows, place)))
+                rows, after, building = ahead.popleft()
+                step = building.result()
                 while found := share(step.damage):
                     self.ledger.add(found)
                     step = self._build(rows, after)
-                rows, after = cursor.take(self.global_batch)
-                ahead = pool.submit(self._build, rows, after)
+                    # What was built before may hold it, or another stand-in than it has now.
+                    ahead = deque((r, p, build(self._build, r, p)) for r, p, _ in ahead)
                 yield step
 
     def _build(self, planned: list[tuple[int, np.ndarray]], after: Place) -> Step:
         rows = [(epoch, self.ledger.replace(epoch, samples)) for epoch, samples in planned]
         everything = np.concatenate([samples for _, samples in rows])
-        index = self.corpus.index[everything]
+        index = self.corpus.records(everything)
         micro_batches = self.global_batch // self.micro_batch
         batches, damage = [], []
         for m in range(self.rank, micro_batches, self.world_size):
@@ -115,10 +148,10 @@ class Stream:
         return Step(
             batches,
             samples=len(everything),
-            tokens=int(self.tokens[everything].sum()),
+            tokens=int(self.blocks.counts.of(index).sum()),
             num_spikes=int(index["spike_targets"].sum(dtype=np.int64)),
             num_covariates=int(index["covariate_targets"].sum(dtype=np.int64))
-            + int(self.dummies[index["session"]].sum()),
+            + int(self.blocks.counts.dummies[index["session"]].sum()),
             after=after,
             rows=rows,
             damage=damage,
@@ -132,14 +165,14 @@ class Stream:
                 try:
                     lists.add(*self._tokens_of(number, epoch))
                 except ShardCorrupt as e:
-                    shard = self.corpus.shards[int(self.corpus.shard_of[number])].name
+                    shard = self.corpus.shards[int(self.corpus.shard_of(number))].name
                     window = "" if isinstance(e, ShardLost) else self.corpus.key(number)
                     damage.append(Damage(0, shard, window, str(e)))
         return lists, damage
 
     def _tokens_of(self, number: int, epoch: int):
         sample = self.corpus.read(number)
-        record = self.corpus.index[number]
+        record = self.corpus.record(number)
         valid = int(np.isfinite(sample.covariates).sum())
         if sample.spikes.size != record["spike_targets"] or valid != record["covariate_targets"]:
             raise ShardCorrupt(

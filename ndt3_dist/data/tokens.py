@@ -67,16 +67,26 @@ class Layout:
         return cls(np.array(columns, np.int64), np.array(real, np.int64), dims)
 
 
-def count_tokens(index: np.ndarray, sessions: list[Session], config: ModelConfig) -> np.ndarray:
-    """Tokens of each sample for a model, (samples,) int64, without reading any sample."""
-    patches = np.array(
-        [neural_tokens_per_bin(s.arrays, config.channels_per_token) for s in sessions]
-    )
-    dims = np.array([len(s.covariates) for s in sessions])
-    session = index["session"].astype(np.int64)
-    tokens = index["bins"].astype(np.int64) * (patches + dims)[session]
-    tokens += has_dummy(dims, config)[session]
-    return tokens + index["context_tokens"] if config.context_tokens else tokens
+class TokenCounts:
+    """Tokens of samples for a model, without reading any.
+
+    Attributes:
+        per_bin: Neural and covariate tokens of a bin of each session, (sessions,).
+        dummies: Dummy tokens behind its windows, 0 or 1, (sessions,).
+    """
+
+    def __init__(self, sessions: list[Session], config: ModelConfig):
+        dims = np.array([len(s.covariates) for s in sessions])
+        patches = [neural_tokens_per_bin(s.arrays, config.channels_per_token) for s in sessions]
+        self.per_bin = np.array(patches) + dims
+        self.dummies = has_dummy(dims, config).astype(np.int64)
+        self.context = config.context_tokens
+
+    def of(self, index: np.ndarray) -> np.ndarray:
+        """Tokens of each sample of an index, (samples,) int64."""
+        session = index["session"]
+        tokens = index["bins"] * self.per_bin[session] + self.dummies[session]
+        return tokens + index["context_tokens"] if self.context else tokens
 
 
 def has_dummy(dims: np.ndarray, config: ModelConfig) -> np.ndarray:

@@ -28,6 +28,8 @@ from ndt3_dist.shards.format import (
 
 MAX_OPEN = 256
 """Shards kept open at once."""
+MAX_INDEXES = 1024
+"""Indexes kept in memory at once; one of a shard of 32 MB has about 200 kB."""
 
 
 @dataclass(frozen=True)
@@ -96,49 +98,87 @@ def read_index(corpus: str, shard: Shard) -> np.ndarray:
     return index
 
 
+class LocalShard:
+    """A file that is closed when the last thread that reads from it has let go of it."""
+
+    def __init__(self, path: str):
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self):
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
 class Corpus:
     """A corpus opened for reading: its manifest, the index of one or more splits, its shards.
 
     Attributes:
         manifest: The checked manifest.
-        index: Records of all samples of the chosen splits, shard after shard.
-        shard_of: Position in `shards` of each sample, (samples,).
+        splits: Those that are opened.
+        shards: Their shards. Samples are numbered through them.
+        first: Number of the first sample of each shard, and of samples, (shards + 1,).
     """
 
     def __init__(self, path: str, splits: tuple[str, ...] = ("train",)):
         self.path = str(path).rstrip("/")
         self.manifest: Manifest = read_manifest(self.path)
+        self.splits = splits
         self.shards = [s for s in self.manifest.shards if s.split in splits]
-        indexes = [read_index(self.path, s) for s in self.shards]
-        if not sum(len(i) for i in indexes):
+        self.first = np.concatenate([[0], np.cumsum([s.samples for s in self.shards], dtype=int)])
+        if not self.first[-1]:
             raise ManifestMismatch(
                 f"{self.path}: no window in split {' or '.join(splits)}; the manifest's `windows` "
                 "say what was rejected and why"
             )
-        self.index = np.concatenate(indexes)
-        self.shard_of = np.repeat(np.arange(len(indexes)), [len(i) for i in indexes])
-        self._opened: dict[int, int | bytes] = {}
+        self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
+        self._opened: dict[int, LocalShard | bytes] = {}
 
     def __len__(self) -> int:
-        return len(self.index)
+        return int(self.first[-1])
+
+    @functools.cached_property
+    def index(self) -> np.ndarray:
+        """Records of all samples, (samples,) of INDEX, in memory together."""
+        return np.concatenate([self.records_of(s) for s in range(len(self.shards))])
+
+    def _records_of(self, shard: int) -> np.ndarray:
+        """Records of the samples of a shard, verified. Raises ShardCorrupt."""
+        return read_index(self.path, self.shards[shard])
+
+    def shard_of(self, numbers: int | np.ndarray) -> np.ndarray:
+        """Position in `shards` of samples."""
+        return np.searchsorted(self.first, numbers, "right") - 1
+
+    def record(self, number: int) -> np.ndarray:
+        """The record of one sample, () of INDEX."""
+        shard = int(self.shard_of(number))
+        return self.records_of(shard)[number - self.first[shard]]
+
+    def records(self, numbers: np.ndarray) -> np.ndarray:
+        """Records of some samples, (samples,) of INDEX."""
+        found, shards = np.empty(len(numbers), INDEX), self.shard_of(numbers)
+        for shard in np.unique(shards).tolist():
+            mine = shards == shard
+            found[mine] = self.records_of(shard)[numbers[mine] - self.first[shard]]
+        return found
 
     def key(self, number: int) -> str:
-        record = self.index[number]
+        record = self.record(number)
         session = self.manifest.sessions[int(record["session"])]
         return sample_key(session.id, int(record["start_bin"]))
 
     def where(self, number: int) -> str:
         """Shard and window of a sample, for people."""
-        shard = self.shards[int(self.shard_of[number])]
+        shard = self.shards[int(self.shard_of(number))]
         return f"{shard_path(self.path, shard.name)}: window {self.key(number)}"
 
     def session_of(self, number: int):
-        return self.manifest.sessions[int(self.index[number]["session"])]
+        return self.manifest.sessions[int(self.record(number)["session"])]
 
     def read(self, number: int) -> Sample:
         """Read and verify one sample. Raises ShardCorrupt naming shard and window."""
-        record = self.index[number]
-        shard = int(self.shard_of[number])
+        shard = int(self.shard_of(number))
+        record = self.records_of(shard)[number - self.first[shard]]
         crc, arrays = 0, []
         for offset, size in zip(record["offsets"].tolist(), record["sizes"].tolist(), strict=True):
             data = self._bytes(shard, offset, size) if size else b""
@@ -171,41 +211,31 @@ class Corpus:
         if isinstance(opened, bytes):
             return opened[offset : offset + size]
         # Not mapped: reading a mapped file that is cut meanwhile kills the process.
-        return os.pread(opened, size, offset)
+        return os.pread(opened.fd, size, offset)
 
-    def _open(self, shard: int) -> int | bytes:
-        """A local shard's file descriptor, a remote one's content, its length checked."""
+    def _open(self, shard: int) -> LocalShard | bytes:
+        """A local shard's file, a remote one's content, its length checked."""
         entry = self.shards[shard]
         path = shard_path(self.path, entry.name)
         try:
-            opened = (
-                storage.read_bytes(path) if storage.is_remote(path) else os.open(path, os.O_RDONLY)
-            )
+            opened = storage.read_bytes(path) if storage.is_remote(path) else LocalShard(path)
         except FileNotFoundError as e:
             raise ShardLost(f"{path}: missing; restore it or prepare the corpus anew") from e
         except OSError as e:
             raise ShardLost(f"{path}: cannot be read ({e})") from e
-        length = len(opened) if isinstance(opened, bytes) else os.fstat(opened).st_size
+        length = len(opened) if isinstance(opened, bytes) else os.fstat(opened.fd).st_size
         if length != entry.bytes:
-            if not isinstance(opened, bytes):
-                os.close(opened)
             raise ShardLost(
                 f"{path}: {length} bytes, the manifest has {entry.bytes}; "
                 "restore it or prepare the corpus anew"
             )
         if len(self._opened) >= MAX_OPEN:
-            self._close(next(iter(self._opened)))
+            self._opened.pop(next(iter(self._opened)), None)
         return opened
-
-    def _close(self, shard: int) -> None:
-        opened = self._opened.pop(shard)
-        if not isinstance(opened, bytes):
-            os.close(opened)
 
     def close(self) -> None:
         """Close all shards."""
-        for shard in list(self._opened):
-            self._close(shard)
+        self._opened.clear()
 
 
 def shard_problems(corpus: str, shard: Shard) -> list[str]:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
@@ -29,9 +28,10 @@ from ndt3_dist.checkpoint.format import (
     steps_of,
 )
 from ndt3_dist.config import PretrainConfig
+from ndt3_dist.data.blocks import named
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.ledger import Damage
-from ndt3_dist.data.order import Place, fit_rows
+from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.model.attention import choose_body
@@ -89,7 +89,8 @@ def check_same(config: PretrainConfig, manifest: Manifest, start: Checkpoint) ->
             f"{config.data.corpus} is {manifest.fingerprint[:12]}"
         )
     fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
-    fixed += [("data", "row_tokens"), ("data", "block_samples"), ("train", "micro_batch")]
+    free_data = {"corpus", "on_corrupt", "max_quarantined", "workers"}
+    fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
     free = {"attention", "dropout", "attention_dropout"}
     for section, key in fixed:
         if key not in free and theirs[section].get(key) != ours[section][key]:
@@ -104,7 +105,13 @@ def write_run_files(
 ) -> None:
     """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
     run, manifest = run_folder(config), corpus.manifest
-    seen = [manifest.named(name) for name in sessions_with(corpus)]
+    allowed = named(corpus.path, [s.id for s in manifest.sessions], config.data)
+    with_windows = set(sessions_with(corpus))
+    seen = [
+        s
+        for s, taken in zip(manifest.sessions, allowed, strict=True)
+        if taken and s.id in with_windows
+    ]
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     storage.write_bytes(run / "config.yaml", text.encode())
     storage.write_json(run / "normalisation.json", normalisation(manifest, seen))
@@ -204,7 +211,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     wandb = Wandb(config, run) if rank == 0 else None
     first = metrics.lines[0]["loss"] if metrics and metrics.lines else None
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
-    total = total_steps(config, stream.tokens)
+    total = total_steps(config, stream.order.epoch_rows)
     engine.deepspeed.train()
     steps = stream.steps(place, lambda found: damage_of_all(found, device))
     watch, clock = SpikeWatch(), time.perf_counter()
@@ -228,8 +235,6 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             "lr": lr,
             "epochs": epochs,
             "position": place.position,
-            "epoch": place.epoch,
-            "epoch_start": place.epoch_start,
             "samples": work.samples,
             "tokens": work.tokens,
             "step_s": now - clock,
@@ -338,23 +343,16 @@ def is_done(config: PretrainConfig, step: int, place: Place, num_samples: int) -
     return place.samples_seen >= config.train.epochs * num_samples
 
 
-def total_steps(config: PretrainConfig, tokens: np.ndarray) -> int:
-    """About how many optimiser steps a run will take, for progress alone; `is_done` decides.
-
-    Args:
-        config: Of the run.
-        tokens: Tokens of each sample of the corpus, (samples,).
-    """
-    some = tokens[: config.data.block_samples]
-    rows = len(fit_rows(some, config.data.row_tokens)) * len(tokens) / len(some)
-    steps = max(1, math.ceil(config.train.epochs * rows / config.train.global_batch))
+def total_steps(config: PretrainConfig, epoch_rows: int) -> int:
+    """About how many optimiser steps a run will take, for progress alone; `is_done` decides."""
+    steps = max(1, math.ceil(config.train.epochs * epoch_rows / config.train.global_batch))
     return min(steps, config.train.max_steps) if config.train.max_steps else steps
 
 
 def announce(config, stream: Stream, shapes, world_size: int, device, start) -> None:
     """Print what will run, with every derived number."""
     train, parameters = config.train, sum(math.prod(s) for s in shapes.values())
-    tokens = int(stream.tokens.sum())
+    tokens, rows = stream.num_tokens, stream.order.epoch_rows
     body = choose_body(config.model.attention, device, PRECISION[train.precision])
     log.say(
         f"run {run_folder(config)}: {parameters:,} parameters, {train.precision}, "
@@ -362,12 +360,13 @@ def announce(config, stream: Stream, shapes, world_size: int, device, start) -> 
     )
     log.say(
         f"corpus {stream.corpus.manifest.fingerprint[:12]}: {stream.num_samples} windows, "
-        f"{tokens} tokens, {tokens / stream.num_samples:.0f} per window"
+        f"{tokens} tokens, {tokens / stream.num_samples:.0f} per window; {rows} rows an epoch, "
+        f"{tokens / (rows * config.data.row_tokens):.1%} full, of {len(stream.blocks.rows)} blocks"
     )
     log.say(
         f"step: {train.global_batch} rows of {config.data.row_tokens} tokens = micro-batch "
         f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
-        f"ranks; about {total_steps(config, stream.tokens)} steps"
+        f"ranks; about {total_steps(config, rows)} steps"
     )
     if start:
         log.say(f"resuming from step {start.meta['step']} ({start.folder})")

@@ -17,8 +17,6 @@ METRICS = {
     "lr": "learning rate of the step",
     "epochs": "samples seen over samples in the corpus, before the step",
     "position": "global number of the step's first row",
-    "epoch": "pass over the corpus that the first row of the step belongs to, from 0",
-    "epoch_start": "global number of that pass's first row",
     "samples": "windows in the step",
     "tokens": "tokens in the step",
     "step_s": "seconds from the end of the last step to the end of this one",

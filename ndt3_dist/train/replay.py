@@ -56,8 +56,6 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     config = yaml.safe_load((run / "config.yaml").read_text())
     opened = Corpus(corpus or config["data"]["corpus"])
     started, line = json.loads((run / "starts.jsonl").read_text().splitlines()[-1]), lines[step]
-    if "fingerprint" not in started or "epoch_start" not in line:
-        raise BadInput(f"{run}: written by a version that did not note what replay needs")
     trained_on = started["fingerprint"]
     if opened.manifest.fingerprint != trained_on:
         raise ResumeMismatch(
@@ -74,8 +72,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         train["micro_batch"],
     )
     stream.ledger.restore([e for e in _ledger(run) if e["position"] <= line["position"]])
-    planned = Place(line["position"], line["epoch"], line["epoch_start"])
-    built = next(stream.steps(planned, lambda found: []))
+    built = next(stream.steps(Place(line["position"]), lambda found: []))
     rows = list(_records(stream, built))
     damaged = [d.reason for d in built.damage]
     used = {r["shard"] for r in rows}
@@ -97,6 +94,7 @@ def _ledger(run: Path) -> list[dict]:
 def _records(stream: Stream, step: Step):
     corpus = stream.corpus
     for row, (epoch, samples) in enumerate(step.rows):
+        tokens = stream.tokens_of(samples)
         for segment, number in enumerate(samples.tolist()):
             session = corpus.session_of(number)
             yield {
@@ -106,9 +104,9 @@ def _records(stream: Stream, step: Step):
                 "session": session.id,
                 "subject": session.subject,
                 "window": corpus.key(number),
-                "shard": corpus.shards[int(corpus.shard_of[number])].name,
-                "offset": int(corpus.index[number]["offsets"][0]),
-                "tokens": int(stream.tokens[number]),
+                "shard": corpus.shards[int(corpus.shard_of(number))].name,
+                "offset": int(corpus.record(number)["offsets"][0]),
+                "tokens": int(tokens[segment]),
             }
 
 

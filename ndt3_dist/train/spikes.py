@@ -44,10 +44,12 @@ def over_represented(
         sessions with more than expected.
     """
     sessions = stream.corpus.manifest.sessions
-    of_corpus = np.bincount(stream.corpus.index["session"], minlength=len(sessions))
+    of_corpus = np.array(
+        [sum(s.windows[p].kept for p in stream.corpus.splits if p in s.windows) for s in sessions]
+    )
     numbers = np.concatenate([samples for _, samples in rows])
-    found = np.bincount(stream.corpus.index["session"][numbers], minlength=len(sessions))
-    expected = of_corpus * (len(numbers) / len(stream.corpus))
+    found = np.bincount(stream.corpus.records(numbers)["session"], minlength=len(sessions))
+    expected = of_corpus * (len(numbers) / of_corpus.sum())
     excess = (found - expected) / np.sqrt(np.maximum(expected, 1e-9))
     order = [i for i in np.argsort(-excess, kind="stable")[:count] if found[i] > expected[i]]
     return [(sessions[i].id, int(found[i]), float(expected[i])) for i in order]

@@ -21,11 +21,10 @@ def test_a_run_ends_when_its_epochs_are_seen_or_its_steps_are_taken():
     assert is_done(demo_config("train.max_steps=5"), 5, Place(), 100)
 
 
-def test_the_number_of_steps_is_guessed_from_rows_as_they_fill():
-    config = demo_config("train.epochs=2", "data.row_tokens=1000", "train.global_batch=2")
-    # 600 tokens leave 400 of a row empty: a row a sample, not .6 of one.
-    assert total_steps(config, np.full(100, 600)) == 100
-    assert total_steps(config, np.full(100, 500)) == 50
+def test_the_number_of_steps_follows_from_the_rows_of_an_epoch():
+    config = demo_config("train.epochs=2.5", "train.global_batch=2")
+    assert total_steps(config, 101) == 127
+    assert total_steps(demo_config("train.max_steps=5"), 100) == 5
 
 
 def test_a_start_is_never_guessed(tmp_path):

@@ -1,0 +1,70 @@
+"""Streams of several ranks in one process, and what they yield as hashes."""
+
+import hashlib
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
+
+from ndt3_dist.config import DataConfig
+from ndt3_dist.data.order import Place
+from ndt3_dist.data.stream import Stream
+from ndt3_dist.shards.read import Corpus
+
+STEPS = 12
+
+
+def make_streams(
+    corpus, model, world_size=1, ledger=(), covariate_mask_rate=1.0, batch=(8, 1), **data
+):
+    """A stream of each rank; `batch` is rows of a step and of a micro-batch."""
+    model = model.model_copy(update={"covariate_mask_rate": covariate_mask_rate})
+    options = {"row_tokens": 1024, "block_samples": 16, "on_corrupt": "quarantine"}
+    options |= {"max_quarantined": 1.0, **data}
+    streams = [
+        Stream(Corpus(corpus), DataConfig(**options), model, 0, *batch, rank, world_size)
+        for rank in range(world_size)
+    ]
+    for stream in streams:
+        stream.ledger.restore(ledger)
+    return streams
+
+
+def run_ranks(streams, steps=STEPS, place=None) -> list[Future]:
+    """Each rank's steps, made by a thread. Ranks tell each other what they found."""
+    barrier, box = threading.Barrier(len(streams), timeout=60), [[] for _ in streams]
+
+    def run(rank):
+        asked = count()
+
+        def share(damage):
+            if next(asked) > 10 * steps:  # damage that nothing replaces is met for ever
+                barrier.abort()
+            box[rank] = damage
+            barrier.wait()
+            whole = sorted({d for part in box for d in part})
+            barrier.wait()
+            return whole
+
+        return list(islice(streams[rank].steps(place or Place(), share), steps))
+
+    with ThreadPoolExecutor(len(streams)) as pool:
+        return [pool.submit(run, rank) for rank in range(len(streams))]
+
+
+def walk(streams, steps=STEPS, place=None):
+    """Steps of all ranks: [step][rank]."""
+    return list(zip(*(r.result() for r in run_ranks(streams, steps, place)), strict=True))
+
+
+def digest(steps) -> list[str]:
+    """Hash of every later step's samples and bytes, over all its ranks."""
+    found = []
+    for ranks in steps:
+        parts = {m: a for step in ranks for m, a in step.batches}
+        hashed = hashlib.sha256()
+        for m in sorted(parts):
+            for name in sorted(parts[m]):
+                hashed.update(parts[m][name].tobytes())
+        hashed.update(repr([(e, s.tolist()) for e, s in ranks[0].rows]).encode())
+        found.append(hashed.hexdigest())
+    return found
