@@ -7,6 +7,7 @@ shard's length is checked when it is opened. Nothing is unpickled and no name in
 import functools
 import io
 import math
+import operator
 import os
 import zlib
 from dataclasses import dataclass
@@ -49,12 +50,12 @@ class Sample:
     returns: np.ndarray | None = None
 
 
-def parse_npy(data: bytes, where: str) -> np.ndarray:
+def parse_npy(data: bytes | memoryview, where: str) -> np.ndarray:
     """An array from .npy bytes, over those bytes; object arrays and trailing bytes are refused."""
     # Version, length and text of the header: windows of one session share it to the last byte.
     start = 10 + int.from_bytes(data[8:10], "little") if data[6:7] == b"\x01" else len(data)
     try:
-        shape, fortran, dtype = npy_header(data[:start])
+        shape, fortran, dtype = npy_header(bytes(data[:start]))
         count = math.prod(shape)
         if fortran or dtype.hasobject or start + count * dtype.itemsize != len(data):
             raise ValueError("not what the fast way reads")
@@ -72,7 +73,7 @@ def npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     return np.lib.format.read_array_header_1_0(buffer)
 
 
-def _parse_any_npy(data: bytes, where: str) -> np.ndarray:
+def _parse_any_npy(data: bytes | memoryview, where: str) -> np.ndarray:
     buffer = io.BytesIO(data)
     try:
         array = np.lib.format.read_array(buffer, allow_pickle=False)  # np.load also takes zips
@@ -179,13 +180,15 @@ class Corpus:
         """Read and verify one sample. Raises ShardCorrupt naming shard and window."""
         shard = int(self.shard_of(number))
         record = self.records_of(shard)[number - self.first[shard]]
-        crc, arrays = 0, []
-        for offset, size in zip(record["offsets"].tolist(), record["sizes"].tolist(), strict=True):
-            data = self._bytes(shard, offset, size) if size else b""
-            if len(data) != size:
-                raise ShardCorrupt(f"{self.where(number)} lies beyond the end of the shard")
-            crc = zlib.crc32(data, crc)
-            arrays.append(data)
+        offsets, sizes = record["offsets"].tolist(), record["sizes"].tolist()
+        # The members lie one behind the other: one read for all.
+        begin, end = offsets[0], max(map(operator.add, offsets, sizes))
+        data, crc, arrays = memoryview(self._bytes(shard, begin, end - begin)), 0, []
+        if len(data) != end - begin:
+            raise ShardCorrupt(f"{self.where(number)} lies beyond the end of the shard")
+        for offset, size in zip(offsets, sizes, strict=True):
+            arrays.append(data[offset - begin : offset - begin + size] if size else b"")
+            crc = zlib.crc32(arrays[-1], crc)
         if crc != record["crc32"]:
             raise ShardCorrupt(
                 f"{self.where(number)} has crc32 {crc:08x}, its index "

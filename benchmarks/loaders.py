@@ -1,0 +1,208 @@
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+"""One loader over one corpus for some seconds: a process of `benchmarks/loader.py`.
+
+Prints JSON: samples/s, tokens/s where rows are packed, resident memory of it and its workers in MB.
+
+Example:
+    python benchmarks/loaders.py webdataset CORPUS 0 8
+"""
+
+import io
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+BATCH = 32
+WARM = 2000
+"""Samples before the clock starts."""
+
+
+def ours_read(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
+    """Windows read, verified and decoded in the stream's order; `workers` threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ndt3_dist.shards.read import Corpus
+
+    stream = _stream(corpus, 1)
+    opened = Corpus(corpus)
+    numbers = (n for p in itertools.count() for n in stream.order.row(p)[1].tolist())
+    batches = iter(lambda: list(itertools.islice(numbers, BATCH)), [])
+
+    def read(batch):
+        return len([opened.read(number) for number in batch])
+
+    if not workers:
+        for batch in batches:
+            yield read(batch), 0
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = [pool.submit(read, next(batches)) for _ in range(2 * workers)]
+        while True:
+            ahead.append(pool.submit(read, next(batches)))
+            yield ahead.pop(0).result(), 0
+
+
+def ours_packed(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
+    """Whole steps as the model gets them: read, verified, tokenised, packed."""
+    from ndt3_dist.data.order import Place
+
+    for step in _stream(corpus, workers).steps(Place()):
+        yield step.samples, step.tokens
+
+
+def _stream(corpus: str, workers: int):
+    from ndt3_dist.config import PROJECT, DataConfig, PretrainConfig, find_file, load_config
+    from ndt3_dist.data.stream import Stream
+    from ndt3_dist.shards.read import Corpus
+
+    file = find_file("big_350m_2kh.yaml", "configs")
+    model = load_config(PretrainConfig, PROJECT / file, ["data.corpus=x"]).model
+    data = DataConfig(row_tokens=4096, block_samples=1000, lanes=8, workers=workers)
+    return Stream(Corpus(corpus), data, model.model_copy(update={"context_tokens": False}), 0, 8, 1)
+
+
+def webdataset(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
+    import webdataset as wds
+
+    urls = sorted(str(p) for p in Path(corpus, "shards").glob("*.tar"))
+    dataset = wds.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(1000).decode()
+    dataset = dataset.batched(BATCH, collation_fn=list)
+    loader = wds.WebLoader(dataset, batch_size=None, num_workers=workers) if workers else dataset
+    for batch in loader:
+        yield len(batch), 0
+
+
+def energon(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
+    import megatron.energon as me
+    from megatron.energon.flavors.webdataset import BaseWebdatasetFactory
+
+    root = Path(corpus)
+    if not (root / ".nv-meta" / "dataset.yaml").exists():
+        paths = sorted(str(p.relative_to(root)) for p in (root / "shards").glob("*.tar"))
+        BaseWebdatasetFactory.prepare_dataset(
+            root, paths, split_parts_ratio=[("train", 1.0)], workers=2
+        )
+        (root / ".nv-meta" / "dataset.yaml").write_text(
+            "__module__: megatron.energon\n__class__: CrudeWebdataset\n"
+        )
+
+    @me.stateless
+    def cook(sample):
+        arrays = {k: decode(v) for k, v in sample.items() if k.endswith(".npy")}
+        return {"__key__": sample["__key__"], **arrays}
+
+    class Task(me.DefaultTaskEncoder):
+        cookers = [me.Cooker(cook)]
+        decoder = None
+
+        @me.stateless
+        def batch(self, samples):
+            return samples
+
+        def encode_batch(self, batch):
+            return batch
+
+    config = me.WorkerConfig(rank=0, world_size=1, num_workers=workers)
+    dataset = me.get_train_dataset(
+        root,
+        batch_size=BATCH,
+        shuffle_buffer_size=1000,
+        max_samples_per_sequence=100,
+        task_encoder=Task(),
+        worker_config=config,
+    )
+    for batch in me.get_savable_loader(dataset):
+        yield len(batch), 0
+
+
+def mosaicml_streaming(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
+    import streaming
+    from torch.utils.data import DataLoader
+
+    out = Path(corpus, "mds")
+    if not out.exists():
+        columns = {"spikes": "ndarray", "covariates": "ndarray"}
+        with streaming.MDSWriter(out=str(out), columns=columns) as writer:
+            for arrays in _windows(corpus):
+                writer.write(arrays)
+    streaming.base.util.clean_stale_shared_memory()
+    dataset = streaming.StreamingDataset(local=str(out), shuffle=True, batch_size=BATCH)
+    while True:
+        for batch in DataLoader(dataset, BATCH, num_workers=workers, collate_fn=list):
+            yield len(batch), 0
+
+
+def litdata(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
+    import litdata as ld
+
+    out = Path(corpus, "litdata")
+    if not out.exists():
+        windows = list(_windows(corpus))
+        ld.optimize(
+            fn=windows.__getitem__,
+            inputs=list(range(len(windows))),
+            output_dir=str(out),
+            chunk_bytes="8MB",
+            num_workers=1,
+            start_method="fork",
+        )
+    dataset = ld.StreamingDataset(str(out), shuffle=True)
+    loader = ld.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, collate_fn=list)
+    while True:
+        for batch in loader:
+            yield len(batch), 0
+
+
+def decode(data: bytes) -> np.ndarray:
+    """As webdataset decodes .npy."""
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def _windows(corpus: str) -> Iterator[dict]:
+    import webdataset as wds
+
+    urls = sorted(str(p) for p in Path(corpus, "shards").glob("*.tar"))
+    for sample in wds.WebDataset(urls, shardshuffle=False).decode():
+        yield {k: sample[f"{k}.npy"] for k in ("spikes", "covariates")}
+
+
+def main() -> None:
+    name, corpus, workers, seconds = sys.argv[1:]
+    loaders = {
+        "ndt3_dist, read": ours_read,
+        "ndt3_dist, packed": ours_packed,
+        "webdataset": webdataset,
+        "energon": energon,
+        "mosaicml-streaming": mosaicml_streaming,
+        "litdata": litdata,
+    }
+    batches, warm = loaders[name](corpus, int(workers)), 0
+    while warm < WARM:
+        warm += next(batches)[0]
+    began, samples, tokens = time.perf_counter(), 0, 0
+    while time.perf_counter() - began < float(seconds):
+        more, packed = next(batches)
+        samples, tokens = samples + more, tokens + packed
+    took, me = time.perf_counter() - began, psutil.Process()
+    family = [me, *me.children(recursive=True)]
+    package = {"ndt3_dist, read": "ndt3_dist", "ndt3_dist, packed": "ndt3_dist"}.get(name, name)
+    package = {"energon": "megatron-energon"}.get(package, package)
+    found = {
+        "version": version(package),
+        "samples/s": samples / took,
+        "MB": sum(p.memory_info().rss for p in family) / 1e6,
+    }
+    if tokens:
+        found["tokens/s"] = tokens / took
+    print(json.dumps(found), flush=True)
+    me.kill()  # some loaders hang at their end
+
+
+if __name__ == "__main__":
+    main()
