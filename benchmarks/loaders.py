@@ -7,10 +7,10 @@ Example:
     python benchmarks/loaders.py webdataset CORPUS 0 8
 """
 
+import argparse
 import io
 import itertools
 import json
-import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -173,7 +173,15 @@ def _windows(corpus: str) -> Iterator[dict]:
 
 
 def main() -> None:
-    name, corpus, workers, seconds = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("loader")
+    parser.add_argument("corpus", help="folder; others put their own format into it")
+    parser.add_argument("workers", type=int)
+    parser.add_argument("seconds", type=float)
+    args = parser.parse_args()
+    name = args.loader
     loaders = {
         "ndt3_dist, read": ours_read,
         "ndt3_dist, packed": ours_packed,
@@ -182,11 +190,11 @@ def main() -> None:
         "mosaicml-streaming": mosaicml_streaming,
         "litdata": litdata,
     }
-    batches, warm = loaders[name](corpus, int(workers)), 0
+    batches, warm = loaders[name](args.corpus, args.workers), 0
     while warm < WARM:
         warm += next(batches)[0]
     began, samples, tokens = time.perf_counter(), 0, 0
-    while time.perf_counter() - began < float(seconds):
+    while time.perf_counter() - began < args.seconds:
         more, packed = next(batches)
         samples, tokens = samples + more, tokens + packed
     took, me = time.perf_counter() - began, psutil.Process()
