@@ -199,8 +199,7 @@ def main() -> None:
         samples, tokens = samples + more, tokens + packed
     took, me = time.perf_counter() - began, psutil.Process()
     family = [me, *me.children(recursive=True)]
-    package = {"ndt3_dist, read": "ndt3_dist", "ndt3_dist, packed": "ndt3_dist"}.get(name, name)
-    package = {"energon": "megatron-energon"}.get(package, package)
+    package = name.split(",")[0].replace("energon", "megatron-energon")
     found = {
         "version": version(package),
         "samples/s": samples / took,
