@@ -15,9 +15,11 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +80,38 @@ def main() -> None:
                     row[label] = f"{np.median(values):,.0f}" if values else "-"
             rows.append(row)
             log.say(text_table(rows))
-        text = f"{header('loader.py')}\n{args.windows} windows\n{text_table(rows)}\n"
+        starts = text_table(from_disk_and_s3(folder))
+        text = f"{header('loader.py')}\n{args.windows} windows\n{text_table(rows)}\n\n{starts}\n"
         log.say(f"\n{text}{save('loader', text)}")
+
+
+def from_disk_and_s3(folder: str) -> list[dict]:
+    """First steps and an epoch from the disk and a local rclone S3, its cache cold and warm."""
+    rows, program = [], Path(__file__).with_name("loaders.py")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    rclone = [Path(sys.executable).with_name("rclone"), "serve", "s3", Path(folder).parent]
+    serving = subprocess.Popen([*rclone, "--addr", address, "--auth-key", "key,secret"])
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_ENDPOINT_URL": f"http://{address}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "XDG_CACHE_HOME": cache,
+            "OMP_NUM_THREADS": "1",
+        }
+        time.sleep(2)
+        remote = f"s3://{Path(folder).name}"
+        for name, corpus in (("disk", folder), ("S3, cold", remote), ("S3, warm", remote)):
+            command = [sys.executable, program, "ndt3_dist, first steps", corpus, "1", "0"]
+            done = subprocess.run(
+                command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True
+            )
+            rows.append({"stream from": name, **json.loads(done.stdout)})
+    serving.kill()
+    return rows
 
 
 def measure(python: str, name: str, folder: str, workers: int, seconds: float) -> dict:

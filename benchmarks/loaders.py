@@ -56,6 +56,29 @@ def ours_packed(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
         yield step.samples, step.tokens
 
 
+def first_steps(corpus: str) -> dict:
+    """Seconds until the stream is open, until first steps at rows 0 and 1,000,000; an epoch."""
+    from ndt3_dist.data.order import Place
+
+    began = time.perf_counter()
+    stream = _stream(corpus, 1)
+    opened = time.perf_counter()
+    next(iter(stream.steps(Place())))
+    first = time.perf_counter()
+    next(iter(stream.steps(Place(10**6))))
+    resumed, tokens = time.perf_counter(), 0
+    for step in stream.steps(Place()):
+        tokens += step.tokens
+        if step.after.samples_seen >= stream.num_samples:
+            break
+    return {
+        "open s": f"{opened - began:.2f}",
+        "first step s": f"{first - opened:.2f}",
+        "first step at 1,000,000 s": f"{resumed - first:.2f}",
+        "an epoch, tokens/s": f"{tokens / (time.perf_counter() - resumed):,.0f}",
+    }
+
+
 def _stream(corpus: str, workers: int):
     from ndt3_dist.config import PROJECT, DataConfig, PretrainConfig, find_file, load_config
     from ndt3_dist.data.stream import Stream
@@ -182,6 +205,9 @@ def main() -> None:
     parser.add_argument("seconds", type=float)
     args = parser.parse_args()
     name = args.loader
+    if name == "ndt3_dist, first steps":
+        print(json.dumps(first_steps(args.corpus)), flush=True)
+        return
     loaders = {
         "ndt3_dist, read": ours_read,
         "ndt3_dist, packed": ours_packed,

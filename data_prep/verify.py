@@ -8,7 +8,7 @@ import argparse
 
 from ndt3_dist import log
 from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.shards.read import verify_corpus
+from ndt3_dist.shards.verify import verify_corpus
 
 
 def main() -> int:

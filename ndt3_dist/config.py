@@ -59,6 +59,10 @@ class DataConfig(Section):
     lanes: int = Field(default=64, ge=1)
     """Blocks that a step's rows come from. Where it is a multiple of the ranks times
     `train.micro_batch`, each rank reads shards of its own."""
+    cache: str = ""
+    """Folder on each host's disk for the shards of an s3:// corpus; empty = ~/.cache/ndt3_dist."""
+    cache_gb: float = Field(default=50, gt=0)
+    """Size that it may grow to."""
     workers: int = Field(default=1, ge=0)
     """Threads of a rank that build steps ahead; 0 builds each when it is asked for."""
     on_corrupt: Literal["raise", "quarantine"] = "raise"

@@ -59,6 +59,25 @@ def read_bytes(path: str | Path) -> bytes:
     return Path(path).read_bytes()
 
 
+def read_range(path: str | Path, start: int, stop: int | None, timeout_s: float) -> bytes:
+    """Bytes [start, stop) of a file, fewer where it ends before. Raises what its store raises.
+
+    On an object store TimeoutError after `timeout_s`, however slowly bytes still arrive.
+    """
+    if not is_remote(path):
+        with Path(path).open("rb") as f:
+            f.seek(start)
+            return f.read(-1 if stop is None else stop - start)
+    fs = filesystem(path)
+    if not fs.async_impl:
+        return fs.cat_file(str(path), start, stop)
+    from fsspec.asyn import sync
+
+    return sync(  # pyright: ignore[reportReturnType]
+        fs.loop, fs._cat_file, str(path), start=start, end=stop, timeout=timeout_s
+    )
+
+
 def read_json(path: str | Path) -> Any:
     """Parse a JSON file; a broken one is a BadInput that names it."""
     try:

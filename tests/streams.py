@@ -5,6 +5,8 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 
+import numpy as np
+
 from ndt3_dist.config import DataConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
@@ -31,19 +33,20 @@ def make_streams(
 
 def run_ranks(streams, steps=STEPS, place=None) -> list[Future]:
     """Each rank's steps, made by a thread. Ranks tell each other what they found."""
-    barrier, box = threading.Barrier(len(streams), timeout=60), [[] for _ in streams]
+    barrier, box = threading.Barrier(len(streams), timeout=60), [(np.zeros(4), [])] * len(streams)
 
     def run(rank):
         asked = count()
 
-        def share(damage):
+        def share(counts, damage):
             if next(asked) > 10 * steps:  # damage that nothing replaces is met for ever
                 barrier.abort()
-            box[rank] = damage
+            box[rank] = (counts, damage)
             barrier.wait()
-            whole = sorted({d for part in box for d in part})
+            whole = sorted({d for _, part in box for d in part})
+            total = np.sum([c for c, _ in box], axis=0)
             barrier.wait()
-            return whole
+            return total, whole
 
         return list(islice(streams[rank].steps(place or Place(), share), steps))
 
@@ -56,6 +59,11 @@ def walk(streams, steps=STEPS, place=None):
     return list(zip(*(r.result() for r in run_ranks(streams, steps, place)), strict=True))
 
 
+def rows_of(ranks) -> list[tuple[int, int, np.ndarray]]:
+    """All rows of a step in order, from all ranks' parts of it."""
+    return sorted((row for step in ranks for row in step.rows), key=lambda row: row[0])
+
+
 def digest(steps) -> list[str]:
     """Hash of every later step's samples and bytes, over all its ranks."""
     found = []
@@ -65,6 +73,8 @@ def digest(steps) -> list[str]:
         for m in sorted(parts):
             for name in sorted(parts[m]):
                 hashed.update(parts[m][name].tobytes())
-        hashed.update(repr([(e, s.tolist()) for e, s in ranks[0].rows]).encode())
+        hashed.update(repr([(n, e, s.tolist()) for n, e, s in rows_of(ranks)]).encode())
+        assert all((step.counts == ranks[0].counts).all() for step in ranks)
+        hashed.update(repr((ranks[0].counts.tolist(), ranks[0].after)).encode())
         found.append(hashed.hexdigest())
     return found

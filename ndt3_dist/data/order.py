@@ -1,7 +1,7 @@
 """The order of the data: a pure function of (fingerprint, seed, position).
 
 Samples lie in blocks, which never change: runs of whole shards. Those of a block are fitted into
-rows together, first fit decreasing, so that a block has the same number of rows in every epoch. An
+rows together by their lengths alone, so that a block has the same number of rows in every epoch. An
 epoch draws an order of the blocks, and within each block of its samples and rows; end to end they
 are one line of rows. `lanes` of equal length walk it side by side: row p of an epoch is the next of
 lane p % lanes. So a step mixes as many blocks as there are lanes, and a rank whose rows are always
@@ -30,36 +30,64 @@ def seed_of(*what: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "little") >> 1
 
 
-def _first_fit(lengths: np.ndarray, counts: np.ndarray, capacity: int) -> Iterator[np.ndarray]:
-    """How many samples of each length every row takes, (rows so far,) for each length in turn.
+def fullest(lengths: list[int], counts: list[int], capacity: int) -> list[int]:
+    """How many samples of each length make the fullest row that holds one of the longest.
 
-    Samples of one length fill the first row that has room until it has none, so that a whole length
-    is dealt out at once.
+    Args:
+        lengths: Longest first.
+        counts: Samples left of each length; of the longest, at least one.
+        capacity: Row length in tokens.
     """
-    free = np.empty(0, np.int64)
-    for length, count in zip(lengths.tolist(), counts.tolist(), strict=True):
-        room = free // length
-        before = np.cumsum(room) - room
-        take = np.clip(count - before, 0, room)
-        left, per_row = count - int(take.sum()), capacity // length
-        new = np.full(-(-left // per_row), per_row, np.int64)
-        if len(new):
-            new[-1] = left - per_row * (len(new) - 1)
-        take = np.concatenate([take, new])
-        free = np.concatenate([free, np.full(len(new), capacity, np.int64)]) - take * length
-        yield take
+    # Bit s of reached[i]: some choice among the first i lengths has s tokens.
+    reached, room = [1 << lengths[0]], (2 << capacity) - 1
+    for i, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        sums = step = reached[-1]
+        for _ in range(min(count - (i == 0), capacity // length)):
+            step = (step << length) & room
+            if not step:
+                break
+            sums |= step
+        reached.append(sums)
+        if sums >> capacity:
+            break  # it cannot be fuller
+    left, taken = reached[-1].bit_length() - 1, [0] * len(lengths)
+    for i in reversed(range(len(reached) - 1)):
+        while not reached[i] >> left & 1:
+            left -= lengths[i]
+            taken[i] += 1
+    taken[0] += 1
+    return taken
+
+
+def row_kinds(
+    lengths: np.ndarray, counts: np.ndarray, capacity: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Kinds of rows that hold so many samples of each length, fullest first around the longest.
+
+    Args:
+        lengths: Distinct, longest first, (lengths,), none above `capacity`.
+        counts: Samples of each, (lengths,).
+        capacity: Row length in tokens.
+    Yields:
+        Samples of each length in a row, (lengths,), and how many such rows there are.
+    """
+    left = counts.copy()
+    while left.any():
+        some = np.flatnonzero(left)
+        taken = np.zeros_like(left)
+        taken[some] = fullest(lengths[some].tolist(), left[some].tolist(), capacity)
+        times = int((left[taken > 0] // taken[taken > 0]).min())
+        left -= taken * times
+        yield taken, times
 
 
 def count_rows(lengths: np.ndarray, counts: np.ndarray, capacity: int) -> int:
     """Rows that `fit_rows` makes of so many samples of each length, longest first."""
-    rows = 0
-    for take in _first_fit(lengths, counts, capacity):
-        rows = len(take)
-    return rows
+    return sum(times for _, times in row_kinds(lengths, counts, capacity))
 
 
 def fit_rows(tokens: np.ndarray, capacity: int) -> list[np.ndarray]:
-    """Fit samples into rows, first fit decreasing.
+    """Fit samples into rows that are as full as what is left allows.
 
     Args:
         tokens: Tokens of each sample, (samples,), none above `capacity`.
@@ -69,16 +97,14 @@ def fit_rows(tokens: np.ndarray, capacity: int) -> list[np.ndarray]:
     """
     order = np.argsort(-tokens, kind="stable")
     lengths, counts = np.unique(tokens, return_counts=True)
-    row_of = np.concatenate(
-        [
-            np.repeat(np.arange(len(take)), take)
-            for take in _first_fit(lengths[::-1], counts[::-1], capacity)
-        ]
-        or [np.empty(0, np.int64)]
-    )
-    by_row = np.argsort(row_of, kind="stable")
-    ends = np.cumsum(np.bincount(row_of)) if len(row_of) else np.empty(0, np.int64)
-    return np.split(order[by_row], ends[:-1]) if len(ends) else []
+    lengths, counts = lengths[::-1], counts[::-1]
+    used, rows = np.cumsum(counts) - counts, []  # where each length's next sample lies in `order`
+    for taken, times in row_kinds(lengths, counts, capacity):
+        some = np.flatnonzero(taken)
+        parts = [order[used[i] : used[i] + times * taken[i]].reshape(times, taken[i]) for i in some]
+        rows.extend(np.concatenate(parts, axis=1))
+        used[some] += times * taken[some]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -123,6 +149,7 @@ class Order:
         self.rows, self.samples_of, self.row_tokens = rows, samples_of, row_tokens
         self.epoch_rows = int(rows.sum())
         self.lanes = min(lanes, self.epoch_rows)
+        # Of several threads one may plan what another plans too: the same, and rarely.
         self.blocks_of = lru_cache(2)(self._blocks_of)
         # A lane that ends a block in one step begins the next in the same.
         self.rows_of = lru_cache(2 * self.lanes + 2)(self._rows_of)
@@ -137,15 +164,6 @@ class Order:
         at = int(np.searchsorted(ends, place, "right"))
         block = int(blocks[at])
         return epoch, self.rows_of(epoch, block)[place - int(ends[at]) + int(self.rows[block])]
-
-    def take(self, place: Place, count: int) -> tuple[list[tuple[int, np.ndarray]], Place]:
-        """The next rows as (epoch, sample numbers), and the place after them.
-
-        The last step of an epoch is filled from the next one.
-        """
-        taken = [self.row(place.position + i) for i in range(count)]
-        seen = place.samples_seen + sum(len(samples) for _, samples in taken)
-        return taken, Place(place.position + count, seen)
 
     def _blocks_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Blocks of an epoch in order, and how many rows there are up to the end of each."""

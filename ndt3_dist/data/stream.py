@@ -2,7 +2,7 @@
 
 A step is `global_batch` rows. Its micro-batches are numbered over all ranks, m = accumulation *
 world + rank, so that the number of ranks changes who computes what and nothing else. Loss counts
-of a step come from the index beforehand; samples that hold something else are corrupt.
+come from the index, and ranks add theirs up; samples that hold something else are corrupt.
 """
 
 from collections import deque
@@ -12,40 +12,59 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ndt3_dist import storage
 from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.blocks import Blocks
+from ndt3_dist.data.fetch import Fetcher
 from ndt3_dist.data.ledger import Damage, Ledger
 from ndt3_dist.data.order import Order, Place, generator
 from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import ShardCorrupt, ShardLost
 from ndt3_dist.shards.read import Corpus
 
-Share = Callable[[list[Damage]], list[Damage]]
+Share = Callable[[np.ndarray, list[Damage]], tuple[np.ndarray, list[Damage]]]
 
 
 @dataclass
 class Step:
-    """One rank's part of a global step, and what the whole step holds.
+    """One rank's part of a global step.
 
     Attributes:
         batches: (number of the micro-batch over all ranks, its packed arrays), in order.
-        samples: Samples of the whole step over all ranks.
-        tokens: Tokens of the whole step.
-        num_spikes: Spike targets of the whole step.
-        num_covariates: Covariate targets of the whole step.
-        after: Place after the step.
-        rows: The whole step's rows as (epoch, sample numbers), stand-ins for damaged ones included.
+        rows: This rank's rows as (number in the step, epoch, sample numbers), stand-ins for damaged
+            samples included.
+        counts: Samples, tokens, spike targets and covariate targets, (4,) int64: of this rank when
+            it is built, of the whole step when it is handed out.
         damage: What this rank found damaged; its part of the step is then not built.
+        after: Place after the step.
     """
 
     batches: list[tuple[int, dict[str, np.ndarray]]]
-    samples: int
-    tokens: int
-    num_spikes: int
-    num_covariates: int
-    after: Place
-    rows: list[tuple[int, np.ndarray]] = field(default_factory=list)
+    rows: list[tuple[int, int, np.ndarray]]
+    counts: np.ndarray
     damage: list[Damage] = field(default_factory=list)
+    after: Place = field(default_factory=Place)
+
+    @property
+    def samples(self) -> int:
+        return int(self.counts[0])
+
+    @property
+    def tokens(self) -> int:
+        return int(self.counts[1])
+
+    @property
+    def num_spikes(self) -> int:
+        return int(self.counts[2])
+
+    @property
+    def num_covariates(self) -> int:
+        return int(self.counts[3])
+
+
+def alone(counts: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
+    """How the only rank shares what it has."""
+    return counts, found
 
 
 class Now:
@@ -106,68 +125,85 @@ class Stream:
         """Tokens of some samples, (samples,)."""
         return self.blocks.counts.of(self.corpus.records(numbers))
 
-    def steps(self, place: Place, share: Share = list) -> Iterator[Step]:
+    def rows_of_step(self, position: int) -> Iterator[tuple[int, list[int]]]:
+        """This rank's micro-batches of the step that begins at a position: number, positions."""
+        for m in range(self.rank, self.global_batch // self.micro_batch, self.world_size):
+            first = position + m * self.micro_batch
+            yield m, list(range(first, first + self.micro_batch))
+
+    def steps(self, place: Place, share: Share = alone) -> Iterator[Step]:
         """Global steps without end.
 
         Args:
             place: Of the first.
-            share: What this rank found damaged to what all ranks found. Called once a step, or
-                more often where something was found, at the same times by all ranks.
+            share: This rank's counts and damage to the sum of all ranks' counts and all that is
+                damaged. Called once a step, or more often where something was found, at the same
+                times by all ranks.
         Raises:
             ShardCorrupt: Something is damaged and the ledger may not take it, on all ranks.
         """
+        fetcher = Fetcher(self, place.position) if storage.is_remote(self.corpus.path) else None
         # Threads, not processes: reading, hashing and numpy release the GIL, nothing is copied from
         # one to the other, and none can be left behind.
         with ThreadPoolExecutor(max(self.workers, 1), thread_name_prefix="stream") as pool:
             build = pool.submit if self.workers else Now
-            ahead: deque[tuple[list, Place, Future[Step] | Now]] = deque()
+            ahead: deque[tuple[int, Future[Step] | Now]] = deque()
+            position = place.position
             while True:
                 while len(ahead) < self.workers + 1:
-                    rows, place = self.order.take(place, self.global_batch)
-                    ahead.append((rows, place, build(self._build, rows, place)))
-                rows, after, building = ahead.popleft()
+                    if fetcher:
+                        fetcher.go_on()
+                    ahead.append((position, build(self._build, position)))
+                    position += self.global_batch
+                at, building = ahead.popleft()
                 step = building.result()
-                while found := share(step.damage):
+                counts, found = share(step.counts, step.damage)
+                while found:
                     self.ledger.add(found)
-                    step = self._build(rows, after)
+                    step = self._build(at)
                     # What was built before may hold it, or another stand-in than it has now.
-                    ahead = deque((r, p, build(self._build, r, p)) for r, p, _ in ahead)
-                yield step
+                    ahead = deque((p, build(self._build, p)) for p, _ in ahead)
+                    counts, found = share(step.counts, step.damage)
+                place = Place(at + self.global_batch, place.samples_seen + int(counts[0]))
+                yield replace(step, counts=counts, after=place)
 
-    def _build(self, planned: list[tuple[int, np.ndarray]], after: Place) -> Step:
-        rows = [(epoch, self.ledger.replace(epoch, samples)) for epoch, samples in planned]
-        everything = np.concatenate([samples for _, samples in rows])
-        index = self.corpus.records(everything)
-        micro_batches = self.global_batch // self.micro_batch
-        batches, damage = [], []
-        for m in range(self.rank, micro_batches, self.world_size):
-            lists, found = self._read(rows[m * self.micro_batch : (m + 1) * self.micro_batch])
-            damage += [replace(d, position=after.position - len(rows)) for d in found]
-            if not damage:
-                batches.append((m, lists.pack()))
-        return Step(
-            batches,
-            samples=len(everything),
-            tokens=int(self.blocks.counts.of(index).sum()),
-            num_spikes=int(index["spike_targets"].sum(dtype=np.int64)),
-            num_covariates=int(index["covariate_targets"].sum(dtype=np.int64))
-            + int(self.blocks.counts.dummies[index["session"]].sum()),
-            after=after,
-            rows=rows,
-            damage=damage,
+    def _build(self, position: int) -> Step:
+        step = Step([], [], np.zeros(4, np.int64))
+        for m, positions in self.rows_of_step(position):
+            rows = []
+            for p in positions:
+                epoch, samples = self.order.row(p)
+                rows.append((p - position, epoch, self.ledger.replace(epoch, samples)))
+            lists, damage = self._read([row[1:] for row in rows])
+            step.rows.extend(rows)
+            step.damage.extend(replace(d, position=position) for d in damage)
+            if not step.damage:
+                step.batches.append((m, lists.pack()))
+        index = self.corpus.records(np.concatenate([samples for *_, samples in step.rows]))
+        step.counts[:] = (
+            len(index),
+            self.blocks.counts.of(index).sum(),
+            index["spike_targets"].sum(dtype=np.int64),
+            index["covariate_targets"].sum(dtype=np.int64)
+            + self.blocks.counts.dummies[index["session"]].sum(),
         )
+        return step
 
     def _read(self, rows: list[tuple[int, np.ndarray]]) -> tuple[TokenLists, list[Damage]]:
         """Read, verify and tokenise the samples of some rows; what is damaged is left out."""
-        lists, damage = TokenLists(), []
+        lists, damage, lost = TokenLists(), [], set()
         for epoch, samples in rows:
             for number in samples.tolist():
+                shard = self.corpus.shards[int(self.corpus.shard_of(number))].name
+                if shard in lost:
+                    continue  # to wait for it once is enough
                 try:
                     lists.add(*self._tokens_of(number, epoch))
+                except ShardLost as e:
+                    lost.add(shard)
+                    damage.append(Damage(0, shard, "", str(e)))
                 except ShardCorrupt as e:
-                    shard = self.corpus.shards[int(self.corpus.shard_of(number))].name
-                    window = "" if isinstance(e, ShardLost) else self.corpus.key(number)
-                    damage.append(Damage(0, shard, window, str(e)))
+                    damage.append(Damage(0, shard, self.corpus.key(number), str(e)))
         return lists, damage
 
     def _tokens_of(self, number: int, epoch: int):

@@ -23,7 +23,7 @@ from ndt3_dist.shards.format import (
     sample_key,
     shard_path,
 )
-from ndt3_dist.shards.read import parse_npy
+from ndt3_dist.shards.npy import parse_npy
 from ndt3_dist.shards.write import write_shard
 
 DESCRIPTION = (

@@ -5,8 +5,6 @@ shard's length is checked when it is opened. Nothing is unpickled and no name in
 """
 
 import functools
-import io
-import math
 import operator
 import os
 import zlib
@@ -16,6 +14,7 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import ManifestMismatch, ShardCorrupt, ShardLost
+from ndt3_dist.shards.cache import Cache, default_cache
 from ndt3_dist.shards.format import (
     INDEX,
     MEMBERS,
@@ -26,6 +25,7 @@ from ndt3_dist.shards.format import (
     sample_key,
     shard_path,
 )
+from ndt3_dist.shards.npy import parse_npy
 
 MAX_OPEN = 256
 """Shards kept open at once."""
@@ -50,45 +50,14 @@ class Sample:
     returns: np.ndarray | None = None
 
 
-def parse_npy(data: bytes | memoryview, where: str) -> np.ndarray:
-    """An array from .npy bytes, over those bytes; object arrays and trailing bytes are refused."""
-    # Version, length and text of the header: windows of one session share it to the last byte.
-    start = 10 + int.from_bytes(data[8:10], "little") if data[6:7] == b"\x01" else len(data)
-    try:
-        shape, fortran, dtype = npy_header(bytes(data[:start]))
-        count = math.prod(shape)
-        if fortran or dtype.hasobject or start + count * dtype.itemsize != len(data):
-            raise ValueError("not what the fast way reads")
-        return np.frombuffer(data, dtype, count, start).reshape(shape)
-    except ValueError:
-        return _parse_any_npy(data, where)
-
-
-@functools.lru_cache(4096)
-def npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type that a header of version 1.0 states; ValueError for any other bytes."""
-    buffer = io.BytesIO(header)
-    if np.lib.format.read_magic(buffer) != (1, 0):
-        raise ValueError("a header of another version")
-    return np.lib.format.read_array_header_1_0(buffer)
-
-
-def _parse_any_npy(data: bytes | memoryview, where: str) -> np.ndarray:
-    buffer = io.BytesIO(data)
-    try:
-        array = np.lib.format.read_array(buffer, allow_pickle=False)  # np.load also takes zips
-    except (ValueError, EOFError) as e:
-        raise ShardCorrupt(f"{where}: not a readable .npy array ({e})") from e
-    if buffer.tell() != len(data):
-        raise ShardCorrupt(f"{where}: {len(data) - buffer.tell()} bytes after its .npy array")
-    return array
-
-
-def read_index(corpus: str, shard: Shard) -> np.ndarray:
+def read_index(corpus: str, shard: Shard, cache: Cache | None = None) -> np.ndarray:
     """The index of a shard, (samples,) of INDEX; its hash must be the manifest's."""
     path = index_path(corpus, shard.name)
     try:
-        data = storage.read_bytes(path)
+        if storage.is_remote(path) and cache:
+            data = cache.get(path, None, shard.index_sha256).read_bytes()
+        else:
+            data = storage.read_bytes(path)
     except FileNotFoundError as e:
         raise ShardCorrupt(f"{path}: missing; restore it or prepare the corpus anew") from e
     if storage.sha256_bytes(data) != shard.index_sha256:
@@ -120,8 +89,15 @@ class Corpus:
         first: Number of the first sample of each shard, and of samples, (shards + 1,).
     """
 
-    def __init__(self, path: str, splits: tuple[str, ...] = ("train",)):
+    def __init__(self, path: str, splits: tuple[str, ...] = ("train",), cache: Cache | None = None):
+        """
+        Args:
+            path: Folder or s3:// URL.
+            splits: To open.
+            cache: Where files of a remote corpus are kept; by default `default_cache()`.
+        """
         self.path = str(path).rstrip("/")
+        self.cache = cache or default_cache()
         self.manifest: Manifest = read_manifest(self.path)
         self.splits = splits
         self.shards = [s for s in self.manifest.shards if s.split in splits]
@@ -132,7 +108,7 @@ class Corpus:
                 "say what was rejected and why"
             )
         self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
-        self._opened: dict[int, LocalShard | bytes] = {}
+        self._opened: dict[int, LocalShard] = {}
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -144,7 +120,7 @@ class Corpus:
 
     def _records_of(self, shard: int) -> np.ndarray:
         """Records of the samples of a shard, verified. Raises ShardCorrupt."""
-        return read_index(self.path, self.shards[shard])
+        return read_index(self.path, self.shards[shard], self.cache)
 
     def shard_of(self, numbers: int | np.ndarray) -> np.ndarray:
         """Position in `shards` of samples."""
@@ -178,6 +154,20 @@ class Corpus:
 
     def read(self, number: int) -> Sample:
         """Read and verify one sample. Raises ShardCorrupt naming shard and window."""
+        try:
+            return self._read(number)
+        except ShardLost:
+            raise
+        except ShardCorrupt:
+            if not storage.is_remote(self.path):
+                raise
+            # The shard had its hash when it was fetched: this disk has gone bad, not the corpus.
+            shard = int(self.shard_of(number))
+            self.cache.drop(self.shards[shard].sha256)
+            self._opened.pop(shard, None)
+            return self._read(number)
+
+    def _read(self, number: int) -> Sample:
         shard = int(self.shard_of(number))
         record = self.records_of(shard)[number - self.first[shard]]
         offsets, sizes = record["offsets"].tolist(), record["sizes"].tolist()
@@ -211,22 +201,28 @@ class Corpus:
         opened = self._opened.get(shard)
         if opened is None:
             opened = self._opened[shard] = self._open(shard)
-        if isinstance(opened, bytes):
-            return opened[offset : offset + size]
         # Not mapped: reading a mapped file that is cut meanwhile kills the process.
         return os.pread(opened.fd, size, offset)
 
-    def _open(self, shard: int) -> LocalShard | bytes:
-        """A local shard's file, a remote one's content, its length checked."""
+    def fetch(self, shard: int) -> str:
+        """Local path of a shard; a remote one is fetched first. Raises ShardLost."""
         entry = self.shards[shard]
         path = shard_path(self.path, entry.name)
+        if storage.is_remote(path):
+            return str(self.cache.get(path, entry.bytes, entry.sha256))
+        return path
+
+    def _open(self, shard: int) -> LocalShard:
+        """A shard's file, its length checked."""
+        entry = self.shards[shard]
+        path = self.fetch(shard)
         try:
-            opened = storage.read_bytes(path) if storage.is_remote(path) else LocalShard(path)
+            opened = LocalShard(path)
         except FileNotFoundError as e:
             raise ShardLost(f"{path}: missing; restore it or prepare the corpus anew") from e
         except OSError as e:
             raise ShardLost(f"{path}: cannot be read ({e})") from e
-        length = len(opened) if isinstance(opened, bytes) else os.fstat(opened.fd).st_size
+        length = os.fstat(opened.fd).st_size
         if length != entry.bytes:
             raise ShardLost(
                 f"{path}: {length} bytes, the manifest has {entry.bytes}; "
@@ -239,41 +235,3 @@ class Corpus:
     def close(self) -> None:
         """Close all shards."""
         self._opened.clear()
-
-
-def shard_problems(corpus: str, shard: Shard) -> list[str]:
-    """What is wrong with the length or the hashes of a shard and its index, a line each."""
-    tar = shard_path(corpus, shard.name)
-    try:
-        if storage.size(tar) != shard.bytes:
-            return [f"{tar}: {storage.size(tar)} bytes, manifest {shard.bytes}"]
-        if storage.sha256_file(tar) != shard.sha256:
-            return [f"{tar}: sha256 is not the manifest's"]
-        read_index(corpus, shard)
-    except FileNotFoundError:
-        return [f"{tar}: missing"]
-    except ShardCorrupt as e:
-        return [str(e)]
-    return []
-
-
-def verify_corpus(path: str) -> list[str]:
-    """Check every hash, count and sample of a corpus.
-
-    Returns:
-        One line for each thing that is wrong; empty for a sound corpus.
-    """
-    path = str(path).rstrip("/")
-    manifest = read_manifest(path)
-    problems = [p for shard in manifest.shards for p in shard_problems(path, shard)]
-    if problems:
-        return problems
-    for split in sorted({s.split for s in manifest.shards}):
-        corpus = Corpus(path, (split,))
-        for number in range(len(corpus)):
-            try:
-                corpus.read(number)
-            except ShardCorrupt as e:
-                problems.append(str(e))
-        corpus.close()
-    return problems

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
@@ -36,6 +37,7 @@ from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.format import Manifest
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train import zero
@@ -89,7 +91,7 @@ def check_same(config: PretrainConfig, manifest: Manifest, start: Checkpoint) ->
             f"{config.data.corpus} is {manifest.fingerprint[:12]}"
         )
     fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
-    free_data = {"corpus", "on_corrupt", "max_quarantined", "workers"}
+    free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
     fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
     free = {"attention", "dropout", "attention_dropout"}
     for section, key in fixed:
@@ -130,16 +132,17 @@ def gather(value: Any) -> list[Any]:
     return found
 
 
-def damage_of_all(found: list[Damage], device: torch.device) -> list[Damage]:
-    """What any rank found damaged, in one order on all ranks; mostly nothing, at little cost."""
-    total = torch.tensor(len(found), device=device)
+def share(counts: np.ndarray, found: list[Damage], device: torch.device):
+    """Counts of all ranks, and what any of them found damaged, in one order: mostly nothing."""
+    total = torch.tensor([*counts.tolist(), len(found)], device=device)
     dist.all_reduce(total)
-    if not total:
-        return []
+    *of_step, damaged = total.tolist()
+    if not damaged:
+        return np.array(of_step), []
     whole = sorted({d for of_rank in gather(found) for d in of_rank})
     for damage in whole if dist.get_rank() == 0 else ():
         log.warn(f"damaged, met at row {damage.position}: {damage.reason}")
-    return whole
+    return np.array(of_step), whole
 
 
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -168,7 +171,8 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         steps, resumed (step it went on from, or None), the first and last loss of the whole run.
     """
     with log.one_voice():
-        corpus = Corpus(config.data.corpus)
+        cache = default_cache(config.data.cache, config.data.cache_gb)
+        corpus = Corpus(config.data.corpus, cache=cache)
         start = find_start(config, resume)
         if start:
             check_same(config, corpus.manifest, start)
@@ -213,7 +217,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
     total = total_steps(config, stream.order.epoch_rows)
     engine.deepspeed.train()
-    steps = stream.steps(place, lambda found: damage_of_all(found, device))
+    steps = stream.steps(place, lambda counts, found: share(counts, found, device))
     watch, clock = SpikeWatch(), time.perf_counter()
     done = is_done(config, step, place, stream.num_samples)
     while not done:
@@ -248,8 +252,10 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             wandb.write(step, values)
             if step % config.log.every_steps == 0 or done:
                 log.say(console_line(step, total, values, max(total - step, 0) * values["step_s"]))
-            if watch.is_spike(loss):
-                log.warn(spike_line(step, loss, stream, work.rows))
+        if watch.is_spike(loss):  # of all ranks, so all of them know
+            rows = [row for of_rank in gather(work.rows) for row in of_rank]
+            if rank == 0:
+                log.warn(spike_line(step, loss, stream, rows))
         if step % config.checkpoint.every_steps == 0 or done:
             save_step(engine, config, stream, shapes, step, place, rank)
             clock = time.perf_counter()

@@ -13,7 +13,8 @@ from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, ResumeMismatch
-from ndt3_dist.shards.read import Corpus, shard_problems
+from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.verify import shard_problems
 from ndt3_dist.train.metrics import read_metrics
 
 
@@ -72,7 +73,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         train["micro_batch"],
     )
     stream.ledger.restore([e for e in _ledger(run) if e["position"] <= line["position"]])
-    built = next(stream.steps(Place(line["position"]), lambda found: []))
+    built = next(stream.steps(Place(line["position"]), lambda counts, found: (counts, [])))
     rows = list(_records(stream, built))
     damaged = [d.reason for d in built.damage]
     used = {r["shard"] for r in rows}
@@ -93,7 +94,7 @@ def _ledger(run: Path) -> list[dict]:
 
 def _records(stream: Stream, step: Step):
     corpus = stream.corpus
-    for row, (epoch, samples) in enumerate(step.rows):
+    for row, epoch, samples in step.rows:
         tokens = stream.tokens_of(samples)
         for segment, number in enumerate(samples.tolist()):
             session = corpus.session_of(number)

@@ -14,6 +14,9 @@ ENOUGH = 20
 DEVIATIONS = 6
 """Robust standard deviations above the median (OLMo-core's trainer takes 6 plain ones)."""
 
+Rows = list[tuple[int, int, np.ndarray]]
+"""Number in the step, epoch and sample numbers of each row."""
+
 
 class SpikeWatch:
     """Compares each loss with the median of those before it."""
@@ -34,9 +37,7 @@ class SpikeWatch:
         return loss > median + DEVIATIONS * max(spread, 1e-3 * abs(median))
 
 
-def over_represented(
-    stream: Stream, rows: list[tuple[int, np.ndarray]], count: int = 3
-) -> list[tuple[str, int, float]]:
+def over_represented(stream: Stream, rows: Rows, count: int = 3) -> list[tuple[str, int, float]]:
     """Sessions with most windows in a step beyond their share of the corpus.
 
     Returns:
@@ -47,7 +48,7 @@ def over_represented(
     of_corpus = np.array(
         [sum(s.windows[p].kept for p in stream.corpus.splits if p in s.windows) for s in sessions]
     )
-    numbers = np.concatenate([samples for _, samples in rows])
+    numbers = np.concatenate([samples for *_, samples in rows])
     found = np.bincount(stream.corpus.records(numbers)["session"], minlength=len(sessions))
     expected = of_corpus * (len(numbers) / of_corpus.sum())
     excess = (found - expected) / np.sqrt(np.maximum(expected, 1e-9))
@@ -55,7 +56,7 @@ def over_represented(
     return [(sessions[i].id, int(found[i]), float(expected[i])) for i in order]
 
 
-def spike_line(step: int, loss: float, stream: Stream, rows: list[tuple[int, np.ndarray]]) -> str:
+def spike_line(step: int, loss: float, stream: Stream, rows: Rows) -> str:
     """What the log says of a spike."""
     named = [
         f"{name} {windows} windows ({expected:.1f} expected)"

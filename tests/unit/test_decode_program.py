@@ -27,7 +27,7 @@ from ndt3_dist.prep.nwb import read_nwb
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.simulate import simulate
 from ndt3_dist.prep.windows import cut
-from ndt3_dist.shards.read import parse_npy
+from ndt3_dist.shards.npy import parse_npy
 
 CONTEXT = 20
 

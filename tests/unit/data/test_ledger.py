@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from streams import STEPS, digest, make_streams, run_ranks, walk
+from streams import STEPS, digest, make_streams, rows_of, run_ranks, walk
 
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.read import Corpus
@@ -32,12 +32,12 @@ def test_ranks_replace_damaged_windows_alike(damaged, corpus, tiny_model, world_
     shared = make_streams(damaged, tiny_model, world_size)
     assert digest(walk(shared)) == digest(alone)
     assert all(s.ledger.state() == streams[0].ledger.state() for s in shared)
-    used = {n for step in alone for _, row in step[0].rows for n in row.tolist()}
+    used = {n for step in alone for *_, row in step[0].rows for n in row.tolist()}
     assert 1 not in used
     # Everything else keeps its place.
     intact = walk(make_streams(corpus, tiny_model))
     for with_damage, without in zip(alone, intact, strict=True):
-        for (_, ours), (_, theirs) in zip(with_damage[0].rows, without[0].rows, strict=True):
+        for (*_, ours), (*_, theirs) in zip(with_damage[0].rows, without[0].rows, strict=True):
             np.testing.assert_array_equal(ours[theirs != 1], theirs[theirs != 1])
             tokens = streams[0].tokens_of
             assert tokens(ours).sum() <= tokens(theirs).sum()
@@ -72,7 +72,7 @@ def test_a_shard_that_cannot_be_read_is_replaced_whole(corpus, tiny_model, tmp_p
     steps = walk(streams)
     (entry,) = streams[0].ledger.entries
     assert (entry.shard, entry.window) == ("000000", "")
-    used = np.concatenate([row for step in steps for _, row in step[0].rows])
+    used = np.concatenate([row for step in steps for *_, row in rows_of(step)])
     assert (streams[0].corpus.shard_of(used) != 0).all()
 
 

@@ -1,9 +1,11 @@
 """The order of the data is a pure function; nothing is lost, repeated or split."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from ndt3_dist.data.order import Order, Place, count_rows, fit_rows, generator
+from ndt3_dist.data.order import Order, count_rows, fit_rows, fullest, generator
 
 
 def make_order(seed=0, samples=97, block=32, fingerprint="f", lanes=3, capacity=2048):
@@ -25,28 +27,54 @@ def epoch(order, number=0) -> list[list[int]]:
     return [samples.tolist() for _, samples in rows]
 
 
-def first_fit_decreasing(tokens, capacity) -> list[list[int]]:
-    """The plain algorithm, one sample after the other."""
-    rows, free = [], []
-    for sample in np.argsort(-tokens, kind="stable").tolist():
-        row = next((r for r, f in enumerate(free) if f >= tokens[sample]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            free.append(capacity)
-        rows[row].append(sample)
-        free[row] -= tokens[sample]
-    return rows
+def first_fit_decreasing(tokens, capacity) -> int:
+    """Rows that the plain algorithm makes, one sample after the other."""
+    free = []
+    for sample in np.sort(tokens)[::-1].tolist():
+        row = next((r for r, f in enumerate(free) if f >= sample), None)
+        if row is None:
+            free.append(capacity - sample)
+        else:
+            free[row] -= sample
+    return len(free)
 
 
 @pytest.mark.parametrize("trial", range(50))
-def test_rows_are_those_of_plain_first_fit_decreasing(trial):
+def test_rows_hold_every_sample_once_and_never_overflow(trial):
     draw = generator("rows", trial)
-    few = draw.integers(1, 500, int(draw.integers(1, 12)))  # corpora have few lengths
-    tokens = draw.choice(few, int(draw.integers(1, 200)))
+    some = draw.integers(1, 500, int(draw.integers(1, 60)))
+    tokens = draw.choice(some, int(draw.integers(1, 200)))
     rows = fit_rows(tokens, 512)
-    assert [r.tolist() for r in rows] == first_fit_decreasing(tokens, 512)
+    assert sorted(np.concatenate(rows).tolist()) == list(range(len(tokens)))
+    assert max(int(tokens[r].sum()) for r in rows) <= 512
+    assert all((np.diff(tokens[r]) <= 0).all() for r in rows)
     lengths, counts = np.unique(tokens, return_counts=True)
     assert count_rows(lengths[::-1], counts[::-1], 512) == len(rows)
+    assert len(rows) <= first_fit_decreasing(tokens, 512) + 1
+
+
+@pytest.mark.parametrize("trial", range(100))
+def test_the_fullest_row_is_the_fullest(trial):
+    draw = generator("fullest", trial)
+    lengths = np.unique(draw.integers(1, 40, int(draw.integers(1, 5))))[::-1].tolist()
+    counts = draw.integers(1, 4, len(lengths)).tolist()
+    capacity = int(draw.integers(lengths[0], 100))
+    taken = fullest(lengths, counts, capacity)
+    assert taken[0] >= 1
+    assert all(t <= c for t, c in zip(taken, counts, strict=True))
+    choices = itertools.product(*(range(c + 1) for c in counts))
+    sums = [np.dot(c, lengths) for c in choices if c[0] >= 1]
+    assert np.dot(taken, lengths) == max(s for s in sums if s <= capacity)
+
+
+def test_windows_of_ndt3s_lengths_fill_their_rows():
+    """Two seconds with 1 to 6 patches and 1 to 6 covariates, context tokens, some cut short."""
+    draw = generator("mixture")
+    bins = np.where(draw.random(8192) < 0.8, 100, draw.integers(20, 100, 8192))
+    dims = draw.integers(1, 7, 8192)
+    tokens = bins * (draw.integers(1, 7, 8192) + dims) + dims + 1
+    rows = fit_rows(tokens, 4096)
+    assert tokens.sum() / (4096 * len(rows)) > 0.98
 
 
 def test_no_sample_no_row():
@@ -78,30 +106,6 @@ def test_a_step_mixes_as_many_blocks_as_there_are_lanes():
 def test_seed_and_fingerprint_decide_the_order(change):
     flat = [epoch(o) for o in (make_order(), make_order(), make_order(**change))]
     assert flat[0] == flat[1] != flat[2]
-
-
-@pytest.mark.parametrize("rows_per_step", [1, 3, 7])
-def test_going_on_from_any_place_repeats_the_same_rows(rows_per_step):
-    order, place = make_order(), Place()
-    places, taken = [Place()], []
-    for _ in range(60):
-        rows, place = order.take(place, rows_per_step)
-        taken.append([(e, r.tolist()) for e, r in rows])
-        places.append(place)
-    assert taken[-1][0][0] > 1  # borders of epochs are crossed in the middle of steps
-    for step in (0, 1, 13, 30, 59):
-        rows, place = make_order().take(places[step], rows_per_step)
-        assert [(e, r.tolist()) for e, r in rows] == taken[step]
-        assert place == places[step + 1]
-
-
-def test_samples_seen_counts_samples_and_position_counts_rows():
-    order, place = make_order(), Place()
-    total = 0
-    for step in range(1, 41):
-        rows, place = order.take(place, 5)
-        total += sum(len(r) for _, r in rows)
-        assert (place.samples_seen, place.position) == (total, 5 * step)
 
 
 def test_what_is_remembered_does_not_grow_with_the_corpus():

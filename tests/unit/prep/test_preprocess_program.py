@@ -19,7 +19,7 @@ from ndt3_dist.prep import job
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.spool import find_sources, plan_shards, session_task
 from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.shards.read import verify_corpus
+from ndt3_dist.shards.verify import verify_corpus
 from ndt3_dist.storage import sha256_file
 
 ROOT = Path(__file__).resolve().parents[3]

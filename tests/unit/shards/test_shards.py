@@ -17,8 +17,10 @@ from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.shards import format as corpus_format
 from ndt3_dist.shards.format import Manifest, index_path, read_manifest, sample_key, shard_path
-from ndt3_dist.shards.read import Corpus, parse_npy, verify_corpus
+from ndt3_dist.shards.npy import parse_npy
+from ndt3_dist.shards.read import Corpus
 from ndt3_dist.shards.report import corpus_table
+from ndt3_dist.shards.verify import verify_corpus
 from ndt3_dist.shards.write import npy_bytes, write_shard
 
 CHANNELS, BINS, DIMS = 96, 100, 2

@@ -48,7 +48,7 @@ def test_losses_are_divided_by_the_whole_steps_counts_or_by_upstreams_means():
     def rows(channels, valid):
         return {"spike_channels": np.full(channels, 32), "covariate_valid": np.ones(valid, bool)}
 
-    work = Step([(0, rows(10, 4)), (2, rows(30, 0))], 9, 999, 5000, 70, Place())
+    work = Step([(0, rows(10, 4)), (2, rows(30, 0))], [], np.array([9, 999, 5000, 70]))
     assert loss_divisors(demo_config("train.global_batch=4"), work) == [(5000, 70)] * 2
     theirs = demo_config("train.global_batch=4", "train.upstream_means=true")
     # Four micro-batches over all ranks: each weighs a quarter, whatever it holds.

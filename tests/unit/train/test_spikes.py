@@ -26,7 +26,7 @@ def test_a_spike_names_the_sessions_that_its_step_has_too_many_of(tmp_path, tiny
     stream = Stream(Corpus(str(tmp_path / "c")), DataConfig(), tiny_model, 0, 4, 1)
     of_second = np.flatnonzero(stream.corpus.index["session"] == 1)
     of_first = np.flatnonzero(stream.corpus.index["session"] == 0)
-    rows = [(0, of_second[:9]), (0, of_first[:3])]
+    rows = [(0, 0, of_second[:9]), (1, 0, of_first[:3])]
     assert over_represented(stream, rows) == [("t-S-02", 9, 4.0)]
     line = spike_line(7, 3.5, stream, rows)
     assert "loss 3.5000 at step 7" in line

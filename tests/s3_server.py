@@ -1,0 +1,130 @@
+"""A real S3 server (rclone) on a free port, behind a proxy that can fail in the ways stores do."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+KEY, SECRET = "test-key", "test-secret"
+REFUSALS = {"403": (403, "AccessDenied"), "503": (503, "SlowDown")}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class S3:
+    """Buckets are folders of `root`.
+
+    Attributes:
+        faults: (part of a key, kind, how often) to come; kinds are 403, 503, slow, cut, flip.
+        gets: (path, bytes sent) of each object that was asked for with GET.
+    """
+
+    def __init__(self, root: Path):
+        self.port, behind = free_port(), free_port()
+        self.faults: list[list] = []
+        self.gets: list[tuple[str, int]] = []
+        rclone = Path(sys.executable).with_name("rclone")
+        command = [rclone, "serve", "s3", root, "--addr", f"127.0.0.1:{behind}"]
+        command += ["--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "0s"]
+        self.rclone = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        for _ in range(200):
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", behind)) == 0:
+                    break
+            time.sleep(0.05)
+        proxy = type("Proxy", (Proxy,), {"s3": self, "behind": behind})
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), proxy)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def fail(self, key: str, kind: str, times: int = 10**6) -> None:
+        """Fail requests for objects with `key` in their path."""
+        self.faults.append([key, kind, times])
+
+    def fault_of(self, path: str) -> str | None:
+        for fault in self.faults:
+            if fault[0] in path and fault[2] > 0:
+                fault[2] -= 1
+                return fault[1]
+        return None
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.rclone.kill()
+        self.rclone.wait()
+
+
+class Proxy(BaseHTTPRequestHandler):
+    s3: S3
+    behind: int
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        sent, fault = self.rfile.read(length), None
+        if self.command == "GET" and "list-type" not in self.path:
+            fault = self.s3.fault_of(self.path)
+        if fault in REFUSALS:
+            status, code = REFUSALS[fault]
+            body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        upstream = http.client.HTTPConnection("127.0.0.1", self.behind)
+        upstream.request(self.command, self.path, sent, dict(self.headers))
+        response = upstream.getresponse()
+        body = response.read()
+        self.send_response(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
+                self.send_header(name, value)
+        size = response.getheader("Content-Length") if self.command == "HEAD" else len(body)
+        self.send_header("Content-Length", str(size or 0))
+        self.end_headers()
+        if self.command == "GET":
+            self.s3.gets.append((self.path.split("?")[0], len(body)))
+        self.send_body(body, fault)
+
+    def send_body(self, body: bytes, fault: str | None) -> None:
+        if fault == "flip":
+            body = body[:600] + bytes([body[600] ^ 4]) + body[601:]
+        if fault == "cut":
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+        elif fault == "slow":
+            for byte in body[:100]:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(1)
+        else:
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+    def log_message(self, format, *args):
+        pass
+
+
+def use(s3: S3) -> None:
+    """Make this process's s3:// URLs mean that server."""
+    import s3fs
+
+    os.environ.update(s3.environment)
+    s3fs.S3FileSystem.clear_instance_cache()
