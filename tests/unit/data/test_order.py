@@ -115,3 +115,22 @@ def test_what_is_remembered_does_not_grow_with_the_corpus():
     assert order.rows_of.cache_info().currsize <= 2 * 4 + 2
     # Each block was planned once, but for those that two lanes share.
     assert order.rows_of.cache_info().misses <= len(order.rows) + 3
+
+
+def test_steps_are_as_mixed_as_those_of_a_permutation():
+    """Forty sessions, dealt to shards at random as corpora are: sessions of a step, any trend."""
+    sessions = generator("sessions").permutation(np.repeat(np.arange(40), 500))
+    order = make_order(samples=20_000, block=1000, lanes=16)
+    rows = [row for e in range(3) for row in epoch(order, e)]
+    shuffled = generator("true").permutation(20_000)
+
+    def quality(stream):
+        steps = [stream[i : i + 64] for i in range(0, len(stream) - 64, 64)]
+        distinct = np.mean([len(set(sessions[s].tolist())) for s in steps])
+        most = np.mean([np.bincount(sessions[s]).max() for s in steps])
+        return distinct, most
+
+    ours, true = quality(np.concatenate(rows)), quality(np.tile(shuffled, 3))
+    np.testing.assert_allclose(ours, true, rtol=0.02)
+    first = np.concatenate(rows[: order.epoch_rows])
+    assert abs(np.corrcoef(first, np.arange(len(first)))[0, 1]) < 0.02
