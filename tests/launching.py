@@ -1,0 +1,66 @@
+"""Runs of `deepspeed launch/pretrain.py` with a small model, to be left alone or killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from ndt3_dist.train.metrics import read_metrics
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = [
+    "model.layers=2",
+    "model.dim=64",
+    "model.heads=2",
+    "model.feedforward=64",
+    "model.dropout=0.1",
+    "model.channels_per_token=32",
+    "model.count_classes=22",
+    "model.spike_weight=1",
+    "data.row_tokens=1024",
+    "train.global_batch=4",
+    "train.max_steps=12",
+    "train.epochs=100",
+    "optim.decay_epochs=20",
+    "checkpoint.every_steps=4",
+    "checkpoint.keep_last=10",
+    "log.every_steps=1",
+]
+
+
+def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True):
+    """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process."""
+    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+    port = 20000 + os.getpid() % 20000 + launch.count
+    launch.count += 1
+    command = [deepspeed, "--num_accelerators", str(ranks), "--master_port", str(port)]
+    command += ["launch/pretrain.py", "--config", "demo.yaml", f"data.corpus={corpus}"]
+    command += [f"run.dir={run_dir}", "run.name=r", "--resume", resume, *SMALL, *extra]
+    # One thread a rank: the order in which threads share a sum shows in bf16 gradients.
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    log = Path(run_dir) / f"log{launch.count}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as f:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT
+        )
+    if not wait:
+        return process
+    code = process.wait(timeout=300)
+    return code, log.read_text()
+
+
+launch.count = 0
+
+
+def kill_all(process):
+    for p in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        p.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def losses(run_dir):
+    return {m["step"]: m["loss"] for m in read_metrics(Path(run_dir) / "r")}
