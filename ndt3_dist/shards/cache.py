@@ -74,14 +74,14 @@ class Cache:
 
     @contextlib.contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
-        """One process of this host at a time; a lock ends with its process."""
+        """One thread of this host at a time; a lock ends with its process.
+
+        Some files share a lock, so that there are few and none is ever removed under its holder.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        with (self.folder / f"{path.name[:3]}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                path.with_suffix(".lock").unlink(missing_ok=True)
+            yield
 
     def _download(self, remote: str, size: int | None, sha256: str, path: Path) -> None:
         storage.check_room(path, size or 0)
@@ -116,12 +116,9 @@ class Cache:
             except PermissionError as e:
                 raise ShardLost(f"{remote}: may not be read ({e}); see the key's policy") from e
             except Exception as e:  # each store and library has faults of its own
-                slow = isinstance(e, TimeoutError)
-                said = (
-                    f"no whole answer in {self.timeout_s:g} s"
-                    if slow
-                    else f"{type(e).__name__}: {e}"
-                )
+                said = f"{type(e).__name__}: {e}"
+                if isinstance(e, TimeoutError):
+                    said = f"no whole answer in {self.timeout_s:g} s"
                 if attempt == self.attempts:
                     raise ShardLost(
                         f"{remote}: cannot be read after {attempt} tries ({said})"
