@@ -104,13 +104,15 @@ def from_disk_and_s3(folder: str) -> list[dict]:
         }
         time.sleep(2)
         remote = f"s3://{Path(folder).name}"
-        for name, corpus in (("disk", folder), ("S3, cold", remote), ("S3, warm", remote)):
-            command = [sys.executable, program, "ndt3_dist, first steps", corpus, "1", "0"]
-            done = subprocess.run(
-                command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True
-            )
-            rows.append({"stream from": name, **json.loads(done.stdout)})
-    serving.kill()
+        try:
+            for name, corpus in (("disk", folder), ("S3, cold", remote), ("S3, warm", remote)):
+                command = [sys.executable, program, "ndt3_dist, first steps", corpus, "1", "0"]
+                done = subprocess.run(
+                    command, env={**os.environ, **environment}, stdout=subprocess.PIPE, check=True
+                )
+                rows.append({"stream from": name, **json.loads(done.stdout)})
+        finally:
+            serving.kill()
     return rows
 
 

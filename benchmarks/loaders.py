@@ -61,7 +61,7 @@ def first_steps(corpus: str) -> dict:
     from ndt3_dist.data.order import Place
 
     began = time.perf_counter()
-    stream = _stream(corpus, 1)
+    stream = _stream(corpus, 0)
     opened = time.perf_counter()
     next(iter(stream.steps(Place())))
     first = time.perf_counter()

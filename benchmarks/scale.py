@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist import log
-from ndt3_dist.data.order import Order, count_rows
+from ndt3_dist.data.order import Order, count_rows, generator
 from ndt3_dist.shards.cache import PIECE
 from ndt3_dist.shards.format import INDEX
 from ndt3_dist.shards.report import text_table
@@ -54,7 +54,7 @@ def main() -> None:
     counts = np.bincount(np.repeat(np.arange(len(LENGTHS)), share), minlength=len(LENGTHS))
     counts = np.floor(per_block * counts / counts.sum()).astype(np.int64)
     counts[-1] += per_block - counts.sum()
-    lengths = np.repeat(LENGTHS, counts)
+    lengths = generator("scale").permutation(np.repeat(LENGTHS, counts))
     tracemalloc.start()
     began = time.perf_counter()
     rows = np.full(blocks, count_rows(LENGTHS[::-1], counts[::-1], 4096))
@@ -67,7 +67,7 @@ def main() -> None:
     first = time.perf_counter() - began
     host = Host(round(args.cache_gb * 1e9))
     planning, start = 0.0, 10**6 // args.batch * args.batch
-    tokens = fetched = 0
+    tokens = fetched = gets = hits = needed = 0
     for step in range(args.steps):
         position = start + step * args.batch
         began = time.perf_counter()
@@ -80,7 +80,8 @@ def main() -> None:
             for shard in np.unique(samples // SHARD_WINDOWS).tolist():
                 host.need(shard)
         if step == args.steps // 4:  # the first blocks of all lanes come at once
-            fetched, tokens = host.bytes, 0
+            fetched, gets, hits, needed = host.bytes, host.gets, host.hits, host.needed
+            tokens = 0
     _, peak = tracemalloc.get_traced_memory()
     steps = args.steps - args.steps // 4 - 1
     used = tokens / lengths.mean() * WINDOW_BYTES
@@ -93,13 +94,14 @@ def main() -> None:
         ("memory of the order, a host's ranks together", f"{peak / 1e6:.0f} MB"),
         ("bytes a host fetches in a step", f"{(host.bytes - fetched) / steps / 1e6:.1f} MB"),
         ("of those that its windows have", f"{(host.bytes - fetched) / used:.2f}"),
-        ("GETs of a host in a step", f"{host.gets / args.steps:.1f}"),
-        ("cache hits", f"{host.hits / host.needed:.1%}"),
+        ("GETs of a host in a step", f"{(host.gets - gets) / steps:.1f}"),
+        ("cache hits", f"{(host.hits - hits) / (host.needed - needed):.1%}"),
         ("shards in the cache", f"{len(host.held):,} ({len(host.held) * host.size / 1e9:.1f} GB)"),
     ]
     rows_of_table = [{"what": what, "value": value} for what, value in table]
     how = f"{args.hours:,.0f} hours, {args.hosts} hosts of {args.ranks} ranks, {args.lanes} lanes, "
-    how += f"{args.batch} rows a step, cache of {args.cache_gb:g} GB"
+    how += f"{args.batch} rows a step, cache of {args.cache_gb:g} GB, "
+    how += f"{args.steps} steps, of which the last {steps} are counted"
     text = f"{header('scale.py')}\n{how}\n{text_table(rows_of_table)}\n"
     log.say(f"{text}{save('scale', text)}")
 

@@ -60,14 +60,10 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_range(path: str | Path, start: int, stop: int | None, timeout_s: float) -> bytes:
-    """Bytes [start, stop) of a file, fewer where it ends before. Raises what its store raises.
+    """Bytes [start, stop) of a remote file, fewer where it ends before.
 
-    On an object store TimeoutError after `timeout_s`, however slowly bytes still arrive.
+    Raises what its store raises; TimeoutError after `timeout_s`, however slowly bytes still arrive.
     """
-    if not is_remote(path):
-        with Path(path).open("rb") as f:
-            f.seek(start)
-            return f.read(-1 if stop is None else stop - start)
     fs = filesystem(path)
     if not fs.async_impl:
         return fs.cat_file(str(path), start, stop)

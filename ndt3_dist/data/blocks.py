@@ -23,6 +23,7 @@ class Blocks:
         chosen: Highest draw of a window that is trained on, of each session, (sessions,) uint64.
         first: Shard with which each block begins, and the number of shards, (blocks + 1,).
         rows, samples, tokens: Of each block, (blocks,).
+        windows: Of each session, (sessions,).
     """
 
     def __init__(self, corpus: Corpus, data: DataConfig, model: ModelConfig, seed: int):
@@ -42,6 +43,10 @@ class Blocks:
         found = [self._shard(s) for s in range(self.first[block], self.first[block + 1])]
         numbers, tokens = zip(*found, strict=True)
         return np.concatenate(numbers), np.concatenate(tokens)
+
+    def block_of(self, number: int) -> int:
+        """The block that a sample lies in."""
+        return int(np.searchsorted(self.first, self.corpus.shard_of(number), "right")) - 1
 
     def _shard(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         index = self.corpus.records_of(shard)
@@ -70,8 +75,12 @@ class Blocks:
 
     def _divide(self, data: DataConfig) -> None:
         first, rows, samples, tokens, waiting = [0], [], [], [], []
+        self.windows = np.zeros(len(self.seeds), np.int64)
         for shard in range(len(self.corpus.shards)):
-            waiting.append(self._shard(shard)[1])
+            numbers, of_shard = self._shard(shard)
+            waiting.append(of_shard)
+            session = self.corpus.records_of(shard)["session"][numbers - self.corpus.first[shard]]
+            self.windows += np.bincount(session, minlength=len(self.windows))
             held = sum(len(w) for w in waiting)
             if held and (held >= data.block_samples or shard + 1 == len(self.corpus.shards)):
                 lengths, counts = np.unique(np.concatenate(waiting), return_counts=True)

@@ -1,15 +1,16 @@
 """Shards of a remote corpus, fetched before their windows are needed."""
 
-import weakref
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from ndt3_dist.data.threads import Threads
 
 if TYPE_CHECKING:
     from ndt3_dist.data.stream import Stream
 
-FETCH_STEPS = 4
+STEPS = 4
 """Steps whose shards a remote corpus is asked for ahead of those that are built."""
-FETCHES = 8
+FETCHES = 4
 """Shards that a rank fetches at once."""
 
 
@@ -18,27 +19,29 @@ class Fetcher:
 
     def __init__(self, stream: "Stream", position: int):
         self.stream, self.position = stream, position
-        self.asked: set[int] = set()
-        self.failed: set[int] = set()
-        self.pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
-        weakref.finalize(self, self.pool.shutdown, wait=False, cancel_futures=True)
-        for _ in range(FETCH_STEPS):
+        self.under_way: set[int] = set()
+        self.threads = Threads(FETCHES, "fetch")
+        for _ in range(STEPS):
             self.go_on()
 
     def go_on(self) -> None:
-        """Ask for the shards of this rank's rows of one more step."""
+        """Ask for the shards of this rank's rows of one more step; those at hand stay at hand."""
         s, needed = self.stream, set()
-        for _, positions in s.rows_of_step(self.position):
-            for position in positions:
-                needed |= set(s.corpus.shard_of(s.order.row(position)[1]).tolist())
-        for shard in needed - self.asked - self.failed:
-            self.pool.submit(self._fetch, shard)
-        self.asked = needed  # what comes again later is asked for again: it may be gone
+        with suppress(Exception):  # it fails again where it is needed, and is answered there
+            for _, positions in s.rows_of_step(self.position):
+                for position in positions:
+                    needed |= set(s.corpus.shard_of(s.order.row(position)[1]).tolist())
+        for shard in needed - self.under_way:
+            self.under_way.add(shard)
+            self.threads.submit(self._fetch, shard)
         self.position += s.global_batch
+
+    def close(self) -> None:
+        """Fetch no more."""
+        self.threads.close()
 
     def _fetch(self, shard: int) -> None:
         try:
             self.stream.corpus.fetch(shard)
-        except Exception:
-            # It fails again where it is needed, and is answered there.
-            self.failed.add(shard)
+        finally:
+            self.under_way.discard(shard)

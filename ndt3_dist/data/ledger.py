@@ -5,17 +5,16 @@ quarantined: entered here, kept with each checkpoint, and replaced wherever the 
 by another window that no rank, worker or restart has a say in.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from ndt3_dist.config import DataConfig
+from ndt3_dist.data.blocks import Blocks
 from ndt3_dist.data.order import Order, generator
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.read import Corpus
-
-Count = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, order=True)
@@ -24,7 +23,7 @@ class Damage:
 
     Attributes:
         position: Global number of the first row of the step that met it.
-        shard: Its shard.
+        shard: Its shard; empty where something else went wrong that ends the run.
         window: Its window; empty where no window of the shard can be read.
         reason: What was found.
     """
@@ -43,19 +42,16 @@ class Ledger:
         damaged: Numbers of the samples that are replaced, sorted.
     """
 
-    def __init__(self, corpus: Corpus, data: DataConfig, order: Order, count: Count):
-        """
-        Args:
-            corpus, data, order: Of the stream.
-            count: Sample numbers to their tokens, (samples,) each.
-        """
-        self.corpus, self.data, self.order, self.count = corpus, data, order, count
+    def __init__(self, corpus: Corpus, data: DataConfig, order: Order, blocks: Blocks):
+        self.corpus, self.data, self.order, self.blocks = corpus, data, order, blocks
         self.entries: list[Damage] = []
         self.damaged = np.empty(0, np.int64)
 
     def add(self, found: Sequence[Damage]) -> None:
         """Quarantine what was found; ShardCorrupt where the run is to stop instead."""
         found = sorted(set(found))
+        if not found[0].shard:  # no window's fault, and nothing could stand in for it
+            raise ShardCorrupt(found[0].reason)
         if self.data.on_corrupt == "raise":
             raise ShardCorrupt(f"{found[0].reason}; data.on_corrupt=quarantine trains on")
         self._mark(found)
@@ -92,7 +88,8 @@ class Ledger:
         """Samples of a row with intact ones in place of damaged ones.
 
         A stand-in has at most the tokens of what it stands for, so that it fits the row. It comes
-        from the first block that has one, in an order that follows from seed, epoch and sample.
+        from its own block where that has one, else from the first of an order of all blocks that
+        follows from seed, epoch and block.
 
         Args:
             epoch: Of the row.
@@ -106,10 +103,12 @@ class Ledger:
         return chosen
 
     def _stand_in(self, epoch: int, number: int) -> int:
-        most = int(self.count(np.array([number]))[0])
-        draw = generator("replace", self.order.fingerprint, self.order.seed, epoch, number)
-        for block in draw.permutation(len(self.order.rows)).tolist():
-            numbers, tokens = self.order.samples_of(block)
+        most = int(self.blocks.counts.of(self.corpus.records(np.array([number])))[0])
+        own, key = self.blocks.block_of(number), (self.order.fingerprint, self.order.seed, epoch)
+        others = generator("blocks to replace from", *key, own).permutation(len(self.blocks.rows))
+        draw = generator("replace", *key, number)
+        for block in (own, *others.tolist()):
+            numbers, tokens = self.blocks.samples_of(block)
             fitting = numbers[(tokens <= most) & ~self._is_damaged(numbers)]
             if len(fitting):
                 return int(fitting[draw.integers(len(fitting))])

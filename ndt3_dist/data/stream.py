@@ -7,7 +7,7 @@ come from the index, and ranks add theirs up; samples that hold something else a
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,8 +18,9 @@ from ndt3_dist.data.blocks import Blocks
 from ndt3_dist.data.fetch import Fetcher
 from ndt3_dist.data.ledger import Damage, Ledger
 from ndt3_dist.data.order import Order, Place, generator
+from ndt3_dist.data.threads import Threads
 from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
-from ndt3_dist.errors import ShardCorrupt, ShardLost
+from ndt3_dist.errors import Ndt3DistError, ShardCorrupt, ShardLost
 from ndt3_dist.shards.read import Corpus
 
 Share = Callable[[np.ndarray, list[Damage]], tuple[np.ndarray, list[Damage]]]
@@ -73,6 +74,9 @@ class Now:
     def __init__(self, *call):
         self.call = call
 
+    def cancel(self) -> None:
+        """Nothing has begun."""
+
     def result(self) -> Step:
         function, *arguments = self.call
         return function(*arguments)
@@ -109,7 +113,7 @@ class Stream:
             data.row_tokens,
             data.lanes,
         )
-        self.ledger = Ledger(corpus, data, self.order, self.tokens_of)
+        self.ledger = Ledger(corpus, data, self.order, self.blocks)
 
     @property
     def num_samples(self) -> int:
@@ -145,10 +149,11 @@ class Stream:
         fetcher = Fetcher(self, place.position) if storage.is_remote(self.corpus.path) else None
         # Threads, not processes: reading, hashing and numpy release the GIL, nothing is copied from
         # one to the other, and none can be left behind.
-        with ThreadPoolExecutor(max(self.workers, 1), thread_name_prefix="stream") as pool:
-            build = pool.submit if self.workers else Now
-            ahead: deque[tuple[int, Future[Step] | Now]] = deque()
-            position = place.position
+        threads = Threads(self.workers, "stream")
+        build = threads.submit if self.workers else Now
+        ahead: deque[tuple[int, Future[Step] | Now]] = deque()
+        position = place.position
+        try:
             while True:
                 while len(ahead) < self.workers + 1:
                     if fetcher:
@@ -162,13 +167,27 @@ class Stream:
                     self.ledger.add(found)
                     step = self._build(at)
                     # What was built before may hold it, or another stand-in than it has now.
+                    for _, old in ahead:
+                        old.cancel()
                     ahead = deque((p, build(self._build, p)) for p, _ in ahead)
                     counts, found = share(step.counts, step.damage)
                 place = Place(at + self.global_batch, place.samples_seen + int(counts[0]))
                 yield replace(step, counts=counts, after=place)
+        finally:
+            threads.close()
+            if fetcher:
+                fetcher.close()
 
     def _build(self, position: int) -> Step:
         step = Step([], [], np.zeros(4, np.int64))
+        try:
+            self._fill(step, position)
+        except (Ndt3DistError, OSError) as e:
+            # Of this rank alone, as a disk that is full: all ranks are to end with it.
+            step.damage.append(Damage(position, "", "", str(e)))
+        return step
+
+    def _fill(self, step: Step, position: int) -> None:
         for m, positions in self.rows_of_step(position):
             rows = []
             for p in positions:
@@ -187,23 +206,18 @@ class Stream:
             index["covariate_targets"].sum(dtype=np.int64)
             + self.blocks.counts.dummies[index["session"]].sum(),
         )
-        return step
 
     def _read(self, rows: list[tuple[int, np.ndarray]]) -> tuple[TokenLists, list[Damage]]:
         """Read, verify and tokenise the samples of some rows; what is damaged is left out."""
-        lists, damage, lost = TokenLists(), [], set()
+        lists, damage = TokenLists(), []
         for epoch, samples in rows:
             for number in samples.tolist():
-                shard = self.corpus.shards[int(self.corpus.shard_of(number))].name
-                if shard in lost:
-                    continue  # to wait for it once is enough
                 try:
                     lists.add(*self._tokens_of(number, epoch))
-                except ShardLost as e:
-                    lost.add(shard)
-                    damage.append(Damage(0, shard, "", str(e)))
                 except ShardCorrupt as e:
-                    damage.append(Damage(0, shard, self.corpus.key(number), str(e)))
+                    shard = self.corpus.shards[int(self.corpus.shard_of(number))].name
+                    window = "" if isinstance(e, ShardLost) else self.corpus.key(number)
+                    damage.append(Damage(0, shard, window, str(e)))
         return lists, damage
 
     def _tokens_of(self, number: int, epoch: int):

@@ -18,7 +18,7 @@ from pathlib import Path
 from ndt3_dist import log, storage
 from ndt3_dist.errors import ShardLost
 
-PIECE = 16 << 20
+PIECE = 4 << 20
 """Bytes of one request."""
 
 
@@ -28,8 +28,8 @@ class Cache:
 
     Attributes:
         folder: On a local disk; may be shared by any number of processes and corpora.
-        limit: Bytes of all files together. A file is kept while it is fetched and opened, whatever
-            the limit.
+        limit: Bytes of all files together, but for those that are just being fetched. A file that
+            makes room stays readable where it is open, and on the disk until it is closed.
         attempts: Requests for a piece before the file is lost.
         timeout_s: Of one request of `PIECE` bytes; a store that trickles is a store that fails.
         patience_s: First wait after a fault; it doubles up to 30 s.
@@ -55,9 +55,21 @@ class Cache:
         while not self._touch(path):
             with self._locked(path):
                 if not path.exists():
+                    self._make_room(size or 0)
                     self._download(remote, size, sha256, path)
-                    self._make_room(path)
         return path
+
+    def read(self, remote: str, sha256: str) -> bytes:
+        """The bytes of a small remote file. Raises ShardLost as `get` does."""
+        for _ in range(self.attempts):
+            try:
+                data = self.get(remote, None, sha256).read_bytes()
+            except FileNotFoundError:
+                continue  # it had to make room for others just now
+            if storage.sha256_bytes(data) == sha256:
+                return data
+            self.drop(sha256)
+        raise ShardLost(f"{remote}: its copy in {self.folder} does not last; see that disk")
 
     def drop(self, sha256: str) -> None:
         """Forget a file whose bytes have gone bad on this disk."""
@@ -101,8 +113,8 @@ class Cache:
                     raise _WrongBytes
                 return
         what = "its sha256 is not the manifest's"
-        if size and (length < size or storage.size(remote) != size):
-            what = f"{storage.size(remote)} bytes, the manifest has {size}"
+        if size and length != size:
+            what = f"{length if length < size else 'more'} bytes, the manifest has {size}"
         raise ShardLost(f"{remote}: {what}; restore it or prepare the corpus anew")
 
     def _piece(self, remote: str, start: int, stop: int | None) -> bytes:
@@ -128,17 +140,17 @@ class Cache:
             wait = min(2 * wait, 30.0)
         raise AssertionError("unreachable")
 
-    def _make_room(self, newest: Path) -> None:
-        """Remove files, the least recently used first, until the rest is within the limit."""
+    def _make_room(self, needed: int) -> None:
+        """Remove files, the least recently used first, until `needed` bytes more fit the limit."""
         found = []
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 held = path.stat()
                 if path.name.startswith(".") and time.time() - held.st_mtime > 3600:
                     path.unlink()  # of a download that was killed
-                elif path != newest and path.suffix != ".lock":
+                elif path.suffix != ".lock":
                     found.append((held.st_mtime, held.st_size, path))
-        left = self.limit - newest.stat().st_size
+        left = self.limit - needed
         for _, size, path in sorted(found, reverse=True):
             left -= size
             if left < 0:

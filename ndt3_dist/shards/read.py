@@ -4,9 +4,11 @@ A sample is found by the offsets of its shard's index and verified by the crc32 
 shard's length is checked when it is opened. Nothing is unpickled and no name inside a tar is used.
 """
 
+import errno
 import functools
 import operator
 import os
+import threading
 import zlib
 from dataclasses import dataclass
 
@@ -27,7 +29,9 @@ from ndt3_dist.shards.format import (
 )
 from ndt3_dist.shards.npy import parse_npy
 
-MAX_OPEN = 256
+TRIES = 3
+"""To open a remote shard that goes from the cache again, or lies damaged in it."""
+MAX_OPEN = 512
 """Shards kept open at once."""
 MAX_INDEXES = 1024
 """Indexes kept in memory at once; one of a shard of 32 MB has about 200 kB."""
@@ -55,7 +59,7 @@ def read_index(corpus: str, shard: Shard, cache: Cache | None = None) -> np.ndar
     path = index_path(corpus, shard.name)
     try:
         if storage.is_remote(path) and cache:
-            data = cache.get(path, None, shard.index_sha256).read_bytes()
+            data = cache.read(path, shard.index_sha256)
         else:
             data = storage.read_bytes(path)
     except FileNotFoundError as e:
@@ -109,6 +113,8 @@ class Corpus:
             )
         self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
         self._opened: dict[int, LocalShard] = {}
+        self._lock = threading.Lock()
+        self._lost: dict[int, str] = {}
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -198,39 +204,64 @@ class Corpus:
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Part of a shard; shorter where the shard ends before."""
-        opened = self._opened.get(shard)
+        with self._lock:
+            opened = self._opened.pop(shard, None)
+            if opened:
+                self._opened[shard] = opened  # the last to go
         if opened is None:
-            opened = self._opened[shard] = self._open(shard)
-        # Not mapped: reading a mapped file that is cut meanwhile kills the process.
-        return os.pread(opened.fd, size, offset)
+            opened = self._open(shard)
+            with self._lock:
+                self._opened[shard] = opened
+                while len(self._opened) > MAX_OPEN:
+                    del self._opened[next(iter(self._opened))]
+        try:
+            # Not mapped: reading a mapped file that is cut meanwhile kills the process.
+            return os.pread(opened.fd, size, offset)
+        except OSError as e:
+            raise ShardLost(f"{self.shards[shard].name}.tar: cannot be read ({e})") from e
 
     def fetch(self, shard: int) -> str:
         """Local path of a shard; a remote one is fetched first. Raises ShardLost."""
         entry = self.shards[shard]
         path = shard_path(self.path, entry.name)
-        if storage.is_remote(path):
+        if not storage.is_remote(path):
+            return path
+        if shard in self._lost:  # to wait for it once is enough
+            raise ShardLost(self._lost[shard])
+        try:
             return str(self.cache.get(path, entry.bytes, entry.sha256))
-        return path
+        except ShardLost as e:
+            self._lost[shard] = str(e)
+            raise
 
     def _open(self, shard: int) -> LocalShard:
         """A shard's file, its length checked."""
-        entry = self.shards[shard]
-        path = self.fetch(shard)
-        try:
-            opened = LocalShard(path)
-        except FileNotFoundError as e:
-            raise ShardLost(f"{path}: missing; restore it or prepare the corpus anew") from e
-        except OSError as e:
-            raise ShardLost(f"{path}: cannot be read ({e})") from e
-        length = os.fstat(opened.fd).st_size
-        if length != entry.bytes:
-            raise ShardLost(
-                f"{path}: {length} bytes, the manifest has {entry.bytes}; "
-                "restore it or prepare the corpus anew"
-            )
-        if len(self._opened) >= MAX_OPEN:
-            self._opened.pop(next(iter(self._opened)), None)
-        return opened
+        entry, remote = self.shards[shard], storage.is_remote(self.path)
+        for _ in range(TRIES if remote else 1):
+            path = self.fetch(shard)
+            try:
+                opened = LocalShard(path)
+            except FileNotFoundError as e:
+                if remote:
+                    continue  # it had to make room for others just now
+                raise ShardLost(f"{path}: missing; restore it or prepare the corpus anew") from e
+            except OSError as e:
+                if e.errno in (errno.EMFILE, errno.ENFILE):
+                    raise  # this machine's fault, not the shard's
+                raise ShardLost(f"{path}: cannot be read ({e})") from e
+            length = os.fstat(opened.fd).st_size
+            if length == entry.bytes:
+                return opened
+            if not remote:
+                raise ShardLost(
+                    f"{path}: {length} bytes, the manifest has {entry.bytes}; "
+                    "restore it or prepare the corpus anew"
+                )
+            self.cache.drop(entry.sha256)
+        raise ShardLost(
+            f"{shard_path(self.path, entry.name)}: gone from {self.cache.folder} each time it had "
+            "been fetched; raise data.cache_gb"
+        )
 
     def close(self) -> None:
         """Close all shards."""

@@ -182,16 +182,16 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         accumulation(config, world_size)
         choose_body(config.model.attention, device, PRECISION[config.train.precision])
         agree(config, corpus.manifest, start)
-    stream = Stream(
-        corpus,
-        config.data,
-        config.model,
-        config.run.seed,
-        config.train.global_batch,
-        config.train.micro_batch,
-        rank,
-        world_size,
-    )
+        stream = Stream(
+            corpus,
+            config.data,
+            config.model,
+            config.run.seed,
+            config.train.global_batch,
+            config.train.micro_batch,
+            rank,
+            world_size,
+        )
     run = run_folder(config)
     if rank == 0:
         write_run_files(config, corpus, start, init)

@@ -15,12 +15,12 @@ METRICS = {
     "loss_covariates": "squared error per valid covariate value, in units of its scale",
     "grad_norm": "global gradient norm before clipping",
     "lr": "learning rate of the step",
-    "epochs": "samples seen over samples in the corpus, before the step",
+    "epochs": "samples seen over the chosen samples of the corpus, before the step",
     "position": "global number of the step's first row",
     "samples": "windows in the step",
     "tokens": "tokens in the step",
     "step_s": "seconds from the end of the last step to the end of this one",
-    "wait_s": "of these, seconds that rank 0 waited for data",
+    "wait_s": "of these, seconds that rank 0 waited for the step of all ranks to be built",
 }
 """Every key of a line of metrics.jsonl besides `step`, with its meaning."""
 

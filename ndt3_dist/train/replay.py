@@ -13,6 +13,7 @@ from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, ResumeMismatch
+from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.shards.verify import shard_problems
 from ndt3_dist.train.metrics import read_metrics
@@ -55,8 +56,11 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
             f"{run}: no step {step} in metrics.jsonl; it has 1 to {max(lines, default=0)}"
         )
     config = yaml.safe_load((run / "config.yaml").read_text())
-    opened = Corpus(corpus or config["data"]["corpus"])
+    data = DataConfig(**{**config["data"], "workers": 0})
+    opened = Corpus(corpus or data.corpus, cache=default_cache(data.cache, data.cache_gb))
     started, line = json.loads((run / "starts.jsonl").read_text().splitlines()[-1]), lines[step]
+    if "lanes" not in config["data"]:
+        raise BadInput(f"{run}: written by a version with another order; no replay can find it")
     trained_on = started["fingerprint"]
     if opened.manifest.fingerprint != trained_on:
         raise ResumeMismatch(
@@ -66,7 +70,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     train = config["train"]
     stream = Stream(
         opened,
-        DataConfig(**config["data"]),
+        data,
         ModelConfig(**config["model"]),
         config["run"]["seed"],
         train["global_batch"],

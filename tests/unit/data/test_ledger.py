@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streams import STEPS, digest, make_streams, rows_of, run_ranks, walk
 
-from ndt3_dist.errors import ShardCorrupt
+from ndt3_dist.errors import NoRoom, ShardCorrupt
 from ndt3_dist.shards.read import Corpus
 
 
@@ -99,3 +99,25 @@ def test_damage_ends_the_run_on_every_rank_unless_it_may_be_replaced(
         for rank in run_ranks(streams):
             with pytest.raises(ShardCorrupt, match=match):
                 rank.result()
+
+
+def test_what_goes_wrong_on_one_rank_alone_ends_all_of_them(corpus, tiny_model, monkeypatch):
+    streams = make_streams(corpus, tiny_model, 4)
+
+    def full(number):
+        raise NoRoom("no room on the disk of rank 2")
+
+    monkeypatch.setattr(streams[2].corpus, "read", full)
+    for rank in run_ranks(streams):
+        with pytest.raises(ShardCorrupt, match="no room on the disk of rank 2"):
+            rank.result()
+
+
+def test_a_stand_in_comes_from_its_own_block(damaged, tiny_model):
+    (stream,) = make_streams(damaged, tiny_model)
+    walk([stream])
+    assert len(stream.blocks.rows) == 2
+    for epoch in range(20):
+        (other,) = stream.ledger.replace(epoch, np.array([1]))
+        assert other != 1
+        assert stream.blocks.block_of(other) == stream.blocks.block_of(1) == 0

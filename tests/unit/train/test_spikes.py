@@ -31,3 +31,11 @@ def test_a_spike_names_the_sessions_that_its_step_has_too_many_of(tmp_path, tiny
     line = spike_line(7, 3.5, stream, rows)
     assert "loss 3.5000 at step 7" in line
     assert "t-S-02 9 windows (4.0 expected)" in line
+
+
+def test_sessions_that_are_not_trained_on_are_not_expected(tmp_path, tiny_model):
+    write_corpus(tmp_path / "c", [make_recording(i, 40, [40]) for i in (1, 2, 3)])
+    data = DataConfig(exclude=("t-S-01",))
+    stream = Stream(Corpus(str(tmp_path / "c")), data, tiny_model, 0, 4, 1)
+    of_second = np.flatnonzero(stream.corpus.index["session"] == 1)
+    assert over_represented(stream, [(0, 0, of_second[:8])]) == [("t-S-02", 8, 4.0)]
