@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ def test_a_run_trains_and_reports(undisturbed):
 def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     undisturbed, corpus, tmp_path
 ):
+    before = set(Path("/dev/shm").glob("deepspeed*"))
     process = launch(tmp_path, corpus, wait=False)
     deadline = time.time() + 200
     while not {6, 7} & set(losses(tmp_path)):
@@ -44,6 +46,7 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
         assert time.time() < deadline
         time.sleep(0.02)
     kill_all(process)
+    assert set(Path("/dev/shm").glob("deepspeed*")) <= before  # no memory is left behind
     reached = max(losses(tmp_path))
     assert reached < 12
     code, log = launch(tmp_path, corpus, resume="auto")
