@@ -73,7 +73,7 @@ def main() -> None:
                     measure(python, name, folder, workers, args.seconds)
                     for _ in range(args.repeats)
                 ]
-                row["version"] = found[0].get("version", "")
+                row["version"] = found[0].get("version") or row.get("version", "")
                 for key in ("samples/s", "tokens/s", "MB"):
                     values = [f[key] for f in found if key in f]
                     label = f"{key}, {'1 core' if not workers else '2 workers'}"
