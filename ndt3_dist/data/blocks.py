@@ -41,17 +41,19 @@ class Blocks:
     def samples_of(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and tokens of the samples of a block that are trained on."""
         found = [self._shard(s) for s in range(self.first[block], self.first[block + 1])]
-        numbers, tokens = zip(*found, strict=True)
+        numbers, _, tokens = zip(*found, strict=True)
         return np.concatenate(numbers), np.concatenate(tokens)
 
     def block_of(self, number: int) -> int:
         """The block that a sample lies in."""
         return int(np.searchsorted(self.first, self.corpus.shard_of(number), "right")) - 1
 
-    def _shard(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+    def _shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers, sessions and tokens of the samples of a shard that are trained on."""
         index = self.corpus.records_of(shard)
         kept = np.flatnonzero(self._draws(index) <= self.chosen[index["session"]])
-        return self.corpus.first[shard] + kept, self.counts.of(index[kept])
+        index = index[kept]
+        return self.corpus.first[shard] + kept, index["session"], self.counts.of(index)
 
     def _draws(self, index: np.ndarray) -> np.ndarray:
         """A number of each window that follows from seed, session and first bin, 1 to 2**64 - 1."""
@@ -77,9 +79,8 @@ class Blocks:
         first, rows, samples, tokens, waiting = [0], [], [], [], []
         self.windows = np.zeros(len(self.seeds), np.int64)
         for shard in range(len(self.corpus.shards)):
-            numbers, of_shard = self._shard(shard)
+            _, session, of_shard = self._shard(shard)
             waiting.append(of_shard)
-            session = self.corpus.records_of(shard)["session"][numbers - self.corpus.first[shard]]
             self.windows += np.bincount(session, minlength=len(self.windows))
             held = sum(len(w) for w in waiting)
             if held and (held >= data.block_samples or shard + 1 == len(self.corpus.shards)):

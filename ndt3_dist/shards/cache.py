@@ -163,5 +163,6 @@ class _WrongBytes(Exception):
 
 def default_cache(folder: str = "", gigabytes: float = 50) -> Cache:
     """The cache that `data.cache` and `data.cache_gb` name; by default below the user's own."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    # A user without a home, as in some containers, has no need of one for a corpus on a disk.
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Cache(Path(folder) if folder else Path(home) / "ndt3_dist", round(gigabytes * 1e9))

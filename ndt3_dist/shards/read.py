@@ -170,7 +170,8 @@ class Corpus:
             # The shard had its hash when it was fetched: this disk has gone bad, not the corpus.
             shard = int(self.shard_of(number))
             self.cache.drop(self.shards[shard].sha256)
-            self._opened.pop(shard, None)
+            with self._lock:
+                self._opened.pop(shard, None)
             return self._read(number)
 
     def _read(self, number: int) -> Sample:
