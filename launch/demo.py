@@ -57,6 +57,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of simulation and training")
     parser.add_argument("--ranks", type=int, default=2, help="processes that pretrain")
     parser.add_argument(
+        "--passes", type=float, help="over the corpus (default: those that fit in five minutes)"
+    )
+    parser.add_argument(
         "--keep", action="store_true", help="fit and score again on the export of runs/NAME"
     )
     parser.add_argument("--name", default="demo", help="runs/NAME and corpora/NAME are made anew")
@@ -134,8 +137,8 @@ def pretrain(args, corpus: str) -> None:
     overrides += ["checkpoint.every_steps=100"]
     file = find_file("demo.yaml", "configs")
     config, opened = load_config(PretrainConfig, file, overrides), Corpus(corpus)
-    epochs = round(passes_in(SECONDS, config, opened, args.ranks), 1)
-    if not args.recordings:
+    epochs = args.passes or round(passes_in(SECONDS, config, opened, args.ranks), 1)
+    if not (args.passes or args.recordings):
         epochs = min(max(epochs, PASSES[0]), PASSES[1])
     overrides += [f"train.epochs={epochs}", f"optim.decay_epochs={epochs}"]
     if args.recordings:
@@ -220,6 +223,7 @@ def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracl
     summary = {
         "windows": sum(s.samples for s in manifest.shards),
         "tokens": tokens,
+        "passes": round(metrics[-1]["epochs"], 1),
         "tokens_per_s": round(tokens / sum(m["step_s"] for m in metrics)),
         "loss_first": metrics[0]["loss"],
         "loss_last": metrics[-1]["loss"],
