@@ -32,7 +32,7 @@ def ours_read(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
 
     stream = _stream(corpus, 1)
     opened = Corpus(corpus)
-    numbers = (n for p in itertools.count() for n in stream.order.row(p)[1].tolist())
+    numbers = (n for p in itertools.count() for n in stream.plan.row(p)[2].tolist())
     batches = iter(lambda: list(itertools.islice(numbers, BATCH)), [])
 
     def read(batch):
@@ -69,7 +69,7 @@ def first_steps(corpus: str) -> dict:
     resumed, tokens = time.perf_counter(), 0
     for step in stream.steps(Place()):
         tokens += step.tokens
-        if step.after.samples_seen >= stream.num_samples:
+        if step.after.samples_seen >= stream.plan.sources.num_samples:
             break
     return {
         "open s": f"{opened - began:.2f}",

@@ -145,7 +145,7 @@ def pretrain(args, corpus: str) -> None:
         overrides += ["model.dropout=0.1"]  # many passes do overfit
     config = load_config(PretrainConfig, file, overrides)
     stream = Stream(opened, config.data, config.model, args.seed, config.train.global_batch, 1)
-    run, total = Path("runs") / args.name, total_steps(config, stream.order.epoch_rows)
+    run, total = Path("runs") / args.name, total_steps(config, stream.plan.epoch_rows)
     # The launcher beside this interpreter: it works without the environment being activated.
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     command = [deepspeed, "--num_accelerators", str(args.ranks), "--master_port", free_port()]

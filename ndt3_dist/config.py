@@ -41,6 +41,13 @@ class RunConfig(Section):
     """Seed of the initial weights, the order of the data, dropout and masks."""
 
 
+class SourceConfig(Section):
+    sessions: tuple[str, ...] = Field(min_length=1)
+    """Patterns of its session ids; a session is of the first source that names it."""
+    weight: float = Field(ge=0)
+    """Its part of the mixture, beside the weights of the others."""
+
+
 class DataConfig(Section):
     corpus: str = ""
     """Folder or s3:// URL of a prepared corpus."""
@@ -54,6 +61,10 @@ class DataConfig(Section):
     """Share of each session's windows that is trained on; smaller shares lie within larger ones."""
     max_windows_per_session: int | None = Field(default=None, ge=1)
     """Most windows of a session that are trained on."""
+    mixture: tuple[SourceConfig, ...] = ()
+    """Sources by weight; empty = every window once an epoch. Weights may change on a resume."""
+    mixture_by: Literal["windows", "tokens", "hours"] = "windows"
+    """What the weights share out."""
     block_samples: int = Field(default=8192, ge=1)
     """Windows that are fitted into rows together, at least: blocks are whole shards."""
     lanes: int = Field(default=64, ge=1)
@@ -69,6 +80,12 @@ class DataConfig(Section):
     """What a damaged window does: end the run, or be replaced by another, in every epoch."""
     max_quarantined: float = Field(default=0.01, ge=0, le=1)
     """Share of all windows that may be quarantined before the run ends after all."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self):
+        if self.mixture and not any(source.weight for source in self.mixture):
+            raise ValueError("data.mixture: all weights are 0")
+        return self
 
 
 class ModelConfig(Section):

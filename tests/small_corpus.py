@@ -44,17 +44,25 @@ def make_recording(number: int, seconds: float, arrays: list[int], dims: int = 2
 
 
 def write_corpus(
-    out: Path, recordings: list[Recording], shards: int = 2, **recipe_keys
+    out: Path,
+    recordings: list[Recording],
+    shards: int = 2,
+    extends: Manifest | None = None,
+    **recipe_keys,
 ) -> Manifest:
-    """A corpus as `prep.job` makes it, in one process, with so many shards of each split."""
+    """A corpus as `prep.job` makes it, in one process, with so many shards of each split.
+
+    Those of `extends`, which lies in the same folder, stay as they are and come first.
+    """
     recipe = Recipe(dataset="t", out=str(out), **recipe_keys)
     cuts = [cut(r, recipe, f"{r.session}.nwb", "0" * 64) for r in recordings]
-    sessions = [session for session, _ in cuts]
-    written: list[Shard] = []
+    old = extends.sessions if extends else []
+    sessions = [*old, *(session for session, _ in cuts)]
+    written: list[Shard] = list(extends.shards) if extends else []
     for split in ("train", "val", "calibration", "test"):
         found = [
             (key, members, {**{k: fields[k] for k in DESCRIPTION}, "session": number})
-            for number, (_, samples) in enumerate(cuts)
+            for number, (_, samples) in enumerate(cuts, len(old))
             for s, key, members, fields in samples
             if s == split
         ]

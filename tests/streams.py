@@ -16,19 +16,16 @@ STEPS = 12
 
 
 def make_streams(
-    corpus, model, world_size=1, ledger=(), covariate_mask_rate=1.0, batch=(8, 1), **data
+    corpus, model, world_size=1, state=None, covariate_mask_rate=1.0, batch=(8, 1), **data
 ):
     """A stream of each rank; `batch` is rows of a step and of a micro-batch."""
     model = model.model_copy(update={"covariate_mask_rate": covariate_mask_rate})
     options = {"row_tokens": 1024, "block_samples": 16, "on_corrupt": "quarantine"}
     options |= {"max_quarantined": 1.0, **data}
-    streams = [
-        Stream(Corpus(corpus), DataConfig(**options), model, 0, *batch, rank, world_size)
-        for rank in range(world_size)
+    run = DataConfig(**options), model, 0, *batch
+    return [
+        Stream(Corpus(corpus), *run, rank, world_size, state=state) for rank in range(world_size)
     ]
-    for stream in streams:
-        stream.ledger.restore(ledger)
-    return streams
 
 
 def run_ranks(streams, steps=STEPS, place=None) -> list[Future]:

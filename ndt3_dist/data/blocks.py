@@ -1,121 +1,191 @@
-"""Which samples of a corpus a run trains on, and the blocks of whole shards that they lie in.
+"""Which windows of a corpus a run trains on, and the blocks of whole shards that they lie in.
 
-One pass over the index when a run starts; what stays is a few numbers a block and one a session.
+One pass over the index when a run starts, by one rank for all; what stays is a few numbers a block
+and one a session.
 """
 
-import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.order import count_rows, seed_of
+from ndt3_dist.data.patterns import named, sources_of
 from ndt3_dist.data.tokens import TokenCounts
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.read import Corpus
 
 ALL = np.uint64(2**64 - 1)
 
+Once = Callable[[Callable[[], Any]], Any]
+"""Makes a call on one rank and hands its result to all."""
 
+
+@dataclass(frozen=True, eq=False)
 class Blocks:
-    """The chosen samples of a corpus in blocks.
+    """The windows of a source in blocks.
 
     Attributes:
-        chosen: Highest draw of a window that is trained on, of each session, (sessions,) uint64.
-        first: Shard with which each block begins, and the number of shards, (blocks + 1,).
-        rows, samples, tokens: Of each block, (blocks,).
-        windows: Of each session, (sessions,).
+        chosen: Which windows are trained on.
+        taken: Sessions of the source, (sessions,) bool.
+        first: Shard with which each block begins, and the end of the last, (blocks + 1,).
+        rows, samples, tokens, bins: Of each block, (blocks,).
     """
 
-    def __init__(self, corpus: Corpus, data: DataConfig, model: ModelConfig, seed: int):
-        self.corpus = corpus
-        self.counts = TokenCounts(corpus.manifest.sessions, model)
-        ids = [s.id for s in corpus.manifest.sessions]
-        self.seeds = np.array([seed_of("chosen", seed, i) for i in ids], np.uint64)
-        self.chosen = np.where(named(corpus.path, ids, data), ALL, np.uint64(0))
-        if data.scale_ratio < 1 or data.max_windows_per_session:
-            self._limit(data)
-        self._divide(data)
-        if not len(self.rows):
-            raise BadInput(f"{corpus.path}: data.sessions and data.exclude leave no window")
+    chosen: "Chosen"
+    taken: np.ndarray
+    first: np.ndarray
+    rows: np.ndarray
+    samples: np.ndarray
+    tokens: np.ndarray
+    bins: np.ndarray
 
     def samples_of(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers and tokens of the samples of a block that are trained on."""
-        found = [self._shard(s) for s in range(self.first[block], self.first[block + 1])]
-        numbers, _, tokens = zip(*found, strict=True)
+        """Numbers and tokens of the windows of a block."""
+        found = []
+        for shard in range(self.first[block], self.first[block + 1]):
+            numbers, index = self.chosen.of_shard(shard)
+            mine = self.taken[index["session"]]
+            found.append((numbers[mine], self.chosen.counts.of(index[mine])))
+        numbers, tokens = zip(*found, strict=True)
         return np.concatenate(numbers), np.concatenate(tokens)
 
     def block_of(self, number: int) -> int:
-        """The block that a sample lies in."""
-        return int(np.searchsorted(self.first, self.corpus.shard_of(number), "right")) - 1
+        """The block that a window of the source lies in."""
+        shard = self.chosen.corpus.shard_of(number)
+        return int(np.searchsorted(self.first, shard, "right")) - 1
 
-    def _shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Numbers, sessions and tokens of the samples of a shard that are trained on."""
+
+class Chosen:
+    """Which windows of the first shards of a corpus are trained on.
+
+    Attributes:
+        counts: Tokens of windows, from their index.
+        windows: That are trained on, of each session, (sessions,).
+        sources: Their blocks, of each source of `data.mixture`, or of one that has them all.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        data: DataConfig,
+        model: ModelConfig,
+        seed: int,
+        once: Once = lambda call: call(),
+        sessions: int | None = None,
+        shards: int | None = None,
+    ):
+        """
+        Args:
+            corpus: Prepared windows.
+            data: Patterns, shares, caps and the mixture.
+            model: Decides how many tokens a window has.
+            seed: Of the run.
+            once: How the pass over the index is made.
+            sessions, shards: How many of the corpus's first it has; all of them, if None.
+        Raises:
+            BadInput: A pattern names nothing, nothing is left, or a window fits no row.
+        """
+        self.corpus, self.data = corpus, data
+        self.shards = len(corpus.shards) if shards is None else shards
+        self.counts = TokenCounts(corpus.manifest.sessions, model)
+        ids = [s.id for s in corpus.manifest.sessions]
+        self._seeds = np.array([seed_of("chosen", seed, i) for i in ids], np.uint64)
+        known = ids[:sessions]
+        taken, sources = named(corpus.path, known, data), sources_of(corpus.path, known, data)
+        self._highest = np.zeros(len(ids), np.uint64)
+        self._highest[: len(known)] = np.where(taken, ALL, np.uint64(0))
+        self._source = np.full(len(ids), -1)
+        self._source[: len(known)] = sources
+        self._highest, self.windows, divided = once(self._pass)
+        self.sources = [
+            Blocks(self, self._source == i, *arrays) for i, arrays in enumerate(divided)
+        ]
+
+    def of_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the windows of a shard that are trained on, and their index."""
         index = self.corpus.records_of(shard)
-        kept = np.flatnonzero(self._draws(index) <= self.chosen[index["session"]])
-        index = index[kept]
-        return self.corpus.first[shard] + kept, index["session"], self.counts.of(index)
+        kept = np.flatnonzero(self._draws(index) <= self._highest[index["session"]])
+        return self.corpus.first[shard] + kept, index[kept]
 
     def _draws(self, index: np.ndarray) -> np.ndarray:
         """A number of each window that follows from seed, session and first bin, 1 to 2**64 - 1."""
-        return np.maximum(mix(self.seeds[index["session"]] + mix(index["start_bin"])), 1)
+        return np.maximum(mix(self._seeds[index["session"]] + mix(index["start_bin"])), 1)
 
-    def _limit(self, data: DataConfig) -> None:
-        """Lower `chosen` so that each session keeps its share: those windows with lowest draws."""
-        sessions = self.corpus.manifest.sessions
-        found: list[list[np.ndarray]] = [[] for _ in sessions]
-        for shard in range(len(self.corpus.shards)):
+    def _pass(self):
+        if self.data.scale_ratio < 1 or self.data.max_windows_per_session:
+            self._limit()
+        return self._highest, *self._divide()
+
+    def _limit(self) -> None:
+        """Let each session keep its share: those windows with lowest draws."""
+        found: list[list[np.ndarray]] = [[] for _ in self._highest]
+        for shard in range(self.shards):
             index = self.corpus.records_of(shard)
             draws = self._draws(index)
             for session in np.unique(index["session"]).tolist():
-                if self.chosen[session]:
+                if self._highest[session]:
                     found[session].append(draws[index["session"] == session])
         for session, parts in enumerate(found):
             draws = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
-            keep = round(data.scale_ratio * len(draws))
-            keep = min(keep, data.max_windows_per_session or keep)
-            self.chosen[session] = draws[keep - 1] if keep else 0
+            keep = round(self.data.scale_ratio * len(draws))
+            keep = min(keep, self.data.max_windows_per_session or keep)
+            self._highest[session] = draws[keep - 1] if keep else 0
 
-    def _divide(self, data: DataConfig) -> None:
-        first, rows, samples, tokens, waiting = [0], [], [], [], []
-        self.windows = np.zeros(len(self.seeds), np.int64)
-        for shard in range(len(self.corpus.shards)):
-            _, session, of_shard = self._shard(shard)
-            waiting.append(of_shard)
-            self.windows += np.bincount(session, minlength=len(self.windows))
-            held = sum(len(w) for w in waiting)
-            if held and (held >= data.block_samples or shard + 1 == len(self.corpus.shards)):
-                lengths, counts = np.unique(np.concatenate(waiting), return_counts=True)
-                if lengths[-1] > data.row_tokens:
-                    raise BadInput(
-                        f"{self.corpus.path}: a window of {lengths[-1]} tokens does not fit a "
-                        f"row; data.row_tokens is {data.row_tokens}: raise it"
-                    )
-                rows.append(count_rows(lengths[::-1], counts[::-1], data.row_tokens))
-                samples.append(held)
-                tokens.append(int(lengths @ counts))
-                first.append(shard + 1)
-                waiting = []
-        self.first, self.rows = np.array(first), np.array(rows, np.int64)
-        self.samples, self.tokens = np.array(samples, np.int64), np.array(tokens, np.int64)
+    def _divide(self):
+        """Windows of each session, and arrays of the blocks of each source."""
+        building = [_Building() for _ in self.data.mixture or [None]]
+        windows = np.zeros(len(self._highest), np.int64)
+        for shard in range(self.shards):
+            _, index = self.of_shard(shard)
+            windows += np.bincount(index["session"], minlength=len(windows))
+            source = self._source[index["session"]]
+            for number, blocks in enumerate(building):
+                blocks.add(index[source == number], self.counts)
+                enough = 1 if shard + 1 == self.shards else self.data.block_samples
+                if blocks.held >= enough:
+                    blocks.end(shard + 1, self.data.row_tokens, self.corpus.path)
+        for number, blocks in enumerate(building):
+            if not blocks.numbers:
+                told = f"data.mixture.{number}.sessions" if self.data.mixture else "data.sessions"
+                raise BadInput(f"{self.corpus.path}: {told} and data.exclude leave no window")
+        return windows, [(np.array(b.first), *np.array(b.numbers).T) for b in building]
 
 
-def named(corpus: str, ids: list[str], data: DataConfig) -> np.ndarray:
-    """Which sessions `data.sessions` takes and `data.exclude` leaves, (sessions,) bool.
+class _Building:
+    """The blocks of a source as they come.
 
-    Raises:
-        BadInput: A pattern names no session of the corpus.
+    Attributes:
+        first: Shard with which each begins, and the end of the last.
+        numbers: Rows, samples, tokens and bins of each.
+        held: Windows that wait for the next.
     """
-    found = {}
-    for pattern in (*data.sessions, *data.exclude):
-        found[pattern] = np.array([fnmatch.fnmatchcase(i, pattern) for i in ids])
-        if not found[pattern].any():
+
+    def __init__(self):
+        self.first, self.numbers, self.held = [0], [], 0
+        self._tokens, self._bins = [], 0
+
+    def add(self, index: np.ndarray, counts: TokenCounts) -> None:
+        """Let windows wait for the end of the block."""
+        if len(index):
+            self._tokens.append(counts.of(index))
+            self._bins += int(index["bins"].sum(dtype=np.int64))
+            self.held += len(index)
+
+    def end(self, shard: int, row_tokens: int, path: str) -> None:
+        """Make a block of what waits; BadInput where a window fits no row."""
+        lengths, counts = np.unique(np.concatenate(self._tokens), return_counts=True)
+        if lengths[-1] > row_tokens:
             raise BadInput(
-                f"{corpus}: no session matches {pattern!r}; patterns such as 'falcon-*' match "
-                f"whole ids, DATASET-SUBJECT-SESSION: {', '.join(ids[:5])}"
-                + (", ..." if len(ids) > 5 else "")
+                f"{path}: a window of {lengths[-1]} tokens does not fit a row; "
+                f"data.row_tokens is {row_tokens}: raise it"
             )
-    taken = np.any([found[p] for p in data.sessions], axis=0)
-    return taken & ~np.any([found[p] for p in data.exclude] or [np.zeros(len(ids), bool)], axis=0)
+        rows = count_rows(lengths[::-1], counts[::-1], row_tokens)
+        self.first.append(shard)
+        self.numbers.append((rows, self.held, int(lengths @ counts), self._bins))
+        self._tokens, self._bins, self.held = [], 0, 0
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ class Fetcher:
         with suppress(Exception):  # it fails again where it is needed, and is answered there
             for _, positions in s.rows_of_step(self.position):
                 for position in positions:
-                    needed |= set(s.corpus.shard_of(s.order.row(position)[1]).tolist())
+                    needed |= set(s.corpus.shard_of(s.plan.row(position)[2]).tolist())
         for shard in needed - self.under_way:
             self.under_way.add(shard)
             self.threads.submit(self._fetch, shard)

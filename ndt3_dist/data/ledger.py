@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ndt3_dist.config import DataConfig
-from ndt3_dist.data.blocks import Blocks
-from ndt3_dist.data.order import Order, generator
+from ndt3_dist.data.order import generator
+from ndt3_dist.data.sources import Source
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.read import Corpus
 
@@ -42,8 +42,8 @@ class Ledger:
         damaged: Numbers of the samples that are replaced, sorted.
     """
 
-    def __init__(self, corpus: Corpus, data: DataConfig, order: Order, blocks: Blocks):
-        self.corpus, self.data, self.order, self.blocks = corpus, data, order, blocks
+    def __init__(self, corpus: Corpus, data: DataConfig, seed: int):
+        self.corpus, self.data, self.seed = corpus, data, seed
         self.entries: list[Damage] = []
         self.damaged = np.empty(0, np.int64)
 
@@ -84,14 +84,15 @@ class Ledger:
     def _is_damaged(self, numbers: np.ndarray) -> np.ndarray:
         return np.isin(numbers, self.damaged, assume_unique=True)
 
-    def replace(self, epoch: int, samples: np.ndarray) -> np.ndarray:
+    def replace(self, source: Source, epoch: int, samples: np.ndarray) -> np.ndarray:
         """Samples of a row with intact ones in place of damaged ones.
 
         A stand-in has at most the tokens of what it stands for, so that it fits the row. It comes
-        from its own block where that has one, else from the first of an order of all blocks that
-        follows from seed, epoch and block.
+        from its own block where that has one, else from the first of an order of all blocks of its
+        source that follows from seed, epoch and block.
 
         Args:
+            source: Of the row.
             epoch: Of the row.
             samples: Sample numbers, (samples,).
         """
@@ -99,16 +100,17 @@ class Ledger:
             return samples
         chosen = samples.copy()
         for place in np.flatnonzero(self._is_damaged(samples)):
-            chosen[place] = self._stand_in(epoch, int(samples[place]))
+            chosen[place] = self._stand_in(source, epoch, int(samples[place]))
         return chosen
 
-    def _stand_in(self, epoch: int, number: int) -> int:
-        most = int(self.blocks.counts.of(self.corpus.records(np.array([number])))[0])
-        own, key = self.blocks.block_of(number), (self.order.fingerprint, self.order.seed, epoch)
-        others = generator("blocks to replace from", *key, own).permutation(len(self.blocks.rows))
+    def _stand_in(self, source: Source, epoch: int, number: int) -> int:
+        blocks, key = source.blocks, (source.order.fingerprint, self.seed, epoch)
+        most = int(blocks.chosen.counts.of(self.corpus.records(np.array([number])))[0])
+        own = blocks.block_of(number)
+        others = generator("blocks to replace from", *key, own).permutation(len(blocks.rows))
         draw = generator("replace", *key, number)
         for block in (own, *others.tolist()):
-            numbers, tokens = self.blocks.samples_of(block)
+            numbers, tokens = blocks.samples_of(block)
             fitting = numbers[(tokens <= most) & ~self._is_damaged(numbers)]
             if len(fitting):
                 return int(fitting[draw.integers(len(fitting))])

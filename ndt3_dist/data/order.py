@@ -157,13 +157,27 @@ class Order:
     def row(self, position: int) -> tuple[int, np.ndarray]:
         """Epoch of a row, and its sample numbers."""
         epoch, p = divmod(position, self.epoch_rows)
-        lane, step = p % self.lanes, p // self.lanes
+        return epoch, self._at(epoch, self._begin(p % self.lanes) + p // self.lanes)
+
+    def of_lane(self, lane: int, turn: int) -> tuple[int, np.ndarray]:
+        """Epoch and sample numbers of a lane's row, counted over all epochs.
+
+        Lanes that walk at different speeds reach their next epochs at different times.
+        """
+        begin = self._begin(lane)
+        epoch, step = divmod(turn, self._begin(lane + 1) - begin)
+        return epoch, self._at(epoch, begin + step)
+
+    def _begin(self, lane: int) -> int:
+        """Where a lane's part of an epoch begins."""
         per_lane, longer = divmod(self.epoch_rows, self.lanes)
-        place = lane * per_lane + min(lane, longer) + step
+        return lane * per_lane + min(lane, longer)
+
+    def _at(self, epoch: int, place: int) -> np.ndarray:
         blocks, ends = self.blocks_of(epoch)
         at = int(np.searchsorted(ends, place, "right"))
         block = int(blocks[at])
-        return epoch, self.rows_of(epoch, block)[place - int(ends[at]) + int(self.rows[block])]
+        return self.rows_of(epoch, block)[place - int(ends[at]) + int(self.rows[block])]
 
     def _blocks_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Blocks of an epoch in order, and how many rows there are up to the end of each."""

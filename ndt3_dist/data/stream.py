@@ -14,10 +14,11 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.config import DataConfig, ModelConfig
-from ndt3_dist.data.blocks import Blocks
+from ndt3_dist.data.blocks import Once
 from ndt3_dist.data.fetch import Fetcher
 from ndt3_dist.data.ledger import Damage, Ledger
-from ndt3_dist.data.order import Order, Place, generator
+from ndt3_dist.data.order import Place, generator
+from ndt3_dist.data.plan import Plan
 from ndt3_dist.data.threads import Threads
 from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import Ndt3DistError, ShardCorrupt, ShardLost
@@ -95,39 +96,48 @@ class Stream:
         micro_batch: int,
         rank: int = 0,
         world_size: int = 1,
+        once: Once = lambda call: call(),
+        state: dict | None = None,
+        epochs: float = 0.0,
     ):
+        """
+        Args:
+            corpus, data, model, seed: Of the run.
+            global_batch, micro_batch: Rows.
+            rank, world_size: Of this process.
+            once: Makes a call on one rank and hands its result to all.
+            state: Of the checkpoint to go on from.
+            epochs: Before the first row, of the run that a new one's weights come from.
+        Raises:
+            ResumeMismatch: The corpus is not the state's, nor does it begin with it.
+        """
         self.corpus, self.model, self.seed = corpus, model, seed
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.rank, self.world_size = rank, world_size
         self.workers = data.workers
-        self.blocks = Blocks(corpus, data, model, seed)
+        state = state or {"place": {}, "stretches": (), "ledger": ()}
+        self.start = Place(**state["place"])
+        run = global_batch, once, state["stretches"], self.start, epochs
+        self.plan = Plan(corpus, data, model, seed, *run)
         # Also refuses sessions that the model cannot hold.
-        taken = np.flatnonzero(self.blocks.chosen)
+        taken = np.flatnonzero(self.plan.sources.chosen.windows)
         sessions = corpus.manifest.sessions
         self.layouts = {int(i): Layout.of(sessions[i], model) for i in taken}
-        self.order = Order(
-            corpus.manifest.fingerprint,
-            seed,
-            self.blocks.rows,
-            self.blocks.samples_of,
-            data.row_tokens,
-            data.lanes,
-        )
-        self.ledger = Ledger(corpus, data, self.order, self.blocks)
+        self.ledger = Ledger(corpus, data, seed)
+        self.ledger.restore(state["ledger"])
 
-    @property
-    def num_samples(self) -> int:
-        """Samples of an epoch."""
-        return int(self.blocks.samples.sum())
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of an epoch."""
-        return int(self.blocks.tokens.sum())
+    def state(self, place: Place) -> dict:
+        """What a checkpoint keeps."""
+        return {
+            "fingerprint": self.corpus.manifest.fingerprint,
+            "place": vars(place),
+            "stretches": self.plan.state(),
+            "ledger": self.ledger.state(),
+        }
 
     def tokens_of(self, numbers: np.ndarray) -> np.ndarray:
         """Tokens of some samples, (samples,)."""
-        return self.blocks.counts.of(self.corpus.records(numbers))
+        return self.plan.sources.chosen.counts.of(self.corpus.records(numbers))
 
     def rows_of_step(self, position: int) -> Iterator[tuple[int, list[int]]]:
         """This rank's micro-batches of the step that begins at a position: number, positions."""
@@ -191,20 +201,20 @@ class Stream:
         for m, positions in self.rows_of_step(position):
             rows = []
             for p in positions:
-                epoch, samples = self.order.row(p)
-                rows.append((p - position, epoch, self.ledger.replace(epoch, samples)))
+                source, epoch, samples = self.plan.row(p)
+                rows.append((p - position, epoch, self.ledger.replace(source, epoch, samples)))
             lists, damage = self._read([row[1:] for row in rows])
             step.rows.extend(rows)
             step.damage.extend(replace(d, position=position) for d in damage)
             if not step.damage:
                 step.batches.append((m, lists.pack()))
         index = self.corpus.records(np.concatenate([samples for *_, samples in step.rows]))
+        counts = self.plan.sources.chosen.counts
         step.counts[:] = (
             len(index),
-            self.blocks.counts.of(index).sum(),
+            counts.of(index).sum(),
             index["spike_targets"].sum(dtype=np.int64),
-            index["covariate_targets"].sum(dtype=np.int64)
-            + self.blocks.counts.dummies[index["session"]].sum(),
+            index["covariate_targets"].sum(dtype=np.int64) + counts.dummies[index["session"]].sum(),
         )
 
     def _read(self, rows: list[tuple[int, np.ndarray]]) -> tuple[TokenLists, list[Damage]]:

@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ from ndt3_dist.checkpoint.format import (
     steps_of,
 )
 from ndt3_dist.config import PretrainConfig
-from ndt3_dist.data.blocks import named
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.order import Place
+from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Step, Stream
-from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, Ndt3DistError, ResumeMismatch
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.cache import default_cache
@@ -82,16 +83,14 @@ def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
     return open_step(run, int(resume))
 
 
-def check_same(config: PretrainConfig, manifest: Manifest, start: Checkpoint) -> None:
-    """Refuse to go on with another corpus, model or order than the checkpoint's."""
+def check_same(config: PretrainConfig, start: Checkpoint) -> None:
+    """Refuse to go on with another model or order than the checkpoint's."""
     theirs, ours = start.meta["config"], config.model_dump(mode="json")
-    if start.stream["fingerprint"] != manifest.fingerprint:
-        raise ResumeMismatch(
-            f"{start.folder}: trained on corpus {start.stream['fingerprint'][:12]}, "
-            f"{config.data.corpus} is {manifest.fingerprint[:12]}"
-        )
+    for data in (theirs["data"], ours["data"]):  # weights may change, what they weigh may not
+        data["mixture"] = [source["sessions"] for source in data.get("mixture", ())]
     fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
     free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
+    free_data.add("mixture_by")
     fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
     free = {"attention", "dropout", "attention_dropout"}
     for section, key in fixed:
@@ -130,6 +129,20 @@ def gather(value: Any) -> list[Any]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def first_for_all(call: Callable[[], Any]) -> Any:
+    """What a call of rank 0 returns, on all ranks; its error, on all ranks."""
+    box: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            box[0] = call()
+        except (Ndt3DistError, OSError) as e:
+            box[1] = e
+    dist.broadcast_object_list(box)
+    if box[1]:
+        raise box[1]
+    return box[0]
 
 
 def share(counts: np.ndarray, found: list[Damage], device: torch.device):
@@ -175,7 +188,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         corpus = Corpus(config.data.corpus, cache=cache)
         start = find_start(config, resume)
         if start:
-            check_same(config, corpus.manifest, start)
+            check_same(config, start)
         initial = InitialExport(init, config.model) if init and not start else None
     rank, world_size, device = start_distributed()
     with log.one_voice():
@@ -191,6 +204,9 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             config.train.micro_batch,
             rank,
             world_size,
+            first_for_all,
+            start.stream if start else None,
+            initial.epochs if initial else 0.0,
         )
     run = run_folder(config)
     if rank == 0:
@@ -199,14 +215,12 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     announce(config, stream, shapes, world_size, device, start)
     engine = Engine(config, model.to(device), world_size)
-    step, place = 0, Place()
+    step, place, plan = 0, stream.start, stream.plan
     if initial:
         zero.restore(engine.deepspeed, initial.read, initial.adam_step)
-        place = Place(samples_seen=round(initial.epochs * stream.num_samples))
     if start:
         zero.restore(engine.deepspeed, start.read, start.meta["adam_step"])
-        step, place = start.meta["step"], Place(**start.stream["place"])
-        stream.ledger.restore(start.stream.get("ledger", []))
+        step = start.meta["step"]
         if rank == 0:
             # Newer steps belong to a future that is now run again; no resume may find them.
             for newer in [s for s in steps_of(run) if s > step]:
@@ -215,17 +229,17 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     wandb = Wandb(config, run) if rank == 0 else None
     first = metrics.lines[0]["loss"] if metrics and metrics.lines else None
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
-    total = total_steps(config, stream.order.epoch_rows)
+    total = total_steps(config, plan.epoch_rows)
     engine.deepspeed.train()
     steps = stream.steps(place, lambda counts, found: share(counts, found, device))
     watch, clock = SpikeWatch(), time.perf_counter()
-    done = is_done(config, step, place, stream.num_samples)
+    done = is_done(config, step, plan.epochs(place))
     while not done:
         began = time.perf_counter()
         with log.one_voice():
             work = next(steps)
         wait = time.perf_counter() - began
-        epochs = place.samples_seen / stream.num_samples
+        epochs = plan.epochs(place)
         lr = learning_rate(config.optim, epochs)
         divisors = loss_divisors(config, work)
         spikes, covariates = run_micro_batches(engine, work, divisors, step, device)
@@ -246,7 +260,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         }
         step, place, clock, loss = step + 1, work.after, now, values["loss"]
         first = loss if first is None else first
-        done = is_done(config, step, place, stream.num_samples)
+        done = is_done(config, step, plan.epochs(place))
         if metrics and wandb:
             metrics.write(step, values)
             wandb.write(step, values)
@@ -324,29 +338,25 @@ def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int
         "parameters": shapes,
         "config": config.model_dump(mode="json"),
         "fingerprint": stream.corpus.manifest.fingerprint,
-        "epochs": place.samples_seen / stream.num_samples,
+        "epochs": stream.plan.epochs(place),
         "versions": {
             "ndt3_dist": ndt3_dist.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
     }
-    state = {
-        "fingerprint": stream.corpus.manifest.fingerprint,
-        "place": vars(place),
-        "ledger": stream.ledger.state(),
-    }
+    state = stream.state(place)
     run, slices = run_folder(config), zero.local_slices(engine.deepspeed)
     save_checkpoint(run, step, slices, describe, state, rank, gather)
     if rank == 0:
         prune(run, config.checkpoint.keep_last)
 
 
-def is_done(config: PretrainConfig, step: int, place: Place, num_samples: int) -> bool:
+def is_done(config: PretrainConfig, step: int, epochs: float) -> bool:
     """Whether a run has seen its epochs, or taken its `max_steps`."""
     if config.train.max_steps and step >= config.train.max_steps:
         return True
-    return place.samples_seen >= config.train.epochs * num_samples
+    return epochs >= config.train.epochs
 
 
 def total_steps(config: PretrainConfig, epoch_rows: int) -> int:
@@ -358,19 +368,23 @@ def total_steps(config: PretrainConfig, epoch_rows: int) -> int:
 def announce(config, stream: Stream, shapes, world_size: int, device, start) -> None:
     """Print what will run, with every derived number."""
     train, parameters = config.train, sum(math.prod(s) for s in shapes.values())
-    tokens, rows = stream.num_tokens, stream.order.epoch_rows
+    sources, shares, width = stream.plan.sources, stream.plan.shares, config.data.row_tokens
+    windows, tokens, rows = sources.num_samples, sources.tokens.sum(), stream.plan.epoch_rows
+    blocks = sum(len(s.blocks.rows) for s in sources.every)
     body = choose_body(config.model.attention, device, PRECISION[train.precision])
     log.say(
         f"run {run_folder(config)}: {parameters:,} parameters, {train.precision}, "
         f"ZeRO-{train.zero_stage}, {world_size} ranks on {device.type}, attention {body}"
     )
     log.say(
-        f"corpus {stream.corpus.manifest.fingerprint[:12]}: {stream.num_samples} windows, "
-        f"{tokens} tokens, {tokens / stream.num_samples:.0f} per window; {rows} rows an epoch, "
-        f"{tokens / (rows * config.data.row_tokens):.1%} full, of {len(stream.blocks.rows)} blocks"
+        f"corpus {stream.corpus.manifest.fingerprint[:12]}: {windows} windows, {tokens} tokens, "
+        f"{tokens / windows:.0f} per window; {rows} rows an epoch, "
+        f"{sources.fill(shares):.1%} full, of {blocks} blocks"
     )
+    for line in sources.told(shares):
+        log.say(line)
     log.say(
-        f"step: {train.global_batch} rows of {config.data.row_tokens} tokens = micro-batch "
+        f"step: {train.global_batch} rows of {width} tokens = micro-batch "
         f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
         f"ranks; about {total_steps(config, rows)} steps"
     )

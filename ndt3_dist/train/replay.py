@@ -59,7 +59,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     data = DataConfig(**{**config["data"], "workers": 0})
     opened = Corpus(corpus or data.corpus, cache=default_cache(data.cache, data.cache_gb))
     started, line = json.loads((run / "starts.jsonl").read_text().splitlines()[-1]), lines[step]
-    if "lanes" not in config["data"]:
+    if "mixture" not in config["data"]:
         raise BadInput(f"{run}: written by a version with another order; no replay can find it")
     trained_on = started["fingerprint"]
     if opened.manifest.fingerprint != trained_on:
@@ -75,8 +75,8 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         config["run"]["seed"],
         train["global_batch"],
         train["micro_batch"],
+        state=_state(run, line["position"]),
     )
-    stream.ledger.restore([e for e in _ledger(run) if e["position"] <= line["position"]])
     built = next(stream.steps(Place(line["position"]), lambda counts, found: (counts, [])))
     rows = list(_records(stream, built))
     damaged = [d.reason for d in built.damage]
@@ -85,15 +85,16 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     return Replay(stream, built, rows, damaged)
 
 
-def _ledger(run: Path) -> list[dict]:
-    """Damage known to the newest checkpoint, which knows all that older ones do.
+def _state(run: Path, position: int) -> dict | None:
+    """State of the newest checkpoint, which knows all that older ones do, but for later damage.
 
     What was met after it is read again, and found again: the damaged window, not its stand-in.
     """
     steps = steps_of(run)
     if not steps:
-        return []
-    return storage.read_json(step_folder(run, steps[-1]) / "stream.json").get("ledger", [])
+        return None
+    state = storage.read_json(step_folder(run, steps[-1]) / "stream.json")
+    return {**state, "ledger": [e for e in state["ledger"] if e["position"] <= position]}
 
 
 def _records(stream: Stream, step: Step):

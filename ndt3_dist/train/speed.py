@@ -37,4 +37,4 @@ def passes_in(seconds: float, config: PretrainConfig, corpus: Corpus, ranks: int
     per_window = OVERHEAD * (time.perf_counter() - began) / windows
     steps.close()  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
-    return seconds * ranks / (per_window * stream.num_samples)
+    return seconds * ranks / (per_window * stream.plan.sources.num_samples)

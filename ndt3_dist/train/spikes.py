@@ -39,17 +39,16 @@ class SpikeWatch:
 
 
 def over_represented(stream: Stream, rows: Rows, count: int = 3) -> list[tuple[str, int, float]]:
-    """Sessions with most windows in a step beyond their share of the corpus.
+    """Sessions with most windows in a step beyond their share of the data.
 
     Returns:
         (session, windows in the step, windows expected of it), most surprising first; only
         sessions with more than expected.
     """
     sessions = stream.corpus.manifest.sessions
-    of_corpus = stream.blocks.windows
     numbers = np.concatenate([samples for *_, samples in rows])
     found = np.bincount(stream.corpus.records(numbers)["session"], minlength=len(sessions))
-    expected = of_corpus * (len(numbers) / of_corpus.sum())
+    expected = stream.plan.sources.expected(stream.plan.shares) * len(numbers)
     excess = (found - expected) / np.sqrt(np.maximum(expected, 1e-9))
     order = [i for i in np.argsort(-excess, kind="stable")[:count] if found[i] > expected[i]]
     return [(sessions[i].id, int(found[i]), float(expected[i])) for i in order]

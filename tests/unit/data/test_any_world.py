@@ -46,5 +46,5 @@ def test_any_number_of_ranks_and_threads_can_go_on_at_any_step(tmp_path, tiny_mo
         per_rank = {len(rank.batches) for ranks in later for rank in ranks}
         assert per_rank == {options["batch"][0] // micro // world}  # none starves
         samples = np.concatenate([row for step in alone for *_, row in step[0].rows])
-        once = samples[: streams[0].num_samples]
+        once = samples[: streams[0].plan.sources.num_samples]
         assert len(set(once.tolist())) == len(once)  # an epoch before anything comes again

@@ -5,7 +5,7 @@ import pytest
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.config import DataConfig
-from ndt3_dist.data.blocks import Blocks, mix
+from ndt3_dist.data.blocks import Chosen, mix
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.read import Corpus
 
@@ -19,7 +19,7 @@ def many(tmp_path_factory) -> str:
 
 
 def chosen(corpus, model, seed=0, **data) -> list[int]:
-    blocks = Blocks(Corpus(corpus), DataConfig(row_tokens=1024, **data), model, seed)
+    (blocks,) = Chosen(Corpus(corpus), DataConfig(row_tokens=1024, **data), model, seed).sources
     numbers = [blocks.samples_of(b)[0] for b in range(len(blocks.rows))]
     assert [len(n) for n in numbers] == blocks.samples.tolist()
     return np.concatenate(numbers).tolist()
@@ -69,12 +69,13 @@ def test_patterns_that_leave_nothing_are_refused(many, tiny_model):
 
 def test_a_window_that_fits_no_row_is_refused(many, tiny_model):
     with pytest.raises(BadInput, match=r"400 tokens does not fit a row; data\.row_tokens is 100"):
-        Blocks(Corpus(many), DataConfig(row_tokens=100), tiny_model, 0)
+        Chosen(Corpus(many), DataConfig(row_tokens=100), tiny_model, 0)
 
 
 @pytest.mark.parametrize(("block_samples", "expected"), [(1, [0, 1, 2]), (121, [0, 2])])
 def test_blocks_are_whole_shards(many, tiny_model, block_samples, expected):
-    blocks = Blocks(Corpus(many), DataConfig(block_samples=block_samples), tiny_model, 0)
+    data = DataConfig(block_samples=block_samples)
+    (blocks,) = Chosen(Corpus(many), data, tiny_model, 0).sources
     assert blocks.first.tolist() == expected
     assert blocks.tokens.sum() == 240 * 400
 

@@ -50,9 +50,11 @@ def test_a_restart_with_the_ledger_repeats_the_stream(damaged, tiny_model):
     for step in (met - 1, met, STEPS - 4):  # before it was met, just after, and later
         if step < 0:
             continue
-        known = streams[0].ledger.state() if step >= met else []
-        again = make_streams(damaged, tiny_model, 2, ledger=known)
-        assert digest(walk(again, 3, whole[step][0].after)) == digest(whole[step + 1 : step + 4])
+        place = whole[step][0].after
+        state = streams[0].state(place)
+        state["ledger"] = state["ledger"] if step >= met else []
+        again = make_streams(damaged, tiny_model, 2, state=state)
+        assert digest(walk(again, 3, place)) == digest(whole[step + 1 : step + 4])
 
 
 def met_at(streams) -> int:
@@ -116,8 +118,9 @@ def test_what_goes_wrong_on_one_rank_alone_ends_all_of_them(corpus, tiny_model, 
 def test_a_stand_in_comes_from_its_own_block(damaged, tiny_model):
     (stream,) = make_streams(damaged, tiny_model)
     walk([stream])
-    assert len(stream.blocks.rows) == 2
+    (source,) = stream.plan.sources.every
+    assert len(source.blocks.rows) == 2
     for epoch in range(20):
-        (other,) = stream.ledger.replace(epoch, np.array([1]))
+        (other,) = stream.ledger.replace(source, epoch, np.array([1]))
         assert other != 1
-        assert stream.blocks.block_of(other) == stream.blocks.block_of(1) == 0
+        assert source.blocks.block_of(other) == source.blocks.block_of(1) == 0
