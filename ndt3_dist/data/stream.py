@@ -231,8 +231,7 @@ class Stream:
         return lists, damage
 
     def _tokens_of(self, number: int, epoch: int):
-        sample = self.corpus.read(number)
-        record = self.corpus.record(number)
+        sample, record = self.corpus.read(number), self.corpus.record(number)
         valid = int(np.isfinite(sample.covariates).sum())
         if sample.spikes.size != record["spike_targets"] or valid != record["covariate_targets"]:
             raise ShardCorrupt(

@@ -89,8 +89,8 @@ class TokenCounts:
         return tokens + index["context_tokens"] if self.context else tokens
 
 
-def has_dummy(dims: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Whether windows with so many covariates end with upstream's dummy token."""
+def has_dummy(dims, config: ModelConfig):
+    """Whether windows with so many covariates end with upstream's dummy token, as `dims`."""
     return (dims == 0) & config.dummy_covariate
 
 
@@ -195,7 +195,7 @@ def tokenise(
     bins, dims = sample.spikes.shape[0], layout.dims
     constraint, has_constraint = _constraint_bins(sample, dims, config)
     returns, has_return = _return_bins(sample, bins, config)
-    dummy = int(has_dummy(np.array(dims), config))
+    dummy = int(has_dummy(dims, config))
     ids = SpaceIds.of(config)
     per_constraint = constraint.shape[1]
     key = (ids, has_constraint.tobytes(), has_return.tobytes(), per_constraint, dummy)

@@ -9,30 +9,43 @@ import numpy as np
 from ndt3_dist.errors import ShardCorrupt
 
 
-def parse_npy(data: bytes | memoryview, where: str) -> np.ndarray:
-    """An array from .npy bytes, over those bytes; object arrays and trailing bytes are refused."""
-    # Version, length and text of the header: windows of one session share it to the last byte.
-    start = 10 + int.from_bytes(data[8:10], "little") if data[6:7] == b"\x01" else len(data)
+def parse_npy(data: bytes, where: str, begin: int = 0, size: int | None = None) -> np.ndarray:
+    """An array from .npy bytes, over those bytes; object arrays and trailing bytes are refused.
+
+    Args:
+        data: Holds the .npy file.
+        where: For errors.
+        begin, size: Of the file in `data`; all of it, by default.
+    """
+    size = len(data) - begin if size is None else size
     try:
-        shape, fortran, dtype = npy_header(bytes(data[:start]))
-        count = math.prod(shape)
-        if fortran or dtype.hasobject or start + count * dtype.itemsize != len(data):
-            raise ValueError("not what the fast way reads")
-        return np.frombuffer(data, dtype, count, start).reshape(shape)
-    except ValueError:
-        return _parse_any_npy(data, where)
+        # Windows of one session share their header to the last byte.
+        start = begin + 10 + data[begin + 8] + 256 * data[begin + 9]
+        shape, dtype, length = npy_header(data[begin:start])
+        if start - begin + length == size:
+            return np.ndarray(shape, dtype, data, start)
+    except (ValueError, IndexError, TypeError):
+        pass  # not what the fast way reads
+    return _parse_any_npy(data[begin : begin + size], where)
 
 
 @functools.lru_cache(4096)
-def npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type that a header of version 1.0 states; ValueError for any other bytes."""
+def npy_header(header: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, type and bytes of the array behind a header of version 1.0.
+
+    Raises:
+        ValueError: It is another header, of objects, or of Fortran's order.
+    """
     buffer = io.BytesIO(header)
     if np.lib.format.read_magic(buffer) != (1, 0):
         raise ValueError("a header of another version")
-    return np.lib.format.read_array_header_1_0(buffer)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(buffer)
+    if fortran or dtype.hasobject:
+        raise ValueError("an array of another kind")
+    return shape, dtype, math.prod(shape) * dtype.itemsize
 
 
-def _parse_any_npy(data: bytes | memoryview, where: str) -> np.ndarray:
+def _parse_any_npy(data: bytes, where: str) -> np.ndarray:
     buffer = io.BytesIO(data)
     try:
         array = np.lib.format.read_array(buffer, allow_pickle=False)  # np.load also takes zips

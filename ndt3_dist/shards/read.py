@@ -4,13 +4,14 @@ A sample is found by the offsets of its shard's index and verified by the crc32 
 shard's length is checked when it is opened. Nothing is unpickled and no name inside a tar is used.
 """
 
+import bisect
 import errno
 import functools
 import operator
 import os
 import threading
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,8 +38,7 @@ MAX_INDEXES = 1024
 """Indexes kept in memory at once; one of a shard of 32 MB has about 200 kB."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """One window.
 
     Attributes:
@@ -111,7 +111,9 @@ class Corpus:
                 f"{self.path}: no window in split {' or '.join(splits)}; the manifest's `windows` "
                 "say what was rejected and why"
             )
+        self._firsts: list[int] = self.first.tolist()
         self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
+        self._places_of = functools.lru_cache(MAX_INDEXES)(self._find_places)
         self._opened: dict[int, LocalShard] = {}
         self._lock = threading.Lock()
         self._lost: dict[int, str] = {}
@@ -134,8 +136,8 @@ class Corpus:
 
     def record(self, number: int) -> np.ndarray:
         """The record of one sample, () of INDEX."""
-        shard = int(self.shard_of(number))
-        return self.records_of(shard)[number - self.first[shard]]
+        shard = bisect.bisect_right(self._firsts, number) - 1
+        return self.records_of(shard)[number - self._firsts[shard]]
 
     def records(self, numbers: np.ndarray) -> np.ndarray:
         """Records of some samples, (samples,) of INDEX."""
@@ -175,40 +177,41 @@ class Corpus:
             return self._read(number)
 
     def _read(self, number: int) -> Sample:
-        shard = int(self.shard_of(number))
-        record = self.records_of(shard)[number - self.first[shard]]
-        offsets, sizes = record["offsets"].tolist(), record["sizes"].tolist()
+        shard = bisect.bisect_right(self._firsts, number) - 1
+        at, (offsets, sizes, crc32) = number - self._firsts[shard], self._places_of(shard)
+        offsets, sizes, expected = offsets[at].tolist(), sizes[at].tolist(), crc32.item(at)
         # The members lie one behind the other: one read for all.
         begin, end = offsets[0], max(map(operator.add, offsets, sizes))
-        data, crc, arrays = memoryview(self._bytes(shard, begin, end - begin)), 0, []
+        data = self._bytes(shard, begin, end - begin)
         if len(data) != end - begin:
             raise ShardCorrupt(f"{self.where(number)} lies beyond the end of the shard")
+        crc, view = 0, memoryview(data)
         for offset, size in zip(offsets, sizes, strict=True):
-            arrays.append(data[offset - begin : offset - begin + size] if size else b"")
-            crc = zlib.crc32(arrays[-1], crc)
-        if crc != record["crc32"]:
+            if size:
+                crc = zlib.crc32(view[offset - begin : offset - begin + size], crc)
+        if crc != expected:
             raise ShardCorrupt(
-                f"{self.where(number)} has crc32 {crc:08x}, its index "
-                f"{int(record['crc32']):08x}; restore the shard or prepare the corpus anew"
+                f"{self.where(number)} has crc32 {crc:08x}, its index {expected:08x}; "
+                "restore the shard or prepare the corpus anew"
             )
         try:
-            decoded = [
-                parse_npy(data, stream) if data else None
-                for stream, data in zip(MEMBERS, arrays, strict=True)
-            ]
+            return Sample(
+                *(
+                    parse_npy(data, stream, offset - begin, size) if size else None
+                    for stream, offset, size in zip(MEMBERS, offsets, sizes, strict=True)
+                )
+            )
         except ShardCorrupt as e:
             raise ShardCorrupt(f"{self.where(number)}: {e}") from e
-        spikes, covariates, constraint, returns = decoded
-        assert spikes is not None
-        assert covariates is not None
-        return Sample(spikes, covariates, constraint, returns)
+
+    def _find_places(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets and sizes of members and crc32 of each sample of a shard."""
+        index = self.records_of(shard)
+        return index["offsets"], index["sizes"], index["crc32"]
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Part of a shard; shorter where the shard ends before."""
-        with self._lock:
-            opened = self._opened.pop(shard, None)
-            if opened:
-                self._opened[shard] = opened  # the last to go
+        opened = self._opened.get(shard)
         if opened is None:
             opened = self._open(shard)
             with self._lock:
