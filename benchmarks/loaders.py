@@ -234,7 +234,8 @@ def main() -> None:
     if tokens:
         found["tokens/s"] = tokens / took
     print(json.dumps(found), flush=True)
-    me.kill()  # some loaders hang at their end
+    for process in reversed(family):  # some loaders hang at their end, and their workers with them
+        process.kill()
 
 
 if __name__ == "__main__":
