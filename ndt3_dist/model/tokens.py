@@ -54,11 +54,12 @@ class PackedTokens:
     @classmethod
     def from_numpy(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu"):
         """From the arrays of `data.tokens`, which bear the names above."""
-        tensors = {
-            f.name: torch.from_numpy(arrays[f.name]).to(device, non_blocking=True)
-            for f in fields(cls)
-            if f.name != "seqlens"
-        }
+        tensors = {}
+        for name in (f.name for f in fields(cls) if f.name != "seqlens"):
+            tensor = torch.from_numpy(arrays[name])
+            if torch.device(device).type == "cuda":
+                tensor = tensor.pin_memory()  # else the copy waits for what the GPU does now
+            tensors[name] = tensor.to(device, non_blocking=True)
         return cls(**tensors, seqlens=np.diff(arrays["cu_seqlens"]).tolist())
 
     @property
