@@ -18,6 +18,10 @@ class NoRoom(BadInput):
     """The disk of an output is full; more work on it would fail alike."""
 
 
+class StoreFailed(Ndt3DistError):
+    """An object store does not answer, however long one waits."""
+
+
 class ShardCorrupt(Ndt3DistError):
     """A shard or one of its samples does not have the bytes its index or manifest promises."""
 

@@ -9,12 +9,15 @@ import errno
 import hashlib
 import json
 import os
+import random
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ndt3_dist.errors import BadInput, NoRoom
+from ndt3_dist import log
+from ndt3_dist.errors import BadInput, NoRoom, StoreFailed
 
 READ_BYTES = 1 << 22
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,17 +56,51 @@ def size(path: str | Path) -> int:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The whole of a file. Raises FileNotFoundError naming it."""
-    if is_remote(path):
-        return filesystem(path).cat_file(str(path))
-    return Path(path).read_bytes()
+    """The whole of a file. Raises FileNotFoundError naming it, StoreFailed."""
+    return read_range(path, 0, None) if is_remote(path) else Path(path).read_bytes()
 
 
-def read_range(path: str | Path, start: int, stop: int | None, timeout_s: float) -> bytes:
-    """Bytes [start, stop) of a remote file, fewer where it ends before.
+def read_range(
+    path: str | Path,
+    start: int,
+    stop: int | None,
+    attempts: int = 8,
+    timeout_s: float = 30.0,
+    patience_s: float = 0.5,
+) -> bytes:
+    """Bytes [start, stop) of a remote file, fewer where it ends before; faults are waited out.
 
-    Raises what its store raises; TimeoutError after `timeout_s`, however slowly bytes still arrive.
+    Args:
+        path: URL.
+        start, stop: Of the bytes; None is the end.
+        attempts: Requests before it is given up.
+        timeout_s: Of one request, however slowly bytes still arrive.
+        patience_s: First wait after a fault; it doubles up to 30 s.
+    Raises:
+        FileNotFoundError, PermissionError: At once.
+        StoreFailed: None of the requests was answered.
     """
+    wait = patience_s
+    for attempt in range(1, attempts + 1):
+        try:
+            return _request(path, start, stop, timeout_s)
+        except (FileNotFoundError, PermissionError, BadInput):
+            raise
+        except Exception as e:  # each store and library has faults of its own
+            if "Credentials" in type(e).__name__:  # botocore's; waiting brings none
+                raise PermissionError(str(e)) from e
+            said = f"{type(e).__name__}: {e}"
+            if isinstance(e, TimeoutError):
+                said = f"no whole answer in {timeout_s:g} s"
+            if attempt == attempts:
+                raise StoreFailed(f"{path}: cannot be read after {attempt} tries ({said})") from e
+            log.warn(f"{path}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
+        time.sleep(wait * random.uniform(0.5, 1))
+        wait = min(2 * wait, 30.0)
+    raise AssertionError("unreachable")
+
+
+def _request(path: str | Path, start: int, stop: int | None, timeout_s: float) -> bytes:
     fs = filesystem(path)
     if not fs.async_impl:
         return fs.cat_file(str(path), start, stop)

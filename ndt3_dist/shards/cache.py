@@ -9,14 +9,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ndt3_dist import log, storage
-from ndt3_dist.errors import ShardLost
+from ndt3_dist import storage
+from ndt3_dist.errors import ShardLost, StoreFailed
 
 PIECE = 4 << 20
 """Bytes of one request."""
@@ -119,26 +118,16 @@ class Cache:
 
     def _piece(self, remote: str, start: int, stop: int | None) -> bytes:
         """Part of a remote file, shorter where it ends before."""
-        wait = self.patience_s
-        for attempt in range(1, self.attempts + 1):
-            try:
-                return storage.read_range(remote, start, stop, self.timeout_s)
-            except FileNotFoundError as e:
-                raise ShardLost(f"{remote}: missing; restore it or prepare the corpus anew") from e
-            except PermissionError as e:
-                raise ShardLost(f"{remote}: may not be read ({e}); see the key's policy") from e
-            except Exception as e:  # each store and library has faults of its own
-                said = f"{type(e).__name__}: {e}"
-                if isinstance(e, TimeoutError):
-                    said = f"no whole answer in {self.timeout_s:g} s"
-                if attempt == self.attempts:
-                    raise ShardLost(
-                        f"{remote}: cannot be read after {attempt} tries ({said})"
-                    ) from e
-                log.warn(f"{remote}: {said}; again in {wait:.0f} s ({attempt} of {self.attempts})")
-            time.sleep(wait * random.uniform(0.5, 1))
-            wait = min(2 * wait, 30.0)
-        raise AssertionError("unreachable")
+        try:
+            return storage.read_range(
+                remote, start, stop, self.attempts, self.timeout_s, self.patience_s
+            )
+        except FileNotFoundError as e:
+            raise ShardLost(f"{remote}: missing; restore it or prepare the corpus anew") from e
+        except PermissionError as e:
+            raise ShardLost(f"{remote}: may not be read ({e}); see the key's policy") from e
+        except StoreFailed as e:
+            raise ShardLost(str(e)) from e
 
     def _make_room(self, needed: int) -> None:
         """Remove files, the least recently used first, until `needed` bytes more fit the limit."""

@@ -190,12 +190,15 @@ def read_manifest(corpus: str) -> Manifest:
         ManifestMismatch: There is none, or it is of another format, version or content.
     """
     path = storage.join(corpus, "manifest.json")
-    if not storage.exists(path):
+    try:
+        values = storage.read_json(path)
+    except (FileNotFoundError, NotADirectoryError) as e:
         raise ManifestMismatch(
             f"{corpus or 'data.corpus is empty'}: no manifest.json, so no corpus; "
             "give the `out` folder of a finished data_prep/preprocess.py"
-        )
-    values = storage.read_json(path)
+        ) from e
+    except PermissionError as e:
+        raise ManifestMismatch(f"{path}: may not be read ({e}); see who may") from e
     if not isinstance(values, dict) or values.get("format") != "ndt3_dist.corpus":
         raise ManifestMismatch(f"{path}: not a manifest of an ndt3_dist corpus")
     if values.get("version") != VERSION:

@@ -14,7 +14,7 @@ import pytest
 from s3_server import S3, use
 from streams import digest, make_streams, walk
 
-from ndt3_dist.errors import ShardLost
+from ndt3_dist.errors import ManifestMismatch, ShardLost
 from ndt3_dist.shards import read
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.read import Corpus
@@ -69,6 +69,25 @@ def test_transient_faults_are_waited_out(bucket, corpus, tiny_model, kind, times
     assert digest(walk(streams)) == local
     assert not streams[0].ledger.entries
     assert s3.faults[0][2] == 0  # it did happen
+
+
+def test_the_manifest_is_waited_for_too(bucket):
+    s3, _, url = bucket
+    s3.fail("manifest.json", "503", 6)  # s3fs itself asks five times
+    assert len(Corpus(url))
+    assert s3.faults[0][2] == 0
+
+
+def test_a_manifest_that_may_not_be_read_says_so_at_once(bucket):
+    s3, _, url = bucket
+    s3.fail("manifest.json", "403")
+    began = time.time()
+    with pytest.raises(ManifestMismatch, match=r"c/manifest\.json: may not be read"):
+        Corpus(url)
+    assert time.time() - began < 5
+    s3.faults.clear()
+    with pytest.raises(ManifestMismatch, match=r"no manifest\.json, so no corpus"):
+        Corpus("s3://bucket/none")
 
 
 @pytest.mark.parametrize(
