@@ -195,14 +195,15 @@ class Corpus:
                 "restore the shard or prepare the corpus anew"
             )
         try:
-            return Sample(
-                *(
-                    parse_npy(data, stream, offset - begin, size) if size else None
-                    for stream, offset, size in zip(MEMBERS, offsets, sizes, strict=True)
-                )
-            )
+            spikes, covariates, constraint, returns = [
+                parse_npy(data, stream, offset - begin, size) if size else None
+                for stream, offset, size in zip(MEMBERS, offsets, sizes, strict=True)
+            ]
         except ShardCorrupt as e:
             raise ShardCorrupt(f"{self.where(number)}: {e}") from e
+        assert spikes is not None
+        assert covariates is not None
+        return Sample(spikes, covariates, constraint, returns)
 
     def _find_places(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Offsets and sizes of members and crc32 of each sample of a shard."""

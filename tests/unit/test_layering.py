@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "errors": set(),
     "cli": {"config"},
     "config": {"errors"},
-    "storage": {"errors"},
+    "storage": {"errors", "log"},
     "log": {"errors"},
     "shards": GROUND,
     "prep": GROUND | {"shards"},
