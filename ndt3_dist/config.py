@@ -76,6 +76,9 @@ class DataConfig(Section):
     """Size that it may grow to."""
     workers: int = Field(default=1, ge=0)
     """Threads of a rank that build steps ahead; 0 builds each when it is asked for."""
+    another_corpus: bool = False
+    """Go on with a corpus that does not begin with the run's own; what it was trained on before can
+    then no longer be replayed."""
     on_corrupt: Literal["raise", "quarantine"] = "raise"
     """What a damaged window does: end the run, or be replaced by another, in every epoch."""
     max_quarantined: float = Field(default=0.01, ge=0, le=1)

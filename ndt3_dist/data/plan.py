@@ -51,6 +51,7 @@ class Plan:
     Attributes:
         stretches: All, in order.
         sources: Of the last.
+        renewed: Whether the run goes on with a corpus that does not begin with its own.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Plan:
             once: How a pass over the index is made.
             stretches: Of the run so far.
             place: Where it goes on.
-            epochs: Before its first row, of the run that its weights come from.
+            epochs: Before that place, those of the run that its weights come from included.
         Raises:
             ResumeMismatch: The corpus is not the run's, nor does it begin with it.
         """
@@ -84,10 +85,14 @@ class Plan:
         # A corpus that a run was to go on with from its next epoch is forgotten until it does.
         before = [Stretch(**{**s, "rows": tuple(s["rows"])}) for s in stretches]
         self.stretches = [s for s in before if s.position <= place.position]
+        self.renewed = bool(self.stretches) and not self._begins_with(self.stretches[-1])
+        if self.renewed:
+            self.stretches.clear()  # nobody can find their rows again
         if self.stretches:
-            self._check(self.stretches[-1])
             self._sources_of(self.stretches[-1])  # a pass over the index: here, where all ranks are
-        now = Stretch(0, 0, epochs, manifest.fingerprint, *size, (), batch)
+        now = Stretch(
+            place.position, place.samples_seen, epochs, manifest.fingerprint, *size, (), batch
+        )
         self.sources = self._sources_of(now)
         now = replace(now, rows=self.sources.by_weight(batch))
         if not self.stretches:
@@ -135,25 +140,35 @@ class Plan:
 
     def _at(self, position: int) -> int:
         """Number of the stretch that a row lies in."""
-        return bisect.bisect_right(self.stretches, position, key=lambda s: s.position) - 1
+        at = bisect.bisect_right(self.stretches, position, key=lambda s: s.position) - 1
+        if at < 0:
+            raise ResumeMismatch(
+                f"row {position} is of another corpus, which the run left at row "
+                f"{self.stretches[0].position}; it cannot be found again"
+            )
+        return at
 
-    def _check(self, last: Stretch) -> None:
-        corpus = self._run[0]
+    def _begins_with(self, last: Stretch) -> bool:
+        """Whether the corpus begins with the run's; ResumeMismatch where it has to."""
+        corpus, data, *_ = self._run
         manifest = corpus.manifest
         if last.fingerprint == manifest.fingerprint:
-            return
+            return True
         begun = manifest.sessions[: last.sessions], manifest.shards[: last.shards]
-        if fingerprint(*begun, manifest.bin_size_ms, manifest.window_bins) != last.fingerprint:
-            raise ResumeMismatch(
-                f"the run was trained on corpus {last.fingerprint[:12]}; {corpus.path} is "
-                f"{manifest.fingerprint[:12]} and does not begin with it"
-            )
+        if fingerprint(*begun, manifest.bin_size_ms, manifest.window_bins) == last.fingerprint:
+            return True
+        if data.another_corpus:
+            return False
+        raise ResumeMismatch(
+            f"the run was trained on corpus {last.fingerprint[:12]}; {corpus.path} is "
+            f"{manifest.fingerprint[:12]} and does not begin with it; "
+            "data.another_corpus=true goes on with it all the same"
+        )
 
     def _after(self, last: Stretch, now: Stretch, place: Place) -> Stretch:
         """The next stretch: weights change at once, a corpus after the epoch that has begun."""
         if now.rows:
-            seen, epochs = place.samples_seen, self.epochs(place)
-            return replace(now, position=place.position, samples_seen=seen, epochs=epochs)
+            return replace(now, epochs=self.epochs(place))
         sources = self._sources_of(last)
         (rows,), samples = sources.rows.tolist(), sources.num_samples
         passes = -((last.position - place.position) // rows)

@@ -115,22 +115,23 @@ class Stream:
         self.global_batch, self.micro_batch = global_batch, micro_batch
         self.rank, self.world_size = rank, world_size
         self.workers = data.workers
-        state = state or {"place": {}, "stretches": (), "ledger": ()}
+        state = state or {"place": {}, "stretches": (), "ledger": (), "epochs": epochs}
         self.start = Place(**state["place"])
-        run = global_batch, once, state["stretches"], self.start, epochs
+        run = global_batch, once, state["stretches"], self.start, state["epochs"]
         self.plan = Plan(corpus, data, model, seed, *run)
         # Also refuses sessions that the model cannot hold.
         taken = np.flatnonzero(self.plan.sources.chosen.windows)
         sessions = corpus.manifest.sessions
         self.layouts = {int(i): Layout.of(sessions[i], model) for i in taken}
         self.ledger = Ledger(corpus, data, seed)
-        self.ledger.restore(state["ledger"])
+        self.ledger.restore(() if self.plan.renewed else state["ledger"])
 
     def state(self, place: Place) -> dict:
         """What a checkpoint keeps."""
         return {
             "fingerprint": self.corpus.manifest.fingerprint,
             "place": vars(place),
+            "epochs": self.plan.epochs(place),
             "stretches": self.plan.state(),
             "ledger": self.ledger.state(),
         }

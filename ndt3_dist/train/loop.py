@@ -90,7 +90,7 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
         data["mixture"] = [source["sessions"] for source in data.get("mixture", ())]
     fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
     free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
-    free_data.add("mixture_by")
+    free_data |= {"mixture_by", "another_corpus"}
     fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
     free = {"attention", "dropout", "attention_dropout"}
     for section, key in fixed:

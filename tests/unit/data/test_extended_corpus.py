@@ -106,6 +106,23 @@ def test_a_corpus_that_has_become_smaller_or_another_is_refused(corpora, tiny_mo
             streams_of(corpus, tiny_model, state=state)
 
 
+def test_another_corpus_is_taken_where_one_says_so(corpora, tiny_model):
+    large = streams_of(corpora[1], tiny_model)
+    state = state_after(large, 2)
+    state["ledger"] = [{"position": 0, "shard": "000000", "window": "", "reason": "of the other"}]
+    other = streams_of(corpora[3], tiny_model, state=state, another_corpus=True)[0]
+    assert not other.ledger.entries
+    assert other.plan.epochs(other.start) == large[0].plan.epochs(other.start) > 0
+    size = len(other.corpus)
+    steps = walk([other], 20, other.start)
+    assert sorted(samples(steps)[:size]) == list(range(size))
+    with pytest.raises(ResumeMismatch, match="row 3 is of another corpus, which the run left at"):
+        other.plan.row(3)
+    state = other.state(steps[3][0].after)
+    again = streams_of(corpora[3], tiny_model, 2, state)
+    assert digest(walk(again, 16, again[0].start)) == digest(steps[4:])
+
+
 def test_sources_by_weight_begin_anew_at_once(corpora, tiny_model):
     mixture = [{"sessions": ["*-01"], "weight": 1}, {"sessions": ["*"], "weight": 1}]
     small = streams_of(corpora[0], tiny_model, mixture=mixture)
