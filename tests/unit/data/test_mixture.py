@@ -123,9 +123,10 @@ def source_numbers(source, block) -> list[int]:
 def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(many, tiny_model, trial):
     draw = generator("other weights", trial)
     micro, lanes = int(draw.integers(1, 3)), int(draw.choice([1, 5, 8, 64]))
-    options = {"batch": (8 * micro, micro), "lanes": lanes, "covariate_mask_rate": 0.5}
+    options = {"lanes": lanes, "covariate_mask_rate": 0.5}
     state, place = None, Place()
-    for _ in range(3):  # the run is resumed twice, with other weights
+    for _ in range(3):  # the run is resumed twice, with other weights and perhaps larger steps
+        options["batch"] = (8 * micro * int(draw.integers(1, 3)), micro)
         weights = draw.uniform(0, 3, 3)
         options["mixture"] = [
             {**p, "weight": float(w)} for p, w in zip(THREE, weights, strict=True)
