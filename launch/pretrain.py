@@ -45,7 +45,12 @@ def main() -> None:
     from ndt3_dist.train.loop import pretrain
 
     result = pretrain(config, args.resume, args.init)
-    if log.is_first_rank() and result["loss_first"] is not None:
+    if log.is_first_rank() and result["stopped"]:
+        log.say(
+            f"stopped after step {result['steps']} ({result['stopped']}) and saved it; "
+            "--resume auto goes on"
+        )
+    elif log.is_first_rank() and result["loss_first"] is not None:
         log.say(
             f"done: {result['steps']} steps, loss {result['loss_first']:.4f} -> "
             f"{result['loss_last']:.4f}"

@@ -205,6 +205,8 @@ class CheckpointConfig(Section):
     every_steps: int = Field(default=500, ge=1)
     keep_last: int = Field(default=3, ge=1)
     """Newest checkpoints to keep."""
+    stop_within_s: float = Field(default=90, gt=0)
+    """Seconds from a signal to the end of the run, saved or not; the scheduler must leave more."""
 
 
 class LogConfig(Section):

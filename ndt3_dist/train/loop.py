@@ -47,6 +47,7 @@ from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line
 from ndt3_dist.train.schedule import learning_rate
 from ndt3_dist.train.spikes import SpikeWatch, spike_line
+from ndt3_dist.train.stop import StopWatch
 
 
 def run_folder(config: PretrainConfig) -> Path:
@@ -145,11 +146,18 @@ def first_for_all(call: Callable[[], Any]) -> Any:
     return box[0]
 
 
-def share(counts: np.ndarray, found: list[Damage], device: torch.device):
-    """Counts of all ranks, and what any of them found damaged, in one order: mostly nothing."""
-    total = torch.tensor([*counts.tolist(), len(found)], device=device)
+def share(counts: np.ndarray, found: list[Damage], device: torch.device, stop: StopWatch):
+    """Counts of all ranks, and what any of them found damaged, in one order: mostly nothing.
+
+    On the way they tell each other whether one was asked to stop.
+    """
+    total = torch.tensor([*counts.tolist(), len(found), bool(stop.asked)], device=device)
     dist.all_reduce(total)
-    *of_step, damaged = total.tolist()
+    *of_step, damaged, asked = total.tolist()
+    if asked and not stop.agreed:
+        why = [f"rank {rank}: {why}" for rank, why in enumerate(gather(stop.asked)) if why]
+        stop.agreed = ", ".join(why)
+        stop.ask("another rank was")
     if not damaged:
         return np.array(of_step), []
     whole = sorted({d for of_rank in gather(found) for d in of_rank})
@@ -181,7 +189,8 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         resume: never, auto or a step number.
         init: Export to start a new run from; a run that is resumed goes on from its own.
     Returns:
-        steps, resumed (step it went on from, or None), the first and last loss of the whole run.
+        steps, resumed (step it went on from, or None), the first and last loss of the whole run,
+        stopped (who was asked to stop and how; empty where the run went to its end).
     """
     with log.one_voice():
         cache = default_cache(config.data.cache, config.data.cache_gb)
@@ -231,13 +240,18 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
     total = total_steps(config, plan.epoch_rows)
     engine.deepspeed.train()
-    steps = stream.steps(place, lambda counts, found: share(counts, found, device))
-    watch, clock = SpikeWatch(), time.perf_counter()
+    stop = StopWatch(config.checkpoint.stop_within_s)
+    steps = stream.steps(place, lambda counts, found: share(counts, found, device, stop))
+    watch, saved, clock = SpikeWatch(), step, time.perf_counter()
     done = is_done(config, step, plan.epochs(place))
     while not done:
         began = time.perf_counter()
         with log.one_voice():
             work = next(steps)
+        if stop.agreed:
+            if step > saved:
+                save_step(engine, config, stream, shapes, step, place, rank)
+            break
         wait = time.perf_counter() - began
         epochs = plan.epochs(place)
         lr = learning_rate(config.optim, epochs)
@@ -272,15 +286,17 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
                 log.warn(spike_line(step, loss, stream, rows))
         if step % config.checkpoint.every_steps == 0 or done:
             save_step(engine, config, stream, shapes, step, place, rank)
-            clock = time.perf_counter()
+            saved, clock = step, time.perf_counter()
     steps.close()  # type: ignore[attr-defined]
+    stop.close()
     if metrics and wandb:
         metrics.close()
         wandb.close()
     resumed = start.meta["step"] if start else None
     dist.barrier()
     dist.destroy_process_group()
-    return {"steps": step, "resumed": resumed, "loss_first": first, "loss_last": loss}
+    found = {"steps": step, "resumed": resumed, "loss_first": first, "loss_last": loss}
+    return {**found, "stopped": stop.agreed}
 
 
 def loss_divisors(config: PretrainConfig, work: Step) -> list[tuple[int, int]]:
