@@ -14,6 +14,7 @@ import yaml
 
 from ndt3_dist import log
 from ndt3_dist.config import PretrainConfig, find_file, load_config
+from ndt3_dist.errors import Ndt3DistError
 
 
 def main() -> None:
@@ -42,9 +43,15 @@ def main() -> None:
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         log.say(json.dumps({"deepspeed": deepspeed_dict(config, world_size)}, indent=1))
         return
-    from ndt3_dist.train.loop import pretrain
+    from ndt3_dist.train.faults import fault
+    from ndt3_dist.train.loop import pretrain, run_folder
 
-    result = pretrain(config, args.resume, args.init)
+    try:
+        result = pretrain(config, args.resume, args.init)
+    except (Ndt3DistError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as e:
+        raise fault(run_folder(config), int(os.environ.get("RANK", "0")), e) from e
     if log.is_first_rank() and result["stopped"]:
         log.say(
             f"stopped after step {result['steps']} ({result['stopped']}) and saved it; "

@@ -46,5 +46,9 @@ class Unsupported(Ndt3DistError):
     """A feature or a file that this version deliberately does not handle."""
 
 
+class RankFailed(Ndt3DistError):
+    """One process of a run ended by an error that nobody foresaw, or by another's end."""
+
+
 class Diverged(Ndt3DistError):
     """A training whose loss or gradient is no longer a number."""

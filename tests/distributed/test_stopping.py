@@ -32,16 +32,25 @@ def ranks_of(process) -> list[psutil.Process]:
     return [found[key] for key in sorted(found)]
 
 
+def wait_for_steps(process, folder, steps=5) -> None:
+    deadline = time.time() + 120
+    while len(losses(folder)) < steps:
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.01)
+
+
+def log_of(folder) -> str:
+    (log,) = [f.read_text() for f in folder.glob("log*.txt")]
+    return log
+
+
 @pytest.mark.parametrize(
     "how", ["SIGTERM to rank 1", "SIGUSR1 to rank 0", "SIGTERM to the command"]
 )
 def test_a_run_that_is_asked_to_stop_saves_and_ends(whole, corpus, tmp_path, how):
     process = launch(tmp_path, corpus, extra=LONG, wait=False)
-    deadline = time.time() + 120
-    while len(losses(tmp_path)) < 5:
-        assert process.poll() is None
-        assert time.time() < deadline
-        time.sleep(0.01)
+    wait_for_steps(process, tmp_path)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     name, _, whom = how.partition(" to ")
     target = process.pid if whom == "the command" else ranks_of(process)[int(whom[-1])].pid
@@ -49,7 +58,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends(whole, corpus, tmp_path, how
     assert process.wait(timeout=60) == (-signal.SIGTERM if whom == "the command" else 0)
     _, alive = psutil.wait_procs(family[1:], timeout=30)
     assert not alive
-    (log,) = [f.read_text() for f in tmp_path.glob("log*.txt")]
+    log = log_of(tmp_path)
     (step,) = steps_of(tmp_path / "r")
     assert 5 <= step < STEPS
     why = "the launcher is gone" if whom == "the command" else name
@@ -62,3 +71,44 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends(whole, corpus, tmp_path, how
     assert code == 0, log
     assert f"resuming from step {step}" in log
     assert losses(tmp_path) == whole
+
+
+def test_a_rank_that_is_killed_takes_the_others_with_it(corpus, tmp_path):
+    process = launch(tmp_path, corpus, extra=["train.max_steps=100000"], wait=False)
+    wait_for_steps(process, tmp_path)
+    family = psutil.Process(process.pid).children(recursive=True)
+    ranks_of(process)[1].kill()
+    assert process.wait(timeout=60) != 0
+    assert not psutil.wait_procs(family, timeout=30)[1]
+    assert "error: rank 0: lost another rank" in log_of(tmp_path)
+    assert "Traceback" not in log_of(tmp_path)
+    (file,) = (tmp_path / "r" / "faults").iterdir()
+    assert "Connection" in file.read_text()
+
+
+BREAK = """
+import math, os
+if os.environ.get("RANK") == "1":
+    true, calls = math.fsum, []
+    def fsum(values):
+        calls.append(1)
+        if len(calls) > 9:
+            raise ValueError("broken on purpose")
+        return true(values)
+    math.fsum = fsum
+"""
+
+
+def test_an_error_of_one_rank_is_told_by_it_and_ends_all(corpus, tmp_path, monkeypatch):
+    (tmp_path / "break").mkdir()
+    (tmp_path / "break" / "sitecustomize.py").write_text(BREAK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "break"))
+    process = launch(tmp_path, corpus, extra=["train.max_steps=100000"], wait=False)
+    wait_for_steps(process, tmp_path, 3)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert process.wait(timeout=60) != 0
+    assert not psutil.wait_procs(family, timeout=30)[1]
+    assert "error: rank 1: ValueError: broken on purpose; the whole of it: " in log_of(tmp_path)
+    assert "Traceback" not in log_of(tmp_path)
+    (file,) = (tmp_path / "r" / "faults").glob("*-rank00001.txt")
+    assert "run_micro_batches" in file.read_text()
