@@ -184,6 +184,8 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     epochs: float = Field(default=400, gt=0)
     """Stop after this many passes over the corpus."""
+    max_skipped: int = Field(default=3, ge=0)
+    """Steps in a row without a finite loss and gradient (no weight moves) before a run ends."""
     max_steps: int = Field(default=0, ge=0)
     """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
     global_batch: int = Field(ge=1)

@@ -159,8 +159,14 @@ class Engine:
         """Tell the engine that a micro-batch that is not the last one of its step is done."""
         self.deepspeed.step()
 
-    def step(self, lr: float) -> float:
-        """Optimiser step at learning rate `lr`; returns the gradient norm before clipping."""
+    def step(self, lr: float, finite: bool = True) -> float:
+        """Optimiser step at learning rate `lr`; returns the gradient norm before clipping.
+
+        DeepSpeed's ZeRO leaves weights as they are where the norm is no number; without ZeRO it
+        does not, so that gradients of a loss that is not `finite` are dropped here.
+        """
+        if not finite and not self.deepspeed.zero_optimization():
+            self.deepspeed.optimizer.zero_grad()
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
         self.deepspeed.step()

@@ -7,6 +7,7 @@ run this rank's micro-batches, sum losses in row order, step, log, perhaps save.
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,13 @@ from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Step, Stream
-from ndt3_dist.errors import BadInput, CheckpointCorrupt, Ndt3DistError, ResumeMismatch
+from ndt3_dist.errors import (
+    BadInput,
+    CheckpointCorrupt,
+    Diverged,
+    Ndt3DistError,
+    ResumeMismatch,
+)
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.cache import default_cache
@@ -46,7 +53,7 @@ from ndt3_dist.train.engine import Engine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line
 from ndt3_dist.train.schedule import learning_rate
-from ndt3_dist.train.spikes import SpikeWatch, spike_line
+from ndt3_dist.train.spikes import SkipWatch, SpikeWatch, skip_line, spike_line
 from ndt3_dist.train.stop import StopWatch
 
 
@@ -242,7 +249,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     engine.deepspeed.train()
     stop = StopWatch(config.checkpoint.stop_within_s)
     steps = stream.steps(place, lambda counts, found: share(counts, found, device, stop))
-    watch, saved, clock = SpikeWatch(), step, time.perf_counter()
+    watch, skips, saved, clock = SpikeWatch(), SkipWatch(), step, time.perf_counter()
     done = is_done(config, step, plan.epochs(place))
     while not done:
         began = time.perf_counter()
@@ -256,8 +263,9 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         epochs = plan.epochs(place)
         lr = learning_rate(config.optim, epochs)
         divisors = loss_divisors(config, work)
-        spikes, covariates = run_micro_batches(engine, work, divisors, step, device)
-        norm = engine.step(lr)
+        losses = run_micro_batches(engine, work, divisors, step, device)
+        spikes, covariates = (math.fsum(column) for column in zip(*losses, strict=True))
+        norm = engine.step(lr, math.isfinite(spikes + covariates))
         now = time.perf_counter()
         values = {
             "loss": spikes + covariates,
@@ -280,7 +288,19 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             wandb.write(step, values)
             if step % config.log.every_steps == 0 or done:
                 log.say(console_line(step, total, values, max(total - step, 0) * values["step_s"]))
-        if watch.is_spike(loss):  # of all ranks, so all of them know
+        if skips.is_skipped(loss, norm):  # of all ranks, so all of them know
+            rows = [row for of_rank in gather(work.rows) for row in of_rank]
+            if rank == 0:
+                log.warn(skip_line(step, [sum(pair) for pair in losses], world_size, stream, rows))
+            if skips.in_row > config.train.max_skipped:
+                if rank:
+                    sys.exit(1)  # rank 0 says why
+                raise Diverged(
+                    f"{skips.in_row} steps in a row, the last of them {step}, had no finite loss "
+                    f"and gradient; the weights are those of step {step - skips.in_row}. Lower "
+                    "optim.lr, or look at the windows; train.max_skipped allows more"
+                )
+        if watch.is_spike(loss):
             rows = [row for of_rank in gather(work.rows) for row in of_rank]
             if rank == 0:
                 log.warn(spike_line(step, loss, stream, rows))
@@ -319,7 +339,7 @@ def loss_divisors(config: PretrainConfig, work: Step) -> list[tuple[int, int]]:
 
 def run_micro_batches(
     engine: Engine, work: Step, divisors: list[tuple[int, int]], step: int, device
-) -> tuple[float, float]:
+) -> list[list[float]]:
     """Forward and backward of this rank's micro-batches, losses of the whole step.
 
     Args:
@@ -329,7 +349,8 @@ def run_micro_batches(
         step: Number of the step.
         device: Of the model.
     Returns:
-        Mean spike loss and mean covariate loss of the global step, summed in float64 in row order.
+        Spike and covariate loss of every micro-batch of the global step, in their order, float64;
+        their sums are the step's means.
     """
     sums = []
     for done, ((number, arrays), counts) in enumerate(zip(work.batches, divisors, strict=True), 1):
@@ -343,7 +364,7 @@ def run_micro_batches(
     every = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
     dist.all_gather(every, ours)
     in_order = torch.stack(every, dim=1).flatten(0, 1).cpu()  # micro-batch a * world + rank
-    return math.fsum(in_order[:, 0].tolist()), math.fsum(in_order[:, 1].tolist())
+    return in_order.tolist()
 
 
 def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int) -> None:

@@ -1,6 +1,7 @@
 """What a training run reports: one set of names for the console, metrics.jsonl and W&B."""
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -31,14 +32,16 @@ class MetricsFile:
     def __init__(self, run: Path, restored_step: int):
         self.path = run / "metrics.jsonl"
         self.lines = [m for m in read_metrics(run) if m["step"] <= restored_step]
-        kept = "".join(json.dumps(m) + "\n" for m in self.lines)
+        text = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
+        kept = "".join(text[: len(self.lines)])
         storage.write_bytes(self.path, kept.encode())  # later steps are run again
         self.file = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         unknown = set(values) - set(METRICS)
         assert not unknown, f"metrics without a meaning: {unknown}"
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
+        self.file.write(json.dumps({"step": step, **told}) + "\n")
         self.file.flush()
 
     def close(self) -> None:
@@ -53,7 +56,8 @@ def read_metrics(run: str | Path) -> list[dict]:
     found = []
     for line in path.read_text().splitlines():
         try:
-            found.append(json.loads(line))
+            values = json.loads(line)
+            found.append({k: math.nan if v is None else v for k, v in values.items()})
         except ValueError:
             break
     return found

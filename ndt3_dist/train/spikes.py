@@ -1,4 +1,4 @@
-"""Steps whose loss leaps, and which sessions they hold more of than the corpus does."""
+"""Steps whose loss leaps or is no number, and the windows that they hold."""
 
 import math
 from collections import deque
@@ -36,6 +36,43 @@ class SpikeWatch:
         median = float(np.median(last))
         spread = 1.4826 * float(np.median(np.abs(last - median)))
         return loss > median + DEVIATIONS * max(spread, 1e-3 * abs(median))
+
+
+class SkipWatch:
+    """Counts steps in a row whose loss or gradient is no number; no weight moves in them."""
+
+    def __init__(self):
+        self.in_row = 0
+
+    def is_skipped(self, loss: float, norm: float) -> bool:
+        """Whether a step was none."""
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        self.in_row = self.in_row + 1 if skipped else 0
+        return skipped
+
+
+def skip_line(step: int, losses: list[float], ranks: int, stream: Stream, rows: Rows) -> str:
+    """What the log says of a step that was skipped.
+
+    Args:
+        step: Its number.
+        losses: Of each micro-batch.
+        ranks: That had a part in it.
+        stream: What its rows are of.
+        rows: Of all ranks.
+    """
+    bad = [m for m, loss in enumerate(losses) if not math.isfinite(loss)]
+    where = "all losses are finite, the gradient is not"
+    if bad:
+        told = ", ".join(f"{m} (rank {m % ranks})" for m in bad[:3])
+        where = f"the loss is not finite in micro-batch {told}"
+        rows = [row for row in rows if row[0] // stream.micro_batch in bad]
+    keys = [stream.corpus.key(n) for *_, samples in rows for n in samples.tolist()]
+    return (
+        f"step {step} is skipped, no weight moves: {where}; windows {', '.join(keys[:3])}"
+        f"{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}; "
+        f"launch/replay.py --step {step} lists them"
+    )
 
 
 def over_represented(stream: Stream, rows: Rows, count: int = 3) -> list[tuple[str, int, float]]:
