@@ -44,7 +44,8 @@ def main() -> None:
         log.say(json.dumps({"deepspeed": deepspeed_dict(config, world_size)}, indent=1))
         return
     from ndt3_dist.train.faults import fault
-    from ndt3_dist.train.loop import pretrain, run_folder
+    from ndt3_dist.train.loop import pretrain
+    from ndt3_dist.train.start import run_folder
 
     try:
         result = pretrain(config, args.resume, args.init)
@@ -54,8 +55,8 @@ def main() -> None:
         raise fault(run_folder(config), int(os.environ.get("RANK", "0")), e) from e
     if log.is_first_rank() and result["stopped"]:
         log.say(
-            f"stopped after step {result['steps']} ({result['stopped']}) and saved it; "
-            "--resume auto goes on"
+            f"stopped after step {result['steps']} ({result['stopped']}), "
+            f"saved step {result['saved'] or 'none'}; --resume auto goes on"
         )
     elif log.is_first_rank() and result["loss_first"] is not None:
         log.say(

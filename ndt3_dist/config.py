@@ -87,7 +87,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _weighs_something(self):
         if self.mixture and not any(source.weight for source in self.mixture):
-            raise ValueError("data.mixture: all weights are 0")
+            raise ValueError("mixture: all weights are 0")
         return self
 
 
@@ -394,7 +394,7 @@ def _explain(schema: type[BaseModel], error: Any) -> str:
     dotted = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
         owner: Any = schema
-        for parent in parents:
+        for parent in (p for p in parents if isinstance(p, str)):
             field = owner.model_fields.get(parent) if hasattr(owner, "model_fields") else None
             owner = field.annotation if field else None
             owner = next((a for a in get_args(owner) if hasattr(a, "model_fields")), owner)

@@ -20,6 +20,8 @@ from ndt3_dist import log
 from ndt3_dist.errors import BadInput, NoRoom, StoreFailed
 
 READ_BYTES = 1 << 22
+WHOLE_S = 600.0
+"""For a request of a whole remote file, such as the manifest of a large corpus."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -57,7 +59,9 @@ def size(path: str | Path) -> int:
 
 def read_bytes(path: str | Path) -> bytes:
     """The whole of a file. Raises FileNotFoundError naming it, StoreFailed."""
-    return read_range(path, 0, None) if is_remote(path) else Path(path).read_bytes()
+    if is_remote(path):
+        return read_range(path, 0, None, timeout_s=WHOLE_S)
+    return Path(path).read_bytes()
 
 
 def read_range(

@@ -4,12 +4,15 @@ One pass over the index when a run starts, by one rank for all; what stays is a 
 and one a session.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ndt3_dist import storage
 from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.order import count_rows, seed_of
 from ndt3_dist.data.patterns import named, sources_of
@@ -18,6 +21,8 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.read import Corpus
 
 ALL = np.uint64(2**64 - 1)
+REQUESTS = 16
+"""Indexes of a remote corpus that are asked for at once."""
 
 Once = Callable[[Callable[[], Any]], Any]
 """Makes a call on one rank and hands its result to all."""
@@ -114,6 +119,21 @@ class Chosen:
         """A number of each window that follows from seed, session and first bin, 1 to 2**64 - 1."""
         return np.maximum(mix(self._seeds[index["session"]] + mix(index["start_bin"])), 1)
 
+    def _each_shard(self) -> Iterator[int]:
+        """All shards in order; indexes of a remote corpus are asked for ahead, many at once."""
+        if not storage.is_remote(self.corpus.path):
+            yield from range(self.shards)
+            return
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            ahead: deque[tuple[int, Future]] = deque()
+            for shard in range(self.shards + 4 * REQUESTS):
+                if shard < self.shards:
+                    ahead.append((shard, pool.submit(self.corpus.records_of, shard)))
+                if shard >= 4 * REQUESTS and ahead:
+                    ready, asked = ahead.popleft()
+                    asked.result()
+                    yield ready
+
     def _pass(self):
         if self.data.scale_ratio < 1 or self.data.max_windows_per_session:
             self._limit()
@@ -122,7 +142,7 @@ class Chosen:
     def _limit(self) -> None:
         """Let each session keep its share: those windows with lowest draws."""
         found: list[list[np.ndarray]] = [[] for _ in self._highest]
-        for shard in range(self.shards):
+        for shard in self._each_shard():
             index = self.corpus.records_of(shard)
             draws = self._draws(index)
             for session in np.unique(index["session"]).tolist():
@@ -138,7 +158,7 @@ class Chosen:
         """Windows of each session, and arrays of the blocks of each source."""
         building = [_Building() for _ in self.data.mixture or [None]]
         windows = np.zeros(len(self._highest), np.int64)
-        for shard in range(self.shards):
+        for shard in self._each_shard():
             _, index = self.of_shard(shard)
             windows += np.bincount(index["session"], minlength=len(windows))
             source = self._source[index["session"]]

@@ -14,6 +14,10 @@ from ndt3_dist.data.order import generator
 
 PERIOD = 65536
 """Rows after which a mixture repeats, about: shares are kept to one part in so many."""
+LONG = 256
+"""Rows of an epoch that a lane of a source has at least."""
+TURNS = 8
+"""Turned steps of which the one is taken that keeps lanes together best."""
 
 
 @lru_cache(8)
@@ -63,41 +67,60 @@ def rows_of_period(weights: np.ndarray, per_row: np.ndarray, batch: int) -> np.n
 
 
 class Mixture:
-    """Sources, lanes and turns of the rows from some row on, counted from there."""
+    """Sources, lanes and turns of the rows from some row on, counted from there.
 
-    def __init__(
-        self, counts: tuple[int, ...], lanes: list[int], most: int, batch: int, key: tuple, begun
-    ):
+    Where the lanes divide a step, a slot of the step always draws from the same lane of a source,
+    so that ranks read shards of their own, and steps are turned so that no lane gets far ahead of
+    others. Where they do not, each source has one lane.
+    """
+
+    def __init__(self, counts: tuple[int, ...], lanes: list[int], batch: int, key: tuple, begun):
         """
         Args:
             counts: Rows of each source in a period; whole steps in all.
-            lanes: Of each source.
-            most: `data.lanes`.
+            lanes: Of each source, 1 or divisors of `batch`.
             batch: Rows of a step.
-            key: What the draws follow from.
-            begun: Turns that each lane of each source had before, (sources, most).
+            key: What draws follow from.
+            begun: Turns that each lane of each source had before, (sources, most lanes).
         """
-        self.counts, self.lanes, self.most = counts, np.array(lanes), most
-        self.batch, self.key, self.begun = batch, key, begun
+        self.counts, self.lanes, self.batch, self.key = counts, np.array(lanes), batch, key
+        self.begun = begun
 
     @cached_property
     def _table(self):
         """Source, lane and turn of each row of a period; turns of each lane in a whole period."""
-        period, draw = sum(self.counts), generator("mixture", *self.key)
-        steps = period // self.batch
+        period, most = sum(self.counts), self.begun.shape[1]
+        sequence = spread(self.counts).reshape(-1, self.batch)  # (steps, batch)
         slots = np.arange(self.batch)
-        turned = (slots + draw.integers(0, self.batch, (steps, 1))) % self.batch
-        source = np.take_along_axis(spread(self.counts).reshape(steps, -1), turned, 1).ravel()
-        # Slots fewer than lanes would leave some lanes unread.
-        spare = self.batch < self.most
-        slot = draw.integers(0, self.most, period) if spare else np.tile(slots, steps)
-        lane = slot % self.most % self.lanes[source]
-        which = source * self.most + lane
+        draw = generator("mixture", *self.key)
+        turned = (slots + draw.integers(0, self.batch, (len(sequence), TURNS, 1))) % self.batch
+        source, ahead = np.empty_like(sequence), np.zeros((len(self.counts), most))
+        for step, of_step in enumerate(sequence if most > 1 else ()):
+            best = np.inf
+            for tried in of_step[turned[step]]:
+                had = ahead.copy()
+                np.add.at(had, (tried, slots % self.lanes[tried]), 1)
+                uneven = np.square(had).sum()  # least where the lanes of a source are alike
+                if uneven < best:
+                    best, source[step], after = uneven, tried, had
+            # Only what lanes have beyond the others of their source is of interest.
+            ahead = after - np.where(self._used, after, np.inf).min(1, keepdims=True)
+            ahead[~self._used] = 0
+        if most == 1:
+            source = np.take_along_axis(sequence, turned[:, 0], 1)
+        source = source.ravel()
+        lane = np.tile(slots, len(sequence)) % self.lanes[source]
+        which = source * most + lane
         order = np.argsort(which, kind="stable")
         whole = np.bincount(which, minlength=self.begun.size)
         turn = np.empty(period, np.int64)
         turn[order] = np.arange(period) - np.repeat(np.cumsum(whole) - whole, whole)
         return source, lane, turn, whole.reshape(self.begun.shape)
+
+    @property
+    def _used(self) -> np.ndarray:
+        """Which lanes there are, (sources, most lanes) bool."""
+        return np.arange(self.begun.shape[1]) < self.lanes[:, None]
 
     def row(self, number: int) -> tuple[int, int, int]:
         """Source, lane and turn of a row."""
@@ -107,9 +130,19 @@ class Mixture:
         return *where, int(self.begun[where] + periods * whole[where] + turn[at])
 
     def turns(self, number: int) -> np.ndarray:
-        """Turns that each lane has had before a row, (sources, most)."""
+        """Turns that each lane has had before a row, (sources, most lanes)."""
         source, lane, _, whole = self._table
         periods, at = divmod(number, len(source))
         turns = self.begun + periods * whole
         np.add.at(turns, (source[:at], lane[:at]), 1)
         return turns
+
+
+def lanes_of(most: int, batch: int, epoch_rows: int) -> int:
+    """Lanes of a source: those of the stream, or fewer where it has few rows; 1 where they do not
+    divide a step."""
+    if batch % most:
+        return 1
+    return max(
+        n for n in range(1, most + 1) if most % n == 0 and (n == 1 or n * LONG <= epoch_rows)
+    )

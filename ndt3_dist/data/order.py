@@ -157,21 +157,22 @@ class Order:
     def row(self, position: int) -> tuple[int, np.ndarray]:
         """Epoch of a row, and its sample numbers."""
         epoch, p = divmod(position, self.epoch_rows)
-        return epoch, self._at(epoch, self._begin(p % self.lanes) + p // self.lanes)
+        begin, _ = self.part(p % self.lanes, self.lanes)
+        return epoch, self._at(epoch, begin + p // self.lanes)
 
-    def of_lane(self, lane: int, turn: int) -> tuple[int, np.ndarray]:
-        """Epoch and sample numbers of a lane's row, counted over all epochs.
+    def of_lane(self, lane: int, lanes: int, turn: int) -> tuple[int, np.ndarray]:
+        """Epoch and sample numbers of the row of one of some lanes, counted over all epochs.
 
         Lanes that walk at different speeds reach their next epochs at different times.
         """
-        begin = self._begin(lane)
-        epoch, step = divmod(turn, self._begin(lane + 1) - begin)
+        begin, rows = self.part(lane, lanes)
+        epoch, step = divmod(turn, rows)
         return epoch, self._at(epoch, begin + step)
 
-    def _begin(self, lane: int) -> int:
-        """Where a lane's part of an epoch begins."""
-        per_lane, longer = divmod(self.epoch_rows, self.lanes)
-        return lane * per_lane + min(lane, longer)
+    def part(self, lane: int, lanes: int) -> tuple[int, int]:
+        """Where a lane's part of an epoch begins, and its rows."""
+        per_lane, longer = divmod(self.epoch_rows, lanes)
+        return lane * per_lane + min(lane, longer), per_lane + (lane < longer)
 
     def _at(self, epoch: int, place: int) -> np.ndarray:
         blocks, ends = self.blocks_of(epoch)

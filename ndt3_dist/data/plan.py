@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from ndt3_dist import log
 from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.blocks import Once
-from ndt3_dist.data.mixture import Mixture
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.mixture import Mixture, lanes_of
+from ndt3_dist.data.order import Order, Place
 from ndt3_dist.data.sources import Source, Sources
 from ndt3_dist.errors import ResumeMismatch
 from ndt3_dist.shards.format import fingerprint
@@ -78,16 +79,23 @@ class Plan:
             ResumeMismatch: The corpus is not the run's, nor does it begin with it.
         """
         self._run = corpus, data, model, seed, once
+        self._seed, self._lanes = seed, data.lanes
         self._sources: dict[str, Sources] = {}
         self._mixtures: dict[int, Mixture] = {}
         manifest, place = corpus.manifest, place or Place()
         size = len(manifest.sessions), len(manifest.shards)
         # A corpus that a run was to go on with from its next epoch is forgotten until it does.
         before = [Stretch(**{**s, "rows": tuple(s["rows"])}) for s in stretches]
-        self.stretches = [s for s in before if s.position <= place.position]
+        first = [s for s in before[:1] if s.position == place.position]
+        self.stretches = first or [s for s in before if s.position < place.position]
         self.renewed = bool(self.stretches) and not self._begins_with(self.stretches[-1])
-        if self.renewed:
-            self.stretches.clear()  # nobody can find their rows again
+        if self.renewed:  # nobody can find their rows again
+            was = self.stretches.pop().fingerprint
+            self.stretches.clear()
+            log.warn(
+                f"from row {place.position} on trained on another corpus, "
+                f"{manifest.fingerprint[:12]} instead of {was[:12]} (data.another_corpus=true)"
+            )
         if self.stretches:
             self._sources_of(self.stretches[-1])  # a pass over the index: here, where all ranks are
         now = Stretch(
@@ -121,11 +129,14 @@ class Plan:
         stretch = self.stretches[at]
         sources = self._sources_of(stretch).every
         row, before = position - stretch.position, self._passed[stretch.fingerprint]
+        lane, lanes = 0, 1
+        number = 0
         if stretch.rows:
-            number, lane, turn = self._mixture(at).row(row)
-            epoch, samples = sources[number].order.of_lane(lane, turn)
-        else:
-            number, (epoch, samples) = 0, sources[0].order.row(row)
+            mixture = self._mixture(at)
+            number, lane, row = mixture.row(row)
+            lanes = int(mixture.lanes[number])
+        order = sources[number].order
+        epoch, samples = order.of_lane(lane, lanes, row) if lanes > 1 else order.row(row)
         return sources[number], before + epoch, samples
 
     def epochs(self, place: Place) -> float:
@@ -186,14 +197,36 @@ class Plan:
         return self._sources[size[0]]
 
     def _mixture(self, at: int) -> Mixture:
-        """The mixture of a stretch, whose lanes go on where those of the one before are."""
+        """The mixture of a stretch, whose sources go on where those of the one before are."""
         if at not in self._mixtures:
-            stretch, most = self.stretches[at], self._run[1].lanes
-            lanes = [s.order.lanes for s in self._sources_of(stretch).every]
-            begun = np.zeros((len(lanes), most), np.int64)
+            stretch = self.stretches[at]
+            orders = [s.order for s in self._sources_of(stretch).every]
+            lanes = [lanes_of(self._lanes, stretch.batch, o.epoch_rows) for o in orders]
+            begun = np.zeros((len(lanes), max(lanes)), np.int64)
             if at and self.stretches[at - 1].fingerprint == stretch.fingerprint:
-                rows = stretch.position - self.stretches[at - 1].position
-                begun = self._mixture(at - 1).turns(rows)
-            key = stretch.fingerprint, self._run[3], at
-            self._mixtures[at] = Mixture(stretch.rows, lanes, most, stretch.batch, key, begun)
+                before = self._mixture(at - 1)
+                turns = before.turns(stretch.position - self.stretches[at - 1].position)
+                if before.lanes.tolist() == lanes:
+                    begun = turns
+                else:  # other lanes: each source begins its next pass
+                    for i, order in enumerate(orders):
+                        had = int(before.lanes[i])
+                        begun[i] = next_pass(order, had, turns[i], lanes[i], max(lanes))
+            key = stretch.fingerprint, self._seed, at
+            self._mixtures[at] = Mixture(stretch.rows, lanes, stretch.batch, key, begun)
         return self._mixtures[at]
+
+
+def next_pass(order: Order, had: int, turns: np.ndarray, lanes: int, most: int) -> np.ndarray:
+    """Turns after which each of `lanes` lanes of a source begins a pass that none of `had` has.
+
+    Args:
+        order: Of the source.
+        had: Lanes that it had.
+        turns: Of each of them, (had or more,).
+        lanes: That it has now.
+        most: Length of the result; lanes that there are not have 0.
+    """
+    passes = 1 + max(int(turns[i]) // order.part(i, had)[1] for i in range(had))
+    rows = [order.part(i, lanes)[1] for i in range(lanes)]
+    return np.array([passes * r for r in rows] + [0] * (most - lanes))

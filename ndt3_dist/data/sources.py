@@ -1,5 +1,6 @@
 """What rows are drawn from: all chosen windows in epochs, or sources by weight."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from ndt3_dist.data.blocks import Blocks, Chosen, Once
 from ndt3_dist.data.mixture import rows_of_period
 from ndt3_dist.data.order import Order
 from ndt3_dist.shards.read import Corpus
+
+REMEMBERED = 64
+"""Blocks of a source whose windows are kept; one has about 130 kB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +56,9 @@ class Sources:
         self.every: list[Source] = []
         for number, blocks in enumerate(self.chosen.sources):
             key = f"{fingerprint}/{number}" if data.mixture else fingerprint
-            call = (key, seed, blocks.rows, blocks.samples_of, data.row_tokens, data.lanes)
+            # A rare source has blocks of many shards, which its epochs all ask for again.
+            samples_of = functools.lru_cache(REMEMBERED)(blocks.samples_of)
+            call = (key, seed, blocks.rows, samples_of, data.row_tokens, data.lanes)
             self.every.append(Source(blocks, Order(*call)))
         self.rows = np.array([s.order.epoch_rows for s in self.every])
         self.samples = np.array([s.blocks.samples.sum() for s in self.every])

@@ -113,7 +113,6 @@ class Corpus:
             )
         self._firsts: list[int] = self.first.tolist()
         self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
-        self._places_of = functools.lru_cache(MAX_INDEXES)(self._find_places)
         self._opened: dict[int, LocalShard] = {}
         self._lock = threading.Lock()
         self._lost: dict[int, str] = {}
@@ -178,8 +177,9 @@ class Corpus:
 
     def _read(self, number: int) -> Sample:
         shard = bisect.bisect_right(self._firsts, number) - 1
-        at, (offsets, sizes, crc32) = number - self._firsts[shard], self._places_of(shard)
-        offsets, sizes, expected = offsets[at].tolist(), sizes[at].tolist(), crc32.item(at)
+        at, index = number - self._firsts[shard], self.records_of(shard)
+        offsets, sizes = index["offsets"][at].tolist(), index["sizes"][at].tolist()
+        expected = index["crc32"].item(at)
         # The members lie one behind the other: one read for all.
         begin, end = offsets[0], max(map(operator.add, offsets, sizes))
         data = self._bytes(shard, begin, end - begin)
@@ -204,11 +204,6 @@ class Corpus:
         assert spikes is not None
         assert covariates is not None
         return Sample(spikes, covariates, constraint, returns)
-
-    def _find_places(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Offsets and sizes of members and crc32 of each sample of a shard."""
-        index = self.records_of(shard)
-        return index["offsets"], index["sizes"], index["crc32"]
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Part of a shard; shorter where the shard ends before."""

@@ -5,9 +5,10 @@ import traceback
 from pathlib import Path
 
 from ndt3_dist import storage
-from ndt3_dist.errors import RankFailed
+from ndt3_dist.errors import Ndt3DistError, RankFailed
 
-LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "NCCL")
+FOLDER = "faults"
+LOST = ("closed by peer", "reset by peer", "remote process exited")
 """What torch says where another rank is gone."""
 
 
@@ -21,13 +22,12 @@ def fault(run: Path, rank: int, error: Exception) -> RankFailed:
     Returns:
         To be raised in its place.
     """
-    file = run / "faults" / f"{time.strftime('%Y%m%d-%H%M%S')}-rank{rank:05d}.txt"
-    said = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    file = run / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-rank{rank:05d}.txt"
+    said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     if any(sign in str(error) for sign in LOST):
-        said = "lost another rank; what that one met is told by itself or in the same folder"
+        said = f"lost another rank, which says why itself or in the same folder ({said})"
     try:
-        text = "".join(traceback.format_exception(error))
-        storage.write_bytes(file, text.encode())
-    except OSError as e:
+        storage.write_bytes(file, "".join(traceback.format_exception(error)).encode())
+    except (OSError, Ndt3DistError) as e:
         return RankFailed(f"rank {rank}: {said} ({file} cannot be written: {e})")
     return RankFailed(f"rank {rank}: {said}; the whole of it: {file}")

@@ -4,188 +4,43 @@ All ranks run this; rank 0 writes metrics and speaks. A step is: take the rows t
 run this rank's micro-batches, sum losses in row order, step, log, perhaps save.
 """
 
-import json
 import math
 import platform
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
 
 import ndt3_dist
-from ndt3_dist import log, storage
-from ndt3_dist.checkpoint.export import normalisation
+from ndt3_dist import log
 from ndt3_dist.checkpoint.format import (
-    Checkpoint,
     delete_step,
-    open_newest,
-    open_step,
     prune,
     save_checkpoint,
     steps_of,
 )
 from ndt3_dist.config import PretrainConfig
-from ndt3_dist.data.continuous import sessions_with
-from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.order import Place
-from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import (
-    BadInput,
-    CheckpointCorrupt,
     Diverged,
-    Ndt3DistError,
-    ResumeMismatch,
 )
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.cache import default_cache
-from ndt3_dist.shards.format import Manifest
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line
+from ndt3_dist.train.ranks import first_for_all, gather, share
 from ndt3_dist.train.schedule import learning_rate
 from ndt3_dist.train.spikes import SkipWatch, SpikeWatch, skip_line, spike_line
+from ndt3_dist.train.start import agree, check_same, find_start, run_folder, write_run_files
 from ndt3_dist.train.stop import StopWatch
 
-
-def run_folder(config: PretrainConfig) -> Path:
-    return Path(config.run.dir) / config.run.name
-
-
-def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
-    """The checkpoint to go on from; None for a fresh start.
-
-    Args:
-        config: Of the run.
-        resume: never, auto or a step number.
-    Raises:
-        ResumeMismatch: The run exists and `resume` is never, or a step was asked for in vain.
-    """
-    if storage.is_remote(config.run.dir):
-        raise BadInput(f"run.dir={config.run.dir}: runs lie on a disk that all hosts share")
-    run = run_folder(config)
-    if resume == "never":
-        if run.exists() and any(run.iterdir()):
-            raise ResumeMismatch(
-                f"{run}: the run exists; go on with --resume auto, or choose another run.name"
-            )
-        return None
-    if resume == "auto":
-        found = open_newest(run, log.warn)
-        if found is None and steps_of(run):
-            raise CheckpointCorrupt(
-                f"{run}: none of its checkpoints is intact; restore one, or start another run.name"
-            )
-        return found
-    if not resume.isdigit():
-        raise ResumeMismatch(f"--resume {resume}: expected never, auto or a step number")
-    return open_step(run, int(resume))
-
-
-def check_same(config: PretrainConfig, start: Checkpoint) -> None:
-    """Refuse to go on with another model or order than the checkpoint's."""
-    theirs, ours = start.meta["config"], config.model_dump(mode="json")
-    for data in (theirs["data"], ours["data"]):  # weights may change, what they weigh may not
-        data["mixture"] = [source["sessions"] for source in data.get("mixture", ())]
-    fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
-    free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
-    free_data |= {"mixture_by", "another_corpus"}
-    fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
-    free = {"attention", "dropout", "attention_dropout"}
-    for section, key in fixed:
-        if key not in free and theirs[section].get(key) != ours[section][key]:
-            raise ResumeMismatch(
-                f"{start.folder}: {section}.{key} was {theirs[section].get(key)}, "
-                f"is now {ours[section][key]}; restore it, or start another run"
-            )
-
-
-def write_run_files(
-    config: PretrainConfig, corpus: Corpus, start: Checkpoint | None, init: str | None
-) -> None:
-    """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
-    run, manifest = run_folder(config), corpus.manifest
-    allowed = named(corpus.path, [s.id for s in manifest.sessions], config.data)
-    with_windows = set(sessions_with(corpus))
-    seen = [
-        s
-        for s, taken in zip(manifest.sessions, allowed, strict=True)
-        if taken and s.id in with_windows
-    ]
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    storage.write_bytes(run / "config.yaml", text.encode())
-    storage.write_json(run / "normalisation.json", normalisation(manifest, seen))
-    with (run / "starts.jsonl").open("a") as f:
-        entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
-        entry["fingerprint"] = manifest.fingerprint
-        if init and not start:
-            entry["init"] = init
-        f.write(json.dumps({**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
-
-
-def gather(value: Any) -> list[Any]:
-    """One object of every rank, in order of rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
-
-
-def first_for_all(call: Callable[[], Any]) -> Any:
-    """What a call of rank 0 returns, on all ranks; its error, on all ranks."""
-    box: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            box[0] = call()
-        except (Ndt3DistError, OSError) as e:
-            box[1] = e
-    dist.broadcast_object_list(box)
-    if box[1]:
-        raise box[1]
-    return box[0]
-
-
-def share(counts: np.ndarray, found: list[Damage], device: torch.device, stop: StopWatch):
-    """Counts of all ranks, and what any of them found damaged, in one order: mostly nothing.
-
-    On the way they tell each other whether one was asked to stop.
-    """
-    total = torch.tensor([*counts.tolist(), len(found), bool(stop.asked)], device=device)
-    dist.all_reduce(total)
-    *of_step, damaged, asked = total.tolist()
-    if asked and not stop.agreed:
-        why = [f"rank {rank}: {why}" for rank, why in enumerate(gather(stop.asked)) if why]
-        stop.agreed = ", ".join(why)
-        stop.ask("another rank was")
-    if not damaged:
-        return np.array(of_step), []
-    whole = sorted({d for of_rank in gather(found) for d in of_rank})
-    for damage in whole if dist.get_rank() == 0 else ():
-        log.warn(f"damaged, met at row {damage.position}: {damage.reason}")
-    return np.array(of_step), whole
-
-
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-def agree(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) -> None:
-    """Refuse a start that ranks see differently, as on hosts that do not share the run folder."""
-    ours = (start.meta["step"] if start else 0, manifest.fingerprint, config.model_dump_json())
-    for rank, theirs in enumerate(gather(ours)):
-        if theirs != ours:
-            raise ResumeMismatch(
-                f"rank {rank} starts from step {theirs[0]} of corpus {theirs[1][:12]}, this rank "
-                f"from step {ours[0]} of {ours[1][:12]}; all hosts must share the run folder "
-                f"{run_folder(config)}, the corpus and the config"
-            )
 
 
 def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = None) -> dict:
@@ -197,8 +52,17 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         init: Export to start a new run from; a run that is resumed goes on from its own.
     Returns:
         steps, resumed (step it went on from, or None), the first and last loss of the whole run,
-        stopped (who was asked to stop and how; empty where the run went to its end).
+        stopped (who was asked to stop and how; empty where the run went to its end), saved (step of
+        the last checkpoint).
     """
+    stop = StopWatch(config.checkpoint.stop_within_s)
+    try:
+        return _pretrain(config, resume, init, stop)
+    finally:
+        stop.close()
+
+
+def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopWatch) -> dict:
     with log.one_voice():
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
@@ -226,7 +90,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         )
     run = run_folder(config)
     if rank == 0:
-        write_run_files(config, corpus, start, init)
+        write_run_files(config, stream, start, init)
     model = initial_model(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     announce(config, stream, shapes, world_size, device, start)
@@ -247,7 +111,6 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
     total = total_steps(config, plan.epoch_rows)
     engine.deepspeed.train()
-    stop = StopWatch(config.checkpoint.stop_within_s)
     steps = stream.steps(place, lambda counts, found: share(counts, found, device, stop))
     watch, skips, saved, clock = SpikeWatch(), SkipWatch(), step, time.perf_counter()
     done = is_done(config, step, plan.epochs(place))
@@ -308,7 +171,6 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
             save_step(engine, config, stream, shapes, step, place, rank)
             saved, clock = step, time.perf_counter()
     steps.close()  # type: ignore[attr-defined]
-    stop.close()
     if metrics and wandb:
         metrics.close()
         wandb.close()
@@ -316,7 +178,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     dist.barrier()
     dist.destroy_process_group()
     found = {"steps": step, "resumed": resumed, "loss_first": first, "loss_last": loss}
-    return {**found, "stopped": stop.agreed}
+    return {**found, "stopped": stop.agreed, "saved": saved}
 
 
 def loss_divisors(config: PretrainConfig, work: Step) -> list[tuple[int, int]]:

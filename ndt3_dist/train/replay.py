@@ -45,7 +45,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         corpus: Where the corpus lies now; the config's, if None.
     Raises:
         BadInput: The folder is no run, or never took the step.
-        ResumeMismatch: The corpus is not the one the run was trained on.
+        ResumeMismatch: The corpus is not the one the step was trained on.
     """
     run = Path(run)
     if not (run / "config.yaml").is_file():
@@ -58,11 +58,12 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     config = yaml.safe_load((run / "config.yaml").read_text())
     data = DataConfig(**{**config["data"], "workers": 0})
     opened = Corpus(corpus or data.corpus, cache=default_cache(data.cache, data.cache_gb))
-    started, line = json.loads((run / "starts.jsonl").read_text().splitlines()[-1]), lines[step]
-    if "mixture" not in config["data"]:
+    started = [json.loads(entry) for entry in (run / "starts.jsonl").read_text().splitlines()]
+    line = lines[step]
+    if "epochs" not in started[-1]:
         raise BadInput(f"{run}: written by a version with another order; no replay can find it")
-    trained_on = started["fingerprint"]
-    if opened.manifest.fingerprint != trained_on:
+    trained_on, state = started[-1]["fingerprint"], _state(run, line["position"])
+    if not state and opened.manifest.fingerprint != trained_on:
         raise ResumeMismatch(
             f"{opened.path} is corpus {opened.manifest.fingerprint[:12]}, {run} was trained on "
             f"{trained_on[:12]}; name its folder with --corpus"
@@ -75,8 +76,10 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         config["run"]["seed"],
         train["global_batch"],
         train["micro_batch"],
-        state=_state(run, line["position"]),
+        state=state,
+        epochs=started[0]["epochs"],
     )
+    stream.plan.row(line["position"])  # ResumeMismatch where it is of a corpus that is not here
     built = next(stream.steps(Place(line["position"]), lambda counts, found: (counts, [])))
     rows = list(_records(stream, built))
     damaged = [d.reason for d in built.damage]

@@ -5,9 +5,13 @@ launcher does not pass signals on and leaves its ranks behind when it dies, so e
 """
 
 import os
+import select
 import signal
+import socket
 import sys
 import threading
+import time
+from pathlib import Path
 
 import psutil
 
@@ -17,7 +21,7 @@ LOOK_S = 1.0
 
 
 class StopWatch:
-    """Whether this run is to stop.
+    """Whether this run is to stop; a thread watches, since a rank may wait in a collective.
 
     Attributes:
         asked: Why this rank was asked to; empty where it was not.
@@ -30,35 +34,41 @@ class StopWatch:
             within_s: From being asked to the end of the process, saved or not.
         """
         self.asked, self.agreed, self.within_s = "", "", within_s
-        self._timer: threading.Timer | None = None
-        self._before = {s: signal.signal(s, self._on_signal) for s in SIGNALS}
-        self._over = threading.Event()
-        threading.Thread(target=self._look, args=(launchers(),), daemon=True).start()
+        self._over = False
+        self._woken, waker = socket.socketpair()
+        waker.setblocking(False)
+        self._waker = waker  # the C handler writes a signal's number here, whatever Python does
+        self._before = {s: signal.signal(s, lambda *_: None) for s in SIGNALS}
+        self._fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, args=(launchers(),), daemon=True)
+        self._thread.start()
 
     def ask(self, why: str) -> None:
         """Stop at the end of the step; the first reason counts."""
-        if not self.asked:
-            self.asked = why
-            self._timer = threading.Timer(self.within_s, self._give_up)
-            self._timer.daemon = True
-            self._timer.start()
+        self.asked = self.asked or why
 
     def close(self) -> None:
         """The run has ended; signals do what they did before."""
-        self._over.set()
-        if self._timer:
-            self._timer.cancel()
+        self._over = True
+        signal.set_wakeup_fd(self._fd)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._waker.send(b"\0")
+        self._thread.join()
 
-    def _on_signal(self, number: int, frame) -> None:
-        self.ask(signal.Signals(number).name)
-
-    def _look(self, above: list[psutil.Process]) -> None:
-        while not self._over.wait(LOOK_S):
+    def _watch(self, above: list[psutil.Process]) -> None:
+        deadline = 0.0
+        while not self._over:
+            if select.select([self._woken], [], [], LOOK_S)[0]:
+                for number in self._woken.recv(64):
+                    if number in SIGNALS:
+                        self.ask(signal.Signals(number).name)
             if any(not is_alive(p) for p in above):
                 self.ask("the launcher is gone")
-                return
+            if self.asked:
+                deadline = deadline or time.monotonic() + self.within_s
+                if time.monotonic() > deadline and not self._over:
+                    self._give_up()
 
     def _give_up(self) -> None:
         print(
@@ -75,10 +85,12 @@ def launchers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().parents():
         try:
-            if any("deepspeed" in part for part in process.cmdline()[:4]):
-                found.append(process)
+            command = process.cmdline()[:5]
         except psutil.Error:
             break  # another user's
+        program = any(Path(part).name == "deepspeed" for part in command[:2])
+        if program or any(part.startswith("deepspeed.launcher") for part in command):
+            found.append(process)
     return found
 
 

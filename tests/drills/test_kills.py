@@ -21,6 +21,7 @@ def stream_and_losses(folder: Path) -> list[dict]:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(3600)
 def test_a_run_killed_at_random_moments_is_the_undisturbed_one(corpus, tmp_path):
     """Saves are most of its time, its epochs are short: kills fall into both, and into starts."""
     code, log = launch(tmp_path / "whole", corpus, extra=LONG)

@@ -6,7 +6,8 @@ from small_corpus import make_recording, write_corpus
 from streams import digest, make_streams, walk
 
 from ndt3_dist.config import DataConfig
-from ndt3_dist.data.mixture import Mixture, rows_of_period, spread
+from ndt3_dist.data import mixture
+from ndt3_dist.data.mixture import Mixture, lanes_of, rows_of_period, spread
 from ndt3_dist.data.order import Place, generator
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.read import Corpus
@@ -16,6 +17,11 @@ THREE = [
     {"sessions": ["t-S-02", "t-S-01"], "weight": 2},
     {"sessions": ["*"], "weight": 5},
 ]
+
+
+@pytest.fixture(autouse=True)
+def short_period(monkeypatch):
+    monkeypatch.setattr(mixture, "PERIOD", 3000)  # quicker; cases pass it
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +66,52 @@ def test_a_period_keeps_shares_to_a_row(trial):
     assert ((counts > 0) == (weights > 0)).all()  # nothing with a weight is left out
 
 
-@pytest.mark.parametrize(("batch", "most"), [(8, 4), (8, 8), (4, 8)])
-def test_lanes_take_their_turns_one_after_the_other(batch, most):
-    begun = generator("begun").integers(0, 5, (2, most))
-    mixture = Mixture((10, 14), [3, most], most, batch, ("key",), begun)
+@pytest.mark.parametrize("lanes", [[1, 1], [8, 8], [2, 8]])
+def test_lanes_take_their_turns_one_after_the_other(lanes):
+    begun = generator("begun").integers(0, 5, (2, max(lanes)))
+    mixed = Mixture((10, 14), lanes, 8, ("key",), begun)
     had = begun.copy()
     for row in range(5 * 24):
-        assert (mixture.turns(row) == had).all()
-        source, lane, turn = mixture.row(row)
+        assert (mixed.turns(row) == had).all()
+        source, lane, turn = mixed.row(row)
         assert turn == had[source, lane]
         had[source, lane] += 1
     assert (had - begun)[0].sum() == 50
 
 
+@pytest.mark.parametrize(("batch", "lanes"), [(64, 64), (128, 64), (48, 16)])
+def test_no_lane_gets_far_ahead(batch, lanes):
+    counts = rows_of_period(np.array([0.3, 0.2, 0.5]), np.ones(3), batch)
+    begun = np.zeros((3, lanes), np.int64)
+    mixed = Mixture(tuple(counts.tolist()), [lanes] * 3, batch, ("key",), begun)
+    for row in range(0, counts.sum(), 1111):
+        turns = mixed.turns(row)
+        assert (turns.max(1) - turns.min(1)).max() <= 16
+
+
+@pytest.mark.parametrize(
+    ("most", "batch", "rows", "expected"),
+    [
+        (64, 64, 10**6, 64),
+        (64, 100, 10**6, 1),
+        (64, 2, 10**6, 1),
+        (64, 128, 700, 2),
+        (6, 6, 10**6, 6),
+    ],
+)
+def test_lanes_divide_a_step_and_are_long(most, batch, rows, expected):
+    assert lanes_of(most, batch, rows) == expected
+
+
 @pytest.mark.parametrize("trial", range(20))
-def test_any_steps_hold_each_source_within_two_rows_of_its_share(many, tiny_model, trial):
+def test_any_steps_hold_each_source_within_two_rows_of_its_share(
+    many, tiny_model, trial, monkeypatch
+):
+    monkeypatch.setattr(mixture, "LONG", 2)
     draw = generator("any steps", trial)
     batch, lanes = int(draw.integers(1, 40)), int(draw.choice([1, 3, 8, 64]))
-    mixture = [{**part, "weight": float(draw.uniform(0.1, 5))} for part in THREE]
-    options = {"batch": (batch, 1), "lanes": lanes, "mixture": mixture}
+    weights = [{**part, "weight": float(draw.uniform(0.1, 5))} for part in THREE]
+    options = {"batch": (batch, 1), "lanes": lanes, "mixture": weights}
     (stream,) = make_streams(many, tiny_model, **options)
     steps = 300
     rows = [stream.plan.row(p)[0] for p in range(steps * batch)]
@@ -90,29 +123,40 @@ def test_any_steps_hold_each_source_within_two_rows_of_its_share(many, tiny_mode
 
 
 @pytest.mark.parametrize(
-    ("by", "expected"), [("windows", [1 / 8, 2 / 8, 5 / 8]), ("hours", [1 / 8, 2 / 8, 5 / 8])]
+    ("by", "expected"),
+    # Windows of the first source have 400 tokens, of the second 800.
+    [("windows", [0.25, 0.75]), ("tokens", [0.40, 0.60]), ("hours", [0.25, 0.75])],
 )
-def test_windows_of_sources_come_by_weight(many, tiny_model, by, expected):
-    streams = make_streams(many, tiny_model, mixture=THREE, mixture_by=by, workers=0)
-    found = np.concatenate(sources(many, walk(streams, 100)))
+def test_sources_come_by_weight(tmp_path, tiny_model, by, expected):
+    write_corpus(tmp_path / "c", [make_recording(1, 60, [40]), make_recording(2, 60, [90, 90])])
+    weights = [{"sessions": ["*-01"], "weight": 1}, {"sessions": ["*"], "weight": 3}]
+    streams = make_streams(tmp_path / "c", tiny_model, mixture=weights, mixture_by=by, workers=0)
+    found = np.concatenate(sources(tmp_path / "c", walk(streams, 100)))
     assert np.bincount(found) / len(found) == pytest.approx(expected, abs=0.03)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8, 50])
-def test_a_source_is_passed_through_before_it_begins_again(many, tiny_model, batch):
+@pytest.mark.parametrize(
+    ("batch", "long"), [(1, 256), (3, 256), (50, 256), (8, 256), (8, 1), (16, 5)]
+)
+def test_a_source_is_passed_through_before_it_begins_again(
+    many, tiny_model, monkeypatch, batch, long
+):
+    monkeypatch.setattr(mixture, "LONG", long)
     (stream,) = make_streams(many, tiny_model, batch=(batch, 1), mixture=THREE, lanes=8)
     for source in stream.plan.sources.every:
-        seen = {}
-        for position in range(2000):
-            of, epoch, samples = stream.plan.row(position)
-            if of is source:
-                seen.setdefault(epoch, []).extend(samples.tolist())
+        drawn = [stream.plan.row(p) for p in range(2000)]
+        numbers = [n for of, _, samples in drawn if of is source for n in samples.tolist()]
         everything = sorted(
             n for b in range(len(source.blocks.rows)) for n in source_numbers(source, b)
         )
-        assert sorted(seen[0]) == everything
-        assert all(len(set(numbers)) == len(numbers) for numbers in seen.values())
-        assert seen[0] != seen[1]
+        size = len(everything)
+        first, second = numbers[:size], numbers[size : 2 * size]
+        if long == 256:  # one lane
+            assert sorted(first) == sorted(second) == everything
+            assert first != second
+        else:  # rows of few lanes, which are some rows apart
+            times = np.bincount(numbers[: 4 * size], minlength=max(everything) + 1)[everything]
+            assert 2 <= times.min() <= times.max() <= 6
 
 
 def source_numbers(source, block) -> list[int]:
@@ -120,9 +164,12 @@ def source_numbers(source, block) -> list[int]:
 
 
 @pytest.mark.parametrize("trial", range(12))
-def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(many, tiny_model, trial):
+def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(
+    many, tiny_model, trial, monkeypatch
+):
+    monkeypatch.setattr(mixture, "LONG", 3)
     draw = generator("other weights", trial)
-    micro, lanes = int(draw.integers(1, 3)), int(draw.choice([1, 5, 8, 64]))
+    micro, lanes = int(draw.integers(1, 3)), int(draw.choice([1, 5, 8, 16, 64]))
     options = {"lanes": lanes, "covariate_mask_rate": 0.5}
     state, place = None, Place()
     for _ in range(3):  # the run is resumed twice, with other weights and perhaps larger steps
@@ -146,7 +193,9 @@ def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(many, tiny
     assert len(state["stretches"]) == 3
 
 
-def test_other_weights_repeat_nothing_of_a_pass(many, tiny_model):
+@pytest.mark.parametrize("long", [2, 256])
+def test_other_weights_repeat_nothing_of_a_pass(many, tiny_model, monkeypatch, long):
+    monkeypatch.setattr(mixture, "LONG", long)
     options = {"batch": (4, 1), "lanes": 2, "workers": 0}
     other = [{**part, "weight": 1} for part in THREE]
     (first,) = make_streams(many, tiny_model, mixture=THREE, **options)
@@ -167,11 +216,12 @@ def test_other_weights_repeat_nothing_of_a_pass(many, tiny_model):
         assert str(before) == str(now)
 
 
-def test_a_lane_of_a_slot_reads_its_own_blocks(tmp_path, tiny_model):
+def test_a_lane_of_a_slot_reads_its_own_blocks(tmp_path, tiny_model, monkeypatch):
     """With as many lanes as ranks, no rank reads a block of a source that another reads."""
     write_corpus(tmp_path / "c", [make_recording(i, 480, [40]) for i in (1, 2)], 16)
-    mixture = [{"sessions": ["*-01"], "weight": 2}, {"sessions": ["*"], "weight": 1}]
-    options = {"batch": (8, 1), "lanes": 8, "mixture": mixture, "block_samples": 1, "workers": 0}
+    monkeypatch.setattr(mixture, "LONG", 1)
+    weights = [{"sessions": ["*-01"], "weight": 2}, {"sessions": ["*"], "weight": 1}]
+    options = {"batch": (8, 1), "lanes": 8, "mixture": weights, "block_samples": 1, "workers": 0}
     streams = make_streams(tmp_path / "c", tiny_model, 4, **options)
     blocks = [set() for _ in streams]
     for position in range(0, 8 * 16, 8):
@@ -186,16 +236,16 @@ def test_a_lane_of_a_slot_reads_its_own_blocks(tmp_path, tiny_model):
 
 
 @pytest.mark.parametrize(
-    ("mixture", "message"),
+    ("parts", "message"),
     [
         (THREE[:2], r"3 sessions are of no source of data\.mixture: t-S-03"),
         ([{"sessions": ["x*"], "weight": 1}], r"no session matches 'x\*'"),
         ([THREE[2], THREE[0]], r"data\.mixture\.1\.sessions .* leave no window"),
     ],
 )
-def test_sources_that_name_nothing_or_too_little_are_refused(many, tiny_model, mixture, message):
+def test_sources_that_name_nothing_or_too_little_are_refused(many, tiny_model, parts, message):
     with pytest.raises(BadInput, match=message):
-        make_streams(many, tiny_model, mixture=mixture)
+        make_streams(many, tiny_model, mixture=parts)
 
 
 def test_weights_that_are_all_nothing_are_refused():

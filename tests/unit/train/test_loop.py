@@ -6,7 +6,8 @@ import pytest
 from ndt3_dist.config import PROJECT, PretrainConfig, load_config
 from ndt3_dist.data.stream import Step
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
-from ndt3_dist.train.loop import find_start, is_done, loss_divisors, total_steps
+from ndt3_dist.train.loop import is_done, loss_divisors, total_steps
+from ndt3_dist.train.start import find_start
 
 
 def demo_config(*overrides):

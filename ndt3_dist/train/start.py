@@ -1,0 +1,115 @@
+"""Where a run starts: anew or from a checkpoint, as it was begun, and alike on all ranks."""
+
+import json
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+import yaml
+
+from ndt3_dist import log, storage
+from ndt3_dist.checkpoint.export import normalisation
+from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step, steps_of
+from ndt3_dist.config import PretrainConfig
+from ndt3_dist.data.continuous import sessions_with
+from ndt3_dist.data.patterns import named
+from ndt3_dist.data.stream import Stream
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
+from ndt3_dist.shards.format import Manifest
+from ndt3_dist.train.faults import FOLDER
+from ndt3_dist.train.ranks import gather
+
+
+def run_folder(config: PretrainConfig) -> Path:
+    return Path(config.run.dir) / config.run.name
+
+
+def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
+    """The checkpoint to go on from; None for a fresh start.
+
+    Args:
+        config: Of the run.
+        resume: never, auto or a step number.
+    Raises:
+        ResumeMismatch: The run exists and `resume` is never, or a step was asked for in vain.
+    """
+    if storage.is_remote(config.run.dir):
+        raise BadInput(f"run.dir={config.run.dir}: runs lie on a disk that all hosts share")
+    run = run_folder(config)
+    if resume == "never":
+        if run.exists() and any(f.name != FOLDER for f in run.iterdir()):  # of a start that failed
+            raise ResumeMismatch(
+                f"{run}: the run exists; go on with --resume auto, or choose another run.name"
+            )
+        return None
+    if resume == "auto":
+        found = open_newest(run, log.warn)
+        if found is None and steps_of(run):
+            raise CheckpointCorrupt(
+                f"{run}: none of its checkpoints is intact; restore one, or start another run.name"
+            )
+        return found
+    if not resume.isdigit():
+        raise ResumeMismatch(f"--resume {resume}: expected never, auto or a step number")
+    return open_step(run, int(resume))
+
+
+def check_same(config: PretrainConfig, start: Checkpoint) -> None:
+    """Refuse to go on with another model or order than the checkpoint's."""
+    if "stretches" not in start.stream:
+        raise ResumeMismatch(
+            f"{start.folder}: written by an earlier version, whose order of the data was another; "
+            "export its weights and start a new run with --init"
+        )
+    theirs, ours = {**start.meta["config"]}, config.model_dump(mode="json")
+    for told in (theirs, ours):  # weights may change, what they weigh may not
+        mixture = [source["sessions"] for source in told["data"].get("mixture", ())]
+        told["data"] = {**told["data"], "mixture": mixture}
+    fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
+    free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
+    free_data |= {"mixture_by", "another_corpus"}
+    fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
+    free = {"attention", "dropout", "attention_dropout"}
+    for section, key in fixed:
+        if key not in free and theirs[section].get(key) != ours[section][key]:
+            raise ResumeMismatch(
+                f"{start.folder}: {section}.{key} was {theirs[section].get(key)}, "
+                f"is now {ours[section][key]}; restore it, or start another run"
+            )
+
+
+def write_run_files(
+    config: PretrainConfig, stream: Stream, start: Checkpoint | None, init: str | None
+) -> None:
+    """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
+    run, corpus = run_folder(config), stream.corpus
+    manifest = corpus.manifest
+    allowed = named(corpus.path, [s.id for s in manifest.sessions], config.data)
+    with_windows = set(sessions_with(corpus))
+    seen = [
+        s
+        for s, taken in zip(manifest.sessions, allowed, strict=True)
+        if taken and s.id in with_windows
+    ]
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    storage.write_bytes(run / "config.yaml", text.encode())
+    storage.write_json(run / "normalisation.json", normalisation(manifest, seen))
+    with (run / "starts.jsonl").open("a") as f:
+        entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
+        entry["fingerprint"] = manifest.fingerprint
+        entry["epochs"] = stream.plan.epochs(stream.start)
+        if init and not start:
+            entry["init"] = init
+        f.write(json.dumps({**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
+
+
+def agree(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) -> None:
+    """Refuse a start that ranks see differently, as on hosts that do not share the run folder."""
+    ours = (start.meta["step"] if start else 0, manifest.fingerprint, config.model_dump_json())
+    for rank, theirs in enumerate(gather(ours)):
+        if theirs != ours:
+            raise ResumeMismatch(
+                f"rank {rank} starts from step {theirs[0]} of corpus {theirs[1][:12]}, this rank "
+                f"from step {ours[0]} of {ours[1][:12]}; all hosts must share the run folder "
+                f"{run_folder(config)}, the corpus and the config"
+            )

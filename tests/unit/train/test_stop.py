@@ -1,0 +1,51 @@
+"""A rank that is asked to stop ends in time, whatever its main thread waits for."""
+
+import signal
+import subprocess
+import sys
+import time
+
+WAIT = """
+import hashlib, os, sys
+from ndt3_dist.train.stop import StopWatch
+stop = StopWatch(within_s=0.5)
+print("ready", flush=True)
+hashlib.pbkdf2_hmac("sha256", b"long", b"in C", 60_000_000)  # no signal handler runs meanwhile
+print("done", stop.asked)
+"""
+IDLE = """
+import time
+from ndt3_dist.train.stop import StopWatch
+stop = StopWatch(within_s=30)
+print("ready", flush=True)
+while not stop.asked:
+    time.sleep(0.05)
+print("asked", stop.asked)
+stop.close()
+"""
+
+
+def start(program) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_rank_that_waits_in_c_ends_within_its_budget():
+    process, began = start(WAIT), time.time()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: asked to stop (SIGTERM) and not done within 0.5 s" in said
+    assert time.time() - began < 8
+
+
+def test_a_rank_knows_what_it_was_asked_by():
+    process = start(IDLE)
+    process.send_signal(signal.SIGUSR1)
+    said, _ = process.communicate(timeout=30)
+    assert said == "asked SIGUSR1\n"
+    assert process.returncode == 0
