@@ -1,6 +1,7 @@
 """How programs speak: one error line, progress on a terminal, plain lines elsewhere."""
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -48,6 +49,7 @@ def one_voice():
         if not is_first_rank():
             # A launcher ends all ranks when one has left: rank 0 speaks first, and where it had
             # no error this one is heard after all.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(3)
         raise
 
