@@ -111,4 +111,4 @@ def test_an_error_of_one_rank_is_told_by_it_and_ends_all(corpus, tmp_path, monke
     assert "error: rank 1: ValueError: broken on purpose; the whole of it: " in log_of(tmp_path)
     assert "Traceback" not in log_of(tmp_path)
     (file,) = (tmp_path / "r" / "faults").glob("*-rank00001.txt")
-    assert "run_micro_batches" in file.read_text()
+    assert "ndt3_dist/train/loop.py" in file.read_text()
