@@ -1,23 +1,16 @@
 """Sources by weight: which source each row is of, and which row of that source.
 
 Rows of a mixture are dealt out in periods, within which every source comes as evenly as whole rows
-allow. A step of a period is turned by a draw, so that sources do not stay on the same ranks; what
-a slot of the step draws from is its own lane of the source, so that ranks read shards of their own.
+allow; the rows of a source are those of its own order, one after the other.
 """
 
 import heapq
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
-from ndt3_dist.data.order import generator
-
 PERIOD = 65536
-"""Rows after which a mixture repeats, about: shares are kept to one part in so many."""
-LONG = 256
-"""Rows of an epoch that a lane of a source has at least."""
-TURNS = 8
-"""Turned steps of which the one is taken that keeps lanes together best."""
+"""Rows after which a mixture repeats: shares are kept to one part in so many."""
 
 
 @lru_cache(8)
@@ -48,101 +41,45 @@ def spread(counts: tuple[int, ...]) -> np.ndarray:
     return np.array(sequence)
 
 
-def rows_of_period(weights: np.ndarray, per_row: np.ndarray, batch: int) -> np.ndarray:
+def rows_of_period(weights: np.ndarray, per_row: np.ndarray) -> np.ndarray:
     """Rows of each source in a period: their shares in whole numbers.
 
     Args:
         weights: What a source is to have of all windows (or tokens, or hours), (sources,).
         per_row: Windows (or tokens, or hours) in a row of each source, (sources,).
-        batch: Rows of a step; a period has whole steps.
     """
-    period = batch * max(1, PERIOD // batch)
     rows = weights / per_row
-    exact = rows / rows.sum() * period
+    exact = rows / rows.sum() * PERIOD
     counts = np.maximum(np.floor(exact), exact > 0).astype(np.int64)  # a weight is never nothing
-    for source in np.argsort(counts - exact, kind="stable")[: max(0, period - counts.sum())]:
+    for source in np.argsort(counts - exact, kind="stable")[: max(0, PERIOD - counts.sum())]:
         counts[source] += 1
-    counts[np.argmax(counts)] -= counts.sum() - period
+    counts[np.argmax(counts)] -= counts.sum() - PERIOD
     return counts
 
 
 class Mixture:
-    """Sources, lanes and turns of the rows from some row on, counted from there.
+    """Which row of which source each row is, counted from some row on."""
 
-    Where the lanes divide a step, a slot of the step always draws from the same lane of a source,
-    so that ranks read shards of their own, and steps are turned so that no lane gets far ahead of
-    others. Where they do not, each source has one lane.
-    """
-
-    def __init__(self, counts: tuple[int, ...], lanes: list[int], batch: int, key: tuple, begun):
+    def __init__(self, counts: tuple[int, ...], begun: np.ndarray):
         """
         Args:
-            counts: Rows of each source in a period; whole steps in all.
-            lanes: Of each source, 1 or divisors of `batch`.
-            batch: Rows of a step.
-            key: What draws follow from.
-            begun: Turns that each lane of each source had before, (sources, most lanes).
+            counts: Rows of each source in a period.
+            begun: Rows that each source had before, (sources,).
         """
-        self.counts, self.lanes, self.batch, self.key = counts, np.array(lanes), batch, key
-        self.begun = begun
+        self.source, self.begun = spread(counts), begun
+        self.whole = np.array(counts)
+        self.nth = np.empty(len(self.source), np.int64)  # of its source's rows in a period
+        for source in range(len(counts)):
+            self.nth[self.source == source] = np.arange(counts[source])
 
-    @cached_property
-    def _table(self):
-        """Source, lane and turn of each row of a period; turns of each lane in a whole period."""
-        period, most = sum(self.counts), self.begun.shape[1]
-        sequence = spread(self.counts).reshape(-1, self.batch)  # (steps, batch)
-        slots = np.arange(self.batch)
-        draw = generator("mixture", *self.key)
-        turned = (slots + draw.integers(0, self.batch, (len(sequence), TURNS, 1))) % self.batch
-        source, ahead = np.empty_like(sequence), np.zeros((len(self.counts), most))
-        for step, of_step in enumerate(sequence if most > 1 else ()):
-            best = np.inf
-            for tried in of_step[turned[step]]:
-                had = ahead.copy()
-                np.add.at(had, (tried, slots % self.lanes[tried]), 1)
-                uneven = np.square(had).sum()  # least where the lanes of a source are alike
-                if uneven < best:
-                    best, source[step], after = uneven, tried, had
-            # Only what lanes have beyond the others of their source is of interest.
-            ahead = after - np.where(self._used, after, np.inf).min(1, keepdims=True)
-            ahead[~self._used] = 0
-        if most == 1:
-            source = np.take_along_axis(sequence, turned[:, 0], 1)
-        source = source.ravel()
-        lane = np.tile(slots, len(sequence)) % self.lanes[source]
-        which = source * most + lane
-        order = np.argsort(which, kind="stable")
-        whole = np.bincount(which, minlength=self.begun.size)
-        turn = np.empty(period, np.int64)
-        turn[order] = np.arange(period) - np.repeat(np.cumsum(whole) - whole, whole)
-        return source, lane, turn, whole.reshape(self.begun.shape)
+    def row(self, number: int) -> tuple[int, int]:
+        """Source of a row, and its number among the rows of that source."""
+        periods, at = divmod(number, len(self.source))
+        source = int(self.source[at])
+        return source, int(self.begun[source] + periods * self.whole[source] + self.nth[at])
 
-    @property
-    def _used(self) -> np.ndarray:
-        """Which lanes there are, (sources, most lanes) bool."""
-        return np.arange(self.begun.shape[1]) < self.lanes[:, None]
-
-    def row(self, number: int) -> tuple[int, int, int]:
-        """Source, lane and turn of a row."""
-        source, lane, turn, whole = self._table
-        periods, at = divmod(number, len(source))
-        where = int(source[at]), int(lane[at])
-        return *where, int(self.begun[where] + periods * whole[where] + turn[at])
-
-    def turns(self, number: int) -> np.ndarray:
-        """Turns that each lane has had before a row, (sources, most lanes)."""
-        source, lane, _, whole = self._table
-        periods, at = divmod(number, len(source))
-        turns = self.begun + periods * whole
-        np.add.at(turns, (source[:at], lane[:at]), 1)
-        return turns
-
-
-def lanes_of(most: int, batch: int, epoch_rows: int) -> int:
-    """Lanes of a source: those of the stream, or fewer where it has few rows; 1 where they do not
-    divide a step."""
-    if batch % most:
-        return 1
-    return max(
-        n for n in range(1, most + 1) if most % n == 0 and (n == 1 or n * LONG <= epoch_rows)
-    )
+    def had(self, number: int) -> np.ndarray:
+        """Rows that each source has had before a row, (sources,)."""
+        periods, at = divmod(number, len(self.source))
+        held = np.bincount(self.source[:at], minlength=len(self.whole))
+        return self.begun + periods * self.whole + held

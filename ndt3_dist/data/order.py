@@ -157,28 +157,13 @@ class Order:
     def row(self, position: int) -> tuple[int, np.ndarray]:
         """Epoch of a row, and its sample numbers."""
         epoch, p = divmod(position, self.epoch_rows)
-        begin, _ = self.part(p % self.lanes, self.lanes)
-        return epoch, self._at(epoch, begin + p // self.lanes)
-
-    def of_lane(self, lane: int, lanes: int, turn: int) -> tuple[int, np.ndarray]:
-        """Epoch and sample numbers of the row of one of some lanes, counted over all epochs.
-
-        Lanes that walk at different speeds reach their next epochs at different times.
-        """
-        begin, rows = self.part(lane, lanes)
-        epoch, step = divmod(turn, rows)
-        return epoch, self._at(epoch, begin + step)
-
-    def part(self, lane: int, lanes: int) -> tuple[int, int]:
-        """Where a lane's part of an epoch begins, and its rows."""
-        per_lane, longer = divmod(self.epoch_rows, lanes)
-        return lane * per_lane + min(lane, longer), per_lane + (lane < longer)
-
-    def _at(self, epoch: int, place: int) -> np.ndarray:
+        lane, step = p % self.lanes, p // self.lanes
+        per_lane, longer = divmod(self.epoch_rows, self.lanes)
+        place = lane * per_lane + min(lane, longer) + step
         blocks, ends = self.blocks_of(epoch)
         at = int(np.searchsorted(ends, place, "right"))
         block = int(blocks[at])
-        return self.rows_of(epoch, block)[place - int(ends[at]) + int(self.rows[block])]
+        return epoch, self.rows_of(epoch, block)[place - int(ends[at]) + int(self.rows[block])]
 
     def _blocks_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Blocks of an epoch in order, and how many rows there are up to the end of each."""

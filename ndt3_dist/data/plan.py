@@ -7,6 +7,7 @@ again.
 """
 
 import bisect
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +17,8 @@ import numpy as np
 from ndt3_dist import log
 from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.blocks import Once
-from ndt3_dist.data.mixture import Mixture, lanes_of
-from ndt3_dist.data.order import Order, Place
+from ndt3_dist.data.mixture import Mixture
+from ndt3_dist.data.order import Place
 from ndt3_dist.data.sources import Source, Sources
 from ndt3_dist.errors import ResumeMismatch
 from ndt3_dist.shards.format import fingerprint
@@ -33,7 +34,6 @@ class Stretch:
         samples_seen, epochs: Of the run before it.
         fingerprint: Of the corpus as it was, its first `sessions` and `shards`.
         rows: Of each source in a period of the mixture; empty where epochs are walked.
-        batch: Rows of a step.
     """
 
     position: int
@@ -43,7 +43,6 @@ class Stretch:
     sessions: int
     shards: int
     rows: tuple[int, ...]
-    batch: int
 
 
 class Plan:
@@ -61,7 +60,6 @@ class Plan:
         data: DataConfig,
         model: ModelConfig,
         seed: int,
-        batch: int,
         once: Once,
         stretches: Sequence[dict] = (),
         place: Place | None = None,
@@ -70,7 +68,7 @@ class Plan:
         """
         Args:
             corpus: As it is now.
-            data, model, seed, batch: Of the run, as it goes on.
+            data, model, seed: Of the run, as it goes on.
             once: How a pass over the index is made.
             stretches: Of the run so far.
             place: Where it goes on.
@@ -78,8 +76,8 @@ class Plan:
         Raises:
             ResumeMismatch: The corpus is not the run's, nor does it begin with it.
         """
-        self._run = corpus, data, model, seed, once
-        self._seed, self._lanes = seed, data.lanes
+        self._corpus, self._another = corpus, data.another_corpus
+        self._make = functools.partial(Sources, corpus, data, model, seed, once)
         self._sources: dict[str, Sources] = {}
         self._mixtures: dict[int, Mixture] = {}
         manifest, place = corpus.manifest, place or Place()
@@ -98,15 +96,14 @@ class Plan:
             )
         if self.stretches:
             self._sources_of(self.stretches[-1])  # a pass over the index: here, where all ranks are
-        now = Stretch(
-            place.position, place.samples_seen, epochs, manifest.fingerprint, *size, (), batch
-        )
+        now = Stretch(place.position, place.samples_seen, epochs, manifest.fingerprint, *size, ())
         self.sources = self._sources_of(now)
-        now = replace(now, rows=self.sources.by_weight(batch))
+        now = replace(now, rows=self.sources.by_weight())
         if not self.stretches:
             self.stretches.append(now)
-        elif self.stretches[-1].fingerprint != now.fingerprint or (
-            now.rows and (self.stretches[-1].rows, self.stretches[-1].batch) != (now.rows, batch)
+        elif (self.stretches[-1].fingerprint, self.stretches[-1].rows) != (
+            now.fingerprint,
+            now.rows,
         ):
             self.stretches.append(self._after(self.stretches[-1], now, place))
         # Passes of a corpus are counted from where it came; other weights do not begin them anew.
@@ -129,14 +126,10 @@ class Plan:
         stretch = self.stretches[at]
         sources = self._sources_of(stretch).every
         row, before = position - stretch.position, self._passed[stretch.fingerprint]
-        lane, lanes = 0, 1
         number = 0
         if stretch.rows:
-            mixture = self._mixture(at)
-            number, lane, row = mixture.row(row)
-            lanes = int(mixture.lanes[number])
-        order = sources[number].order
-        epoch, samples = order.of_lane(lane, lanes, row) if lanes > 1 else order.row(row)
+            number, row = self._mixture(at).row(row)
+        epoch, samples = sources[number].order.row(row)
         return sources[number], before + epoch, samples
 
     def epochs(self, place: Place) -> float:
@@ -161,17 +154,16 @@ class Plan:
 
     def _begins_with(self, last: Stretch) -> bool:
         """Whether the corpus begins with the run's; ResumeMismatch where it has to."""
-        corpus, data, *_ = self._run
-        manifest = corpus.manifest
+        manifest = self._corpus.manifest
         if last.fingerprint == manifest.fingerprint:
             return True
         begun = manifest.sessions[: last.sessions], manifest.shards[: last.shards]
         if fingerprint(*begun, manifest.bin_size_ms, manifest.window_bins) == last.fingerprint:
             return True
-        if data.another_corpus:
+        if self._another:
             return False
         raise ResumeMismatch(
-            f"the run was trained on corpus {last.fingerprint[:12]}; {corpus.path} is "
+            f"the run was trained on corpus {last.fingerprint[:12]}; {self._corpus.path} is "
             f"{manifest.fingerprint[:12]} and does not begin with it; "
             "data.another_corpus=true goes on with it all the same"
         )
@@ -193,40 +185,16 @@ class Plan:
     def _sources_of(self, stretch: Stretch) -> Sources:
         size = stretch.fingerprint, stretch.sessions, stretch.shards
         if size[0] not in self._sources:
-            self._sources[size[0]] = Sources(*self._run, *size)
+            self._sources[size[0]] = self._make(*size)
         return self._sources[size[0]]
 
     def _mixture(self, at: int) -> Mixture:
         """The mixture of a stretch, whose sources go on where those of the one before are."""
         if at not in self._mixtures:
             stretch = self.stretches[at]
-            orders = [s.order for s in self._sources_of(stretch).every]
-            lanes = [lanes_of(self._lanes, stretch.batch, o.epoch_rows) for o in orders]
-            begun = np.zeros((len(lanes), max(lanes)), np.int64)
+            begun = np.zeros(len(stretch.rows), np.int64)
             if at and self.stretches[at - 1].fingerprint == stretch.fingerprint:
-                before = self._mixture(at - 1)
-                turns = before.turns(stretch.position - self.stretches[at - 1].position)
-                if before.lanes.tolist() == lanes:
-                    begun = turns
-                else:  # other lanes: each source begins its next pass
-                    for i, order in enumerate(orders):
-                        had = int(before.lanes[i])
-                        begun[i] = next_pass(order, had, turns[i], lanes[i], max(lanes))
-            key = stretch.fingerprint, self._seed, at
-            self._mixtures[at] = Mixture(stretch.rows, lanes, stretch.batch, key, begun)
+                before = self.stretches[at - 1]
+                begun = self._mixture(at - 1).had(stretch.position - before.position)
+            self._mixtures[at] = Mixture(stretch.rows, begun)
         return self._mixtures[at]
-
-
-def next_pass(order: Order, had: int, turns: np.ndarray, lanes: int, most: int) -> np.ndarray:
-    """Turns after which each of `lanes` lanes of a source begins a pass that none of `had` has.
-
-    Args:
-        order: Of the source.
-        had: Lanes that it had.
-        turns: Of each of them, (had or more,).
-        lanes: That it has now.
-        most: Length of the result; lanes that there are not have 0.
-    """
-    passes = 1 + max(int(turns[i]) // order.part(i, had)[1] for i in range(had))
-    rows = [order.part(i, lanes)[1] for i in range(lanes)]
-    return np.array([passes * r for r in rows] + [0] * (most - lanes))

@@ -70,14 +70,14 @@ class Sources:
         """Windows of an epoch."""
         return int(self.samples.sum())
 
-    def by_weight(self, batch: int) -> tuple[int, ...]:
+    def by_weight(self) -> tuple[int, ...]:
         """Rows of each source in a period of the mixture; none where there is no mixture."""
         if not self.data.mixture:
             return ()
         weights = np.array([part.weight for part in self.data.mixture])
         shared = {"windows": self.samples, "tokens": self.tokens, "hours": self.bins}
         per_row = shared[self.data.mixture_by] / self.rows
-        return tuple(rows_of_period(weights, per_row, batch).tolist())
+        return tuple(rows_of_period(weights, per_row).tolist())
 
     def epoch_rows(self, shares: np.ndarray) -> int:
         """Rows of an epoch, or in which a mixture has as many windows as one, about."""

@@ -117,7 +117,7 @@ class Stream:
         self.workers = data.workers
         state = state or {"place": {}, "stretches": (), "ledger": (), "epochs": epochs}
         self.start = Place(**state["place"])
-        run = global_batch, once, state["stretches"], self.start, state["epochs"]
+        run = once, state["stretches"], self.start, state["epochs"]
         self.plan = Plan(corpus, data, model, seed, *run)
         # Also refuses sessions that the model cannot hold.
         taken = np.flatnonzero(self.plan.sources.chosen.windows)

@@ -7,7 +7,7 @@ from streams import digest, make_streams, walk
 
 from ndt3_dist.config import DataConfig
 from ndt3_dist.data import mixture
-from ndt3_dist.data.mixture import Mixture, lanes_of, rows_of_period, spread
+from ndt3_dist.data.mixture import Mixture, rows_of_period, spread
 from ndt3_dist.data.order import Place, generator
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.read import Corpus
@@ -58,56 +58,27 @@ def test_a_period_keeps_shares_to_a_row(trial):
     draw = generator("period", trial)
     weights = draw.random(int(draw.integers(1, 8))) ** 3
     weights[1:] *= draw.random(len(weights) - 1) < 0.8  # some are 0
-    per_row, batch = draw.uniform(1, 50, len(weights)), int(draw.integers(1, 600))
-    counts = rows_of_period(weights, per_row, batch)
+    per_row = draw.uniform(1, 50, len(weights))
+    counts = rows_of_period(weights, per_row)
     exact = weights / per_row / (weights / per_row).sum() * counts.sum()
-    assert counts.sum() % batch == 0
+    assert counts.sum() == mixture.PERIOD
     assert np.abs(counts - exact).max() <= len(weights)
     assert ((counts > 0) == (weights > 0)).all()  # nothing with a weight is left out
 
 
-@pytest.mark.parametrize("lanes", [[1, 1], [8, 8], [2, 8]])
-def test_lanes_take_their_turns_one_after_the_other(lanes):
-    begun = generator("begun").integers(0, 5, (2, max(lanes)))
-    mixed = Mixture((10, 14), lanes, 8, ("key",), begun)
-    had = begun.copy()
+def test_rows_of_a_source_come_one_after_the_other():
+    begun = np.array([3, 0, 7])
+    mixed, had = Mixture((10, 0, 14), begun), begun.copy()
     for row in range(5 * 24):
-        assert (mixed.turns(row) == had).all()
-        source, lane, turn = mixed.row(row)
-        assert turn == had[source, lane]
-        had[source, lane] += 1
-    assert (had - begun)[0].sum() == 50
-
-
-@pytest.mark.parametrize(("batch", "lanes"), [(64, 64), (128, 64), (48, 16)])
-def test_no_lane_gets_far_ahead(batch, lanes):
-    counts = rows_of_period(np.array([0.3, 0.2, 0.5]), np.ones(3), batch)
-    begun = np.zeros((3, lanes), np.int64)
-    mixed = Mixture(tuple(counts.tolist()), [lanes] * 3, batch, ("key",), begun)
-    for row in range(0, counts.sum(), 1111):
-        turns = mixed.turns(row)
-        assert (turns.max(1) - turns.min(1)).max() <= 16
-
-
-@pytest.mark.parametrize(
-    ("most", "batch", "rows", "expected"),
-    [
-        (64, 64, 10**6, 64),
-        (64, 100, 10**6, 1),
-        (64, 2, 10**6, 1),
-        (64, 128, 700, 2),
-        (6, 6, 10**6, 6),
-    ],
-)
-def test_lanes_divide_a_step_and_are_long(most, batch, rows, expected):
-    assert lanes_of(most, batch, rows) == expected
+        assert (mixed.had(row) == had).all()
+        source, nth = mixed.row(row)
+        assert nth == had[source]
+        had[source] += 1
+    assert (had - begun).tolist() == [50, 0, 70]
 
 
 @pytest.mark.parametrize("trial", range(20))
-def test_any_steps_hold_each_source_within_two_rows_of_its_share(
-    many, tiny_model, trial, monkeypatch
-):
-    monkeypatch.setattr(mixture, "LONG", 2)
+def test_any_steps_hold_each_source_within_two_rows_of_its_share(many, tiny_model, trial):
     draw = generator("any steps", trial)
     batch, lanes = int(draw.integers(1, 40)), int(draw.choice([1, 3, 8, 64]))
     weights = [{**part, "weight": float(draw.uniform(0.1, 5))} for part in THREE]
@@ -135,28 +106,19 @@ def test_sources_come_by_weight(tmp_path, tiny_model, by, expected):
     assert np.bincount(found) / len(found) == pytest.approx(expected, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("batch", "long"), [(1, 256), (3, 256), (50, 256), (8, 256), (8, 1), (16, 5)]
-)
-def test_a_source_is_passed_through_before_it_begins_again(
-    many, tiny_model, monkeypatch, batch, long
-):
-    monkeypatch.setattr(mixture, "LONG", long)
+@pytest.mark.parametrize("batch", [1, 3, 8, 50])
+def test_a_source_is_passed_through_before_it_begins_again(many, tiny_model, batch):
     (stream,) = make_streams(many, tiny_model, batch=(batch, 1), mixture=THREE, lanes=8)
+    drawn = [stream.plan.row(p) for p in range(2000)]
     for source in stream.plan.sources.every:
-        drawn = [stream.plan.row(p) for p in range(2000)]
         numbers = [n for of, _, samples in drawn if of is source for n in samples.tolist()]
         everything = sorted(
             n for b in range(len(source.blocks.rows)) for n in source_numbers(source, b)
         )
         size = len(everything)
         first, second = numbers[:size], numbers[size : 2 * size]
-        if long == 256:  # one lane
-            assert sorted(first) == sorted(second) == everything
-            assert first != second
-        else:  # rows of few lanes, which are some rows apart
-            times = np.bincount(numbers[: 4 * size], minlength=max(everything) + 1)[everything]
-            assert 2 <= times.min() <= times.max() <= 6
+        assert sorted(first) == sorted(second) == everything
+        assert first != second
 
 
 def source_numbers(source, block) -> list[int]:
@@ -164,10 +126,7 @@ def source_numbers(source, block) -> list[int]:
 
 
 @pytest.mark.parametrize("trial", range(12))
-def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(
-    many, tiny_model, trial, monkeypatch
-):
-    monkeypatch.setattr(mixture, "LONG", 3)
+def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(many, tiny_model, trial):
     draw = generator("other weights", trial)
     micro, lanes = int(draw.integers(1, 3)), int(draw.choice([1, 5, 8, 16, 64]))
     options = {"lanes": lanes, "covariate_mask_rate": 0.5}
@@ -193,9 +152,7 @@ def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(
     assert len(state["stretches"]) == 3
 
 
-@pytest.mark.parametrize("long", [2, 256])
-def test_other_weights_repeat_nothing_of_a_pass(many, tiny_model, monkeypatch, long):
-    monkeypatch.setattr(mixture, "LONG", long)
+def test_other_weights_repeat_nothing_of_a_pass(many, tiny_model):
     options = {"batch": (4, 1), "lanes": 2, "workers": 0}
     other = [{**part, "weight": 1} for part in THREE]
     (first,) = make_streams(many, tiny_model, mixture=THREE, **options)
@@ -214,25 +171,6 @@ def test_other_weights_repeat_nothing_of_a_pass(many, tiny_model, monkeypatch, l
     for position in range(48):  # what was, a replay finds again
         (_, *before), (_, *now) = (s.plan.row(position) for s in (first, second))
         assert str(before) == str(now)
-
-
-def test_a_lane_of_a_slot_reads_its_own_blocks(tmp_path, tiny_model, monkeypatch):
-    """With as many lanes as ranks, no rank reads a block of a source that another reads."""
-    write_corpus(tmp_path / "c", [make_recording(i, 480, [40]) for i in (1, 2)], 16)
-    monkeypatch.setattr(mixture, "LONG", 1)
-    weights = [{"sessions": ["*-01"], "weight": 2}, {"sessions": ["*"], "weight": 1}]
-    options = {"batch": (8, 1), "lanes": 8, "mixture": weights, "block_samples": 1, "workers": 0}
-    streams = make_streams(tmp_path / "c", tiny_model, 4, **options)
-    blocks = [set() for _ in streams]
-    for position in range(0, 8 * 16, 8):
-        for rank, stream in enumerate(streams):
-            for _, positions in stream.rows_of_step(position):
-                for p in positions:
-                    source, epoch, samples = stream.plan.row(p)
-                    key = (stream.plan.sources.every.index(source), epoch)
-                    blocks[rank] |= {(*key, source.blocks.block_of(int(n))) for n in samples}
-    shared = sum(len(a & b) for i, a in enumerate(blocks) for b in blocks[:i])
-    assert shared <= 0.2 * sum(len(b) for b in blocks)  # lanes end and begin within a block
 
 
 @pytest.mark.parametrize(
