@@ -7,6 +7,7 @@ against this schema, shard names must be six digits, and sizes and hashes must h
 
 import hashlib
 import re
+import struct
 from typing import Literal
 
 import numpy as np
@@ -38,6 +39,8 @@ INDEX = np.dtype(
         ("sizes", "<u4", (len(MEMBERS),)),  # 0 where a member is absent
     ]
 )
+RECORD = struct.Struct(f"<8I{len(MEMBERS)}Q{len(MEMBERS)}I")
+"""The same, as numbers of one record: quicker than numpy for one."""
 
 
 class _Strict(BaseModel):

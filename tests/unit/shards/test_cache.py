@@ -64,6 +64,7 @@ def test_a_remote_corpus_gives_the_stream_of_a_local_one(bucket, corpus, tiny_mo
 def test_transient_faults_are_waited_out(bucket, corpus, tiny_model, kind, times):
     s3, _, url = bucket
     s3.fail(SHARD, kind, times)
+    read.default_cache().attempts = 8  # half a second each, less on a busy machine
     streams = make_streams(url, tiny_model)
     local = digest(walk(make_streams(corpus, tiny_model)))
     assert digest(walk(streams)) == local
