@@ -64,25 +64,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), args.windows)
         log.say(f"{args.windows} windows, {storage_mb(Path(folder)):.0f} MB")
-        rows = []
-        for name in ("ndt3_dist, read", "ndt3_dist, packed", *OTHERS):
-            python = sys.executable if name.startswith("ndt3_dist") else args.python
-            row: dict = {"loader": name}
-            for workers in (0, 2):
-                found = [
-                    measure(python, name, folder, workers, args.seconds)
-                    for _ in range(args.repeats)
-                ]
-                row["version"] = found[0].get("version") or row.get("version", "")
-                for key in ("samples/s", "tokens/s", "MB"):
-                    values = [f[key] for f in found if key in f]
-                    label = f"{key}, {'1 core' if not workers else '2 workers'}"
-                    row[label] = f"{np.median(values):,.0f}" if values else "-"
-            rows.append(row)
+        names = ("ndt3_dist, read", "ndt3_dist, packed", *OTHERS)
+        found: dict = {(name, workers): [] for name in names for workers in (0, 2)}
+        for _ in range(args.repeats):  # in turn: what else the machine does then meets them alike
+            for name, workers in found:
+                python = sys.executable if name.startswith("ndt3_dist") else args.python
+                measured = measure(python, name, folder, workers, args.seconds)
+                found[name, workers].append(measured)
+            rows = [summary(name, {w: found[name, w] for w in (0, 2)}) for name in names]
             log.say(text_table(rows))
         starts = text_table(from_disk_and_s3(folder))
         text = f"{header('loader.py')}\n{args.windows} windows\n{text_table(rows)}\n\n{starts}\n"
         log.say(f"\n{text}{save('loader', text)}")
+
+
+def summary(name: str, found: dict[int, list[dict]]) -> dict:
+    """Medians of a loader's measurements by number of workers."""
+    row = {"loader": name, "version": next((f["version"] for f in found[0] if f), "")}
+    for workers, measured in found.items():
+        for key in ("samples/s", "tokens/s", "MB"):
+            values = [f[key] for f in measured if key in f]
+            label = f"{key}, {'1 core' if not workers else '2 workers'}"
+            row[label] = f"{np.median(values):,.0f}" if values else "-"
+    return row
 
 
 def from_disk_and_s3(folder: str) -> list[dict]:

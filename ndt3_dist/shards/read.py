@@ -184,33 +184,35 @@ class Corpus:
     def _read(self, number: int) -> Sample:
         shard = bisect.bisect_right(self._firsts, number) - 1
         at = RECORD.size * (number - self._firsts[shard])
-        record = RECORD.unpack_from(self.records_of(shard).data, at)
-        begin = record[8]
+        record = RECORD.unpack_from(self.records_of(shard), at)  # pyright: ignore[reportArgumentType]
         # The members lie one behind the other: one read for all.
-        parts = [
-            (stream, offset - begin, size)
-            for stream, offset, size in zip(MEMBERS, record[8:12], record[12:], strict=True)
-            if size
-        ]
-        _, last, size = parts[-1]
-        data = self._bytes(shard, begin, last + size)
-        if len(data) != last + size:
+        begin = record[8]
+        second, third, fourth = record[9] - begin, record[10] - begin, record[11] - begin
+        a, b, c, d = record[12:]  # their bytes
+        size = (fourth + d) if d else (third + c) if c else (second + b)
+        data = self._bytes(shard, begin, size)
+        if len(data) != size:
             raise ShardCorrupt(f"{self.where(number)} lies beyond the end of the shard")
-        crc, view = 0, memoryview(data)
-        for _, first, size in parts:
-            crc = crc32(view[first : first + size], crc)
+        view = memoryview(data)
+        crc = crc32(view[second : second + b], crc32(view[:a]))
+        if c:
+            crc = crc32(view[third : third + c], crc)
+        if d:
+            crc = crc32(view[fourth:], crc)
         if crc != record[7]:
             raise ShardCorrupt(
                 f"{self.where(number)} has crc32 {crc:08x}, its index {record[7]:08x}; "
                 "restore the shard or prepare the corpus anew"
             )
         try:
-            arrays = {of: parse_npy(data, of, first, size) for of, first, size in parts}
+            return Sample(
+                parse_npy(data, "spikes", 0, a),
+                parse_npy(data, "covariates", second, b),
+                parse_npy(data, "constraint", third, c) if c else None,
+                parse_npy(data, "return", fourth, d) if d else None,
+            )
         except ShardCorrupt as e:
             raise ShardCorrupt(f"{self.where(number)}: {e}") from e
-        return Sample(
-            arrays["spikes"], arrays["covariates"], arrays.get("constraint"), arrays.get("return")
-        )
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Part of a shard; shorter where the shard ends before."""
