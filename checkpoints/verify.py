@@ -25,7 +25,7 @@ def main() -> int:
     steps, damaged = steps_of(run), 0
     for step in steps:
         try:
-            open_step(run, step)
+            open_step(run, step).verify()
             log.say(f"{step:8d}  intact")
         except CheckpointCorrupt as e:
             damaged += 1

@@ -203,10 +203,31 @@ class TrainConfig(Section):
     """Activation checkpointing: less memory for a second forward pass of each block."""
 
 
+class ValidationConfig(Section):
+    """Scores on held-out windows while a run trains."""
+
+    every_steps: int = Field(default=0, ge=0)
+    """Steps between validations; 0 = none."""
+    split: Literal["val", "calibration", "test"] = "val"
+    """Split of the corpus to score, of the sessions that `data` names."""
+    windows: int = Field(default=2048, ge=1)
+    """At most so many of its windows, the same ones each time."""
+    metric: Literal[
+        "val_loss", "val_loss_spikes", "val_loss_covariates", "val_r2", "val_bits_per_spike"
+    ] = "val_loss"
+    """Decides which step is the best; its checkpoint is kept."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after so many validations without a better one; 0 = never."""
+
+
 class CheckpointConfig(Section):
     every_steps: int = Field(default=500, ge=1)
     keep_last: int = Field(default=3, ge=1)
-    """Newest checkpoints to keep."""
+    """Newest checkpoints to keep, beside the best and any with a file `pinned` in its folder."""
+    keep_every: int = Field(default=0, ge=0)
+    """Also keep those whose step is a multiple of this; 0 = none."""
+    background: bool = True
+    """Write while training goes on, from a copy in memory (12 bytes a parameter over all ranks)."""
     stop_within_s: float = Field(default=90, gt=0)
     """Seconds from a signal to the end of the run, saved or not; the scheduler must leave more."""
 
@@ -224,6 +245,7 @@ class PretrainConfig(Section):
     model: ModelConfig
     optim: OptimConfig
     train: TrainConfig
+    validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
@@ -234,6 +256,8 @@ class PretrainConfig(Section):
                 f"train.global_batch {self.train.global_batch} is not a multiple of "
                 f"train.micro_batch {self.train.micro_batch}"
             )
+        if self.validation.patience and not self.validation.every_steps:
+            raise ValueError("validation.patience needs validation.every_steps")
         if self.train.zero_stage == 0 and self.train.precision == "bf16":
             raise ValueError("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
         return self

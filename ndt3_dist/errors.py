@@ -38,6 +38,10 @@ class CheckpointCorrupt(Ndt3DistError):
     """A checkpoint or an export is absent, incomplete, or does not have its recorded bytes."""
 
 
+class SaveFailed(Ndt3DistError):
+    """Checkpoints of a run cannot be written."""
+
+
 class ResumeMismatch(Ndt3DistError):
     """A run cannot go on from here: another corpus, another model, or a run that exists already."""
 

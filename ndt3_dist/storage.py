@@ -137,20 +137,19 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         f.write(data)
 
 
-def write_pieces(path: str | Path, pieces: Iterable[bytes | memoryview]) -> dict:
+def write_pieces(path: str | Path, pieces: Iterable[bytes | memoryview]) -> int:
     """Write pieces one after the other, whole or not at all, without holding them together.
 
     Returns:
-        bytes and sha256 of what was written.
+        Bytes of what was written.
     """
-    digest, total = hashlib.sha256(), 0
+    total = 0
     opened = filesystem(path).open(str(path), "wb") if is_remote(path) else atomic_file(path)
     with opened as f:
         for piece in pieces:
             f.write(piece)
-            digest.update(piece)
             total += len(piece)
-    return {"bytes": total, "sha256": digest.hexdigest()}
+    return total
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -273,5 +272,5 @@ def sha256_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_bytes(data: bytes) -> str:
+def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from ndt3_dist import storage
-from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step
+from ndt3_dist.checkpoint.format import Checkpoint, newest, open_step
 from ndt3_dist.config import ModelConfig, check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.export import FORMAT, VERSION
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from ndt3_dist.shards.format import Manifest, Session
 
 
-def open_run(run: str | Path, step: int | None, say) -> Checkpoint:
-    """A step of a run, by default its newest intact one.
+def masters(
+    run: str | Path, step: int | None, dtype: torch.dtype, say
+) -> tuple[Checkpoint, dict[str, torch.Tensor]]:
+    """Weights of a step of a run, verified; by default of its newest intact one.
 
     Raises:
         CheckpointCorrupt: The run has no intact checkpoint.
@@ -25,9 +27,14 @@ def open_run(run: str | Path, step: int | None, say) -> Checkpoint:
     """
     if not Path(run).is_dir():
         raise BadInput(f"{run}: no such run folder; expected runs/NAME of a pretraining")
+
+    def read(checkpoint: Checkpoint):
+        names = checkpoint.meta["parameters"]
+        return checkpoint, {name: checkpoint.master(name).to(dtype) for name in names}
+
     if step is not None:
-        return open_step(run, step)
-    found = open_newest(run, say)
+        return read(open_step(run, step))
+    found = newest(run, say, read)
     if found is None:
         raise CheckpointCorrupt(
             f"{run}: the run has no intact checkpoint under steps/; "
@@ -48,12 +55,8 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
     Returns:
         The export's config.json.
     """
-    checkpoint = open_run(run, step, say)
-    names = list(checkpoint.meta["parameters"])
-    weights = {}
-    for name in names:
-        master = checkpoint.master(name)
-        weights[name] = master.to(torch.bfloat16) if dtype == "bf16" else master
+    to = torch.bfloat16 if dtype == "bf16" else torch.float32
+    checkpoint, weights = masters(run, step, to, say)
     trained = {
         "run": checkpoint.meta["config"]["run"]["name"],
         "step": checkpoint.meta["step"],

@@ -41,12 +41,14 @@ class Output(NamedTuple):
         spike_sum: Sum of spike losses over real channels, scalar, detached.
         covariate_sum: Sum of squared errors over valid covariates, scalar, detached.
         covariates: Prediction of each covariate token, (covariate_tokens,) float32.
+        rates: Expected counts, (spike_tokens, channels_per_token) float32; None in training.
     """
 
     loss: torch.Tensor
     spike_sum: torch.Tensor
     covariate_sum: torch.Tensor
     covariates: torch.Tensor
+    rates: torch.Tensor | None
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
@@ -219,6 +221,11 @@ class NDT3(nn.Module):
             channels=self.config.channels_per_token,
         )
 
+    def expected_counts(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mean of the spike head's distribution: logits without their last dimension, float32."""
+        share = logits.float().softmax(-1)
+        return share @ torch.arange(share.shape[-1], device=share.device, dtype=share.dtype)
+
     def forward(self, tokens: PackedTokens, num_spikes: float, num_covariates: float) -> Output:
         """Losses of a micro-batch, divided by the counts of its whole global step.
 
@@ -234,4 +241,5 @@ class NDT3(nn.Module):
         squared = covariate_loss_sum(predicted, tokens.covariates, tokens.covariate_valid)
         loss = self.config.spike_weight * spikes / max(num_spikes, 1)
         loss = loss + self.config.covariate_weight * squared / max(num_covariates, 1)
-        return Output(loss, spikes.detach(), squared.detach(), predicted.detach())
+        rates = None if self.training else self.expected_counts(logits.detach())
+        return Output(loss, spikes.detach(), squared.detach(), predicted.detach(), rates)

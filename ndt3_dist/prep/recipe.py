@@ -86,6 +86,11 @@ class Recipe(Section):
                         f"split rule {rule.match!r}: {split} is [{start:g}, {stop}); "
                         "expected 0 <= from < to"
                     )
+                if rule.unit == "fraction" and max(start, stop or 0) > 1:
+                    raise ValueError(
+                        f"split rule {rule.match!r}: {split} reaches beyond 1, the whole session; "
+                        "for seconds say unit: s"
+                    )
             spans = sorted(rule.intervals.values(), key=lambda span: span[0])
             for (_, stop), (start, _) in pairwise(spans):
                 if stop is None or stop > start:

@@ -4,6 +4,7 @@ The only file, with `zero.py`, that imports deepspeed. Its dict is generated her
 users never write one.
 """
 
+import contextlib
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -154,6 +155,20 @@ class Engine:
         out = self.deepspeed(tokens, num_spikes, num_covariates)
         self.deepspeed.backward(out.loss * self.share)
         return out
+
+    @contextlib.contextmanager
+    def evaluating(self):
+        """Evaluation mode, without gradients."""
+        self.deepspeed.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.deepspeed.train()
+
+    def forward(self, tokens: PackedTokens) -> Output:
+        """A forward pass alone; all ranks make as many."""
+        return self.deepspeed(tokens, 1, 1)
 
     def accumulated(self) -> None:
         """Tell the engine that a micro-batch that is not the last one of its step is done."""

@@ -14,18 +14,12 @@ import torch.distributed as dist
 
 import ndt3_dist
 from ndt3_dist import log
-from ndt3_dist.checkpoint.format import (
-    delete_step,
-    prune,
-    save_checkpoint,
-    steps_of,
-)
+from ndt3_dist.checkpoint.format import delete_step, prune, steps_of
+from ndt3_dist.checkpoint.save import Writer
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Step, Stream
-from ndt3_dist.errors import (
-    Diverged,
-)
+from ndt3_dist.errors import Diverged
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.cache import default_cache
@@ -33,12 +27,20 @@ from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
-from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line
+from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line, validation_line
 from ndt3_dist.train.ranks import first_for_all, gather, share
 from ndt3_dist.train.schedule import learning_rate
 from ndt3_dist.train.spikes import SkipWatch, SpikeWatch, skip_line, spike_line
-from ndt3_dist.train.start import agree, check_same, find_start, run_folder, write_run_files
+from ndt3_dist.train.start import (
+    agree,
+    check_same,
+    find_start,
+    restore,
+    run_folder,
+    write_run_files,
+)
 from ndt3_dist.train.stop import StopWatch
+from ndt3_dist.train.validation import Best, Validation, open_held_out
 
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -75,6 +77,15 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
         accumulation(config, world_size)
         choose_body(config.model.attention, device, PRECISION[config.train.precision])
         agree(config, corpus.manifest, start)
+    run, model = run_folder(config), initial_model(config)
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    engine = Engine(config, model.to(device), world_size)
+    with log.one_voice():
+        if start:
+            start = restore(config, resume, start, engine)
+        if initial:
+            zero.fill(engine.deepspeed, initial.read, initial.adam_step)
+            zero.refresh(engine.deepspeed)
         stream = Stream(
             corpus,
             config.data,
@@ -88,39 +99,39 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
             start.stream if start else None,
             initial.epochs if initial else 0.0,
         )
-    run = run_folder(config)
-    if rank == 0:
-        write_run_files(config, stream, start, init)
-    model = initial_model(config)
-    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+        held_out = open_held_out(config, corpus) if config.validation.every_steps else None
+        validation = Validation(config, held_out, rank, world_size) if held_out else None
     announce(config, stream, shapes, world_size, device, start)
-    engine = Engine(config, model.to(device), world_size)
     step, place, plan = 0, stream.start, stream.plan
-    if initial:
-        zero.restore(engine.deepspeed, initial.read, initial.adam_step)
     if start:
-        zero.restore(engine.deepspeed, start.read, start.meta["adam_step"])
         step = start.meta["step"]
         if rank == 0:
             # Newer steps belong to a future that is now run again; no resume may find them.
             for newer in [s for s in steps_of(run) if s > step]:
                 delete_step(run, newer)
+    if rank == 0:
+        write_run_files(config, stream, start, init)
+    writer = Writer(run, rank, world_size, gather, config.checkpoint.background)
     metrics = MetricsFile(run, step) if rank == 0 else None
     wandb = Wandb(config, run) if rank == 0 else None
     first = metrics.lines[0]["loss"] if metrics and metrics.lines else None
     loss = metrics.lines[-1]["loss"] if metrics and metrics.lines else float("nan")
     total = total_steps(config, plan.epoch_rows)
     engine.deepspeed.train()
-    steps = stream.steps(place, lambda counts, found: share(counts, found, device, stop))
+    steps = stream.steps(place, lambda counts, found: share(counts, found, device, stop, writer))
     watch, skips, saved, clock = SpikeWatch(), SkipWatch(), step, time.perf_counter()
-    done = is_done(config, step, plan.epochs(place))
+    best = Best.of(config.validation.metric, start.meta.get("best") if start else None)
+    done = is_done(config, step, plan.epochs(place)) or is_over(config, best)
     while not done:
         began = time.perf_counter()
         with log.one_voice():
             work = next(steps)
+        if writer.written:
+            with log.one_voice():
+                keep(config, writer, best)
         if stop.agreed:
             if step > saved:
-                save_step(engine, config, stream, shapes, step, place, rank)
+                save_step(writer, engine, config, stream, shapes, step, place, best)
             break
         wait = time.perf_counter() - began
         epochs = plan.epochs(place)
@@ -146,6 +157,15 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
         step, place, clock, loss = step + 1, work.after, now, values["loss"]
         first = loss if first is None else first
         done = is_done(config, step, plan.epochs(place))
+        better = False
+        if validation and (step % config.validation.every_steps == 0 or done):
+            values |= validation.scores(engine, device)
+            better = best.take(step, values[best.metric])
+            log.say(validation_line(step, values, best.step)) if rank == 0 else None
+            if is_over(config, best):
+                done = True
+                log.say(over_line(best)) if rank == 0 else None
+            clock = time.perf_counter()
         if metrics and wandb:
             metrics.write(step, values)
             wandb.write(step, values)
@@ -167,10 +187,12 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
             rows = [row for of_rank in gather(work.rows) for row in of_rank]
             if rank == 0:
                 log.warn(spike_line(step, loss, stream, rows))
-        if step % config.checkpoint.every_steps == 0 or done:
-            save_step(engine, config, stream, shapes, step, place, rank)
+        if step % config.checkpoint.every_steps == 0 or better or done:
+            save_step(writer, engine, config, stream, shapes, step, place, best)
             saved, clock = step, time.perf_counter()
     steps.close()  # type: ignore[attr-defined]
+    with log.one_voice():
+        keep(config, writer, best, last=True)
     if metrics and wandb:
         metrics.close()
         wandb.close()
@@ -229,8 +251,10 @@ def run_micro_batches(
     return in_order.tolist()
 
 
-def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int) -> None:
-    """Save a checkpoint of this moment and delete those that are no longer kept."""
+def save_step(
+    writer: Writer, engine, config, stream, shapes, step: int, place: Place, best: Best
+) -> None:
+    """Begin to save a checkpoint of this moment."""
     describe = {
         "adam_step": zero.adam_step(engine.deepspeed),
         "zero_stage": config.train.zero_stage,
@@ -238,17 +262,22 @@ def save_step(engine, config, stream, shapes, step: int, place: Place, rank: int
         "config": config.model_dump(mode="json"),
         "fingerprint": stream.corpus.manifest.fingerprint,
         "epochs": stream.plan.epochs(place),
+        "best": best.state(),
         "versions": {
             "ndt3_dist": ndt3_dist.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
     }
-    state = stream.state(place)
-    run, slices = run_folder(config), zero.local_slices(engine.deepspeed)
-    save_checkpoint(run, step, slices, describe, state, rank, gather)
-    if rank == 0:
-        prune(run, config.checkpoint.keep_last)
+    writer.begin(step, zero.local_slices(engine.deepspeed), describe, stream.state(place))
+
+
+def keep(config: PretrainConfig, writer: Writer, best: Best, last: bool = False) -> None:
+    """Make the step that was written exist, and delete those that are no longer kept."""
+    writer.finish(last)
+    if writer.rank == 0:
+        kept = config.checkpoint
+        prune(writer.run, kept.keep_last, kept.keep_every, best.step)
 
 
 def is_done(config: PretrainConfig, step: int, epochs: float) -> bool:
@@ -256,6 +285,19 @@ def is_done(config: PretrainConfig, step: int, epochs: float) -> bool:
     if config.train.max_steps and step >= config.train.max_steps:
         return True
     return epochs >= config.train.epochs
+
+
+def is_over(config: PretrainConfig, best: Best) -> bool:
+    """Whether the run has waited long enough for a better validation."""
+    return 0 < config.validation.patience <= best.waited
+
+
+def over_line(best: Best) -> str:
+    """Why a run ends before its epochs."""
+    return (
+        f"no better {best.metric} in {best.waited} validations; the best is step {best.step} "
+        f"({best.value:.4f}), whose checkpoint is kept"
+    )
 
 
 def total_steps(config: PretrainConfig, epoch_rows: int) -> int:

@@ -22,8 +22,16 @@ METRICS = {
     "tokens": "tokens in the step",
     "step_s": "seconds from the end of the last step to the end of this one",
     "wait_s": "of these, seconds that rank 0 waited for the step of all ranks to be built",
+    "val_loss": "as loss, over held-out windows with dropout off",
+    "val_loss_spikes": "as loss_spikes",
+    "val_loss_covariates": "as loss_covariates",
+    "val_bits_per_spike": "Poisson log-likelihood above each channel's mean rate; mean of sessions",
+    "val_r2": "variance-weighted over a session's covariates, within windows; mean of sessions",
+    "val_r2_flat": "of all values as one vector, as NDT3 reports it",
+    "val_s": "seconds that the validation took",
 }
-"""Every key of a line of metrics.jsonl besides `step`, with its meaning."""
+"""Every key of a line of metrics.jsonl besides `step`, with its meaning. `KEY/DATASET` is the same
+of one dataset's sessions."""
 
 
 class MetricsFile:
@@ -38,7 +46,7 @@ class MetricsFile:
         self.file = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        unknown = set(values) - set(METRICS)
+        unknown = {key.split("/")[0] for key in values} - set(METRICS)
         assert not unknown, f"metrics without a meaning: {unknown}"
         told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
         self.file.write(json.dumps({"step": step, **told}) + "\n")
@@ -107,6 +115,15 @@ class Wandb:
         except Exception as e:
             self.run = None
             log.warn(f"W&B could not {what} ({e}); metrics go to metrics.jsonl alone from here on")
+
+
+def validation_line(step: int, values: Mapping[str, float], best_step: int) -> str:
+    """What a validation found."""
+    best = "the best so far" if best_step == step else f"best: step {best_step}"
+    return (
+        f"step {step} validated in {values['val_s']:.1f} s: loss {values['val_loss']:.4f}  "
+        f"R2 {values['val_r2']:.3f}  {values['val_bits_per_spike']:.3f} bits/spike  ({best})"
+    )
 
 
 def console_line(step: int, total: int, values: Mapping[str, float], seconds_left: float) -> str:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist import log
+from ndt3_dist.checkpoint.save import Writer
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.train.stop import StopWatch
@@ -34,14 +35,22 @@ def first_for_all(call: Callable[[], Any]) -> Any:
     return box[0]
 
 
-def share(counts: np.ndarray, found: list[Damage], device: torch.device, stop: StopWatch):
+def share(
+    counts: np.ndarray,
+    found: list[Damage],
+    device: torch.device,
+    stop: StopWatch,
+    writer: Writer,
+):
     """Counts of all ranks, and what any of them found damaged, in one order: mostly nothing.
 
-    On the way they tell each other whether one was asked to stop.
+    On the way they tell each other whether one was asked to stop, or still writes a checkpoint.
     """
-    total = torch.tensor([*counts.tolist(), len(found), bool(stop.asked)], device=device)
+    flags = len(found), bool(stop.asked), writer.pending
+    total = torch.tensor([*counts.tolist(), *flags], device=device)
     dist.all_reduce(total)
-    *of_step, damaged, asked = total.tolist()
+    *of_step, damaged, asked, pending = total.tolist()
+    writer.written = not pending and writer.under_way is not None
     if asked and not stop.agreed:
         why = [f"rank {rank}: {why}" for rank, why in enumerate(gather(stop.asked)) if why]
         stop.agreed = ", ".join(why)

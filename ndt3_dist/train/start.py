@@ -9,13 +9,15 @@ import yaml
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.export import normalisation
-from ndt3_dist.checkpoint.format import Checkpoint, open_newest, open_step, steps_of
+from ndt3_dist.checkpoint.format import Checkpoint, newest, open_step, steps_of
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.shards.format import Manifest
+from ndt3_dist.train import zero
+from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.ranks import gather
 
@@ -24,12 +26,13 @@ def run_folder(config: PretrainConfig) -> Path:
     return Path(config.run.dir) / config.run.name
 
 
-def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
+def find_start(config: PretrainConfig, resume: str, before: int | None = None) -> Checkpoint | None:
     """The checkpoint to go on from; None for a fresh start.
 
     Args:
         config: Of the run.
         resume: never, auto or a step number.
+        before: With auto, only steps before this one.
     Raises:
         ResumeMismatch: The run exists and `resume` is never, or a step was asked for in vain.
     """
@@ -43,7 +46,7 @@ def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
             )
         return None
     if resume == "auto":
-        found = open_newest(run, log.warn)
+        found = newest(run, log.warn, before=before)
         if found is None and steps_of(run):
             raise CheckpointCorrupt(
                 f"{run}: none of its checkpoints is intact; restore one, or start another run.name"
@@ -52,6 +55,32 @@ def find_start(config: PretrainConfig, resume: str) -> Checkpoint | None:
     if not resume.isdigit():
         raise ResumeMismatch(f"--resume {resume}: expected never, auto or a step number")
     return open_step(run, int(resume))
+
+
+def restore(config: PretrainConfig, resume: str, start: Checkpoint, engine: Engine) -> Checkpoint:
+    """Load the training state, each slice verified on the way; all ranks call it.
+
+    Returns:
+        The checkpoint that it came from: an older one, where a rank found this one damaged.
+    """
+    while True:
+        error = ""
+        try:
+            zero.fill(engine.deepspeed, start.read, start.meta["adam_step"])
+        except CheckpointCorrupt as e:
+            error = str(e)
+        errors = [e for e in gather(error) if e]
+        if not errors:
+            zero.refresh(engine.deepspeed)
+            return start
+        if resume.isdigit():
+            raise CheckpointCorrupt(errors[0])
+        step = start.meta["step"]
+        log.warn(f"step {step} is damaged, falling back: {errors[0]}")
+        older = find_start(config, resume, before=step)
+        assert older  # it raises where there is none
+        check_same(config, older)
+        start = older
 
 
 def check_same(config: PretrainConfig, start: Checkpoint) -> None:

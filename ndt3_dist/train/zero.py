@@ -8,6 +8,7 @@ moves.
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.distributed as dist
 
 from ndt3_dist.checkpoint.format import KINDS
 
@@ -17,6 +18,12 @@ Slice = tuple[str, int, dict[str, torch.Tensor]]
 
 def local_slices(engine) -> Iterator[Slice]:
     """The slices that this rank owns; over all ranks they cover every parameter once."""
+    # Without ZeRO every rank holds all of it; the first one speaks.
+    return iter(()) if not engine.zero_optimization_stage() and engine.global_rank else held(engine)
+
+
+def held(engine) -> Iterator[Slice]:
+    """The slices that this rank steps."""
     for name, parameter in engine.module.named_parameters():
         found = _find(engine, parameter)
         if found is not None:
@@ -32,11 +39,13 @@ def adam_step(engine) -> int:
     return 0
 
 
-def restore(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:
-    """Load the training state into a fresh engine of any ZeRO stage and world size.
+def fill(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:
+    """Load this rank's part of the training state, of any ZeRO stage and world size.
+
+    All ranks call `refresh` after it. Ranks do not wait for each other here, so that one may fail.
 
     Args:
-        engine: A DeepSpeed engine that has not stepped yet.
+        engine: A DeepSpeed engine.
         read: (parameter name, start, length) -> the slice of each kind, float32.
         step: AdamW's step count.
     """
@@ -45,22 +54,25 @@ def restore(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], st
         flats = engine.optimizer.fp32_partitioned_groups_flat
     else:
         flats = [flat for group in inner.param_groups for flat in group["params"]]
-    for flat in flats:
-        # AdamW makes its state at its first step; it must be there to be filled.
-        inner.state[flat] = {
-            # Beside its weights: a fused AdamW reads it on the device.
-            "step": torch.tensor(float(step), device=flat.device),
-            "exp_avg": torch.zeros_like(flat),
-            "exp_avg_sq": torch.zeros_like(flat),
-        }
-    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    if not inner.state:
+        for flat in flats:
+            # AdamW makes its state at its first step; it must be there to be filled.
+            inner.state[flat] = {
+                # Beside its weights: a fused AdamW reads it on the device.
+                "step": torch.zeros((), device=flat.device),
+                "exp_avg": torch.zeros_like(flat),
+                "exp_avg_sq": torch.zeros_like(flat),
+            }
+        if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            # From here on the engine knows these very tensors.
+            engine.optimizer._lazy_init_hp_params_optimizer_state()
+    for state in inner.state.values():
+        state["step"].fill_(step)
     with torch.no_grad():
-        for name, start, tensors in local_slices(engine):
+        for name, start, tensors in held(engine):
             saved = read(name, start, tensors["master"].numel())
             for kind, tensor in tensors.items():
                 tensor.copy_(saved[kind].to(tensor.device))
-        _refresh_weights(engine, read)
 
 
 def _find(engine, parameter):
@@ -86,23 +98,29 @@ def _find(engine, parameter):
         keys = {kind: None if kind == "master" else kind for kind in KINDS}
         tensors = {kind: mapping.get_hp_fragment(key).view(-1) for kind, key in keys.items()}
         return mapping.lp_fragment_address.start, tensors
-    if engine.global_rank:
-        return None  # without ZeRO every rank holds all of it; the first one speaks
     state = engine.optimizer.state[parameter]
     return 0, {
         kind: (parameter.data if kind == "master" else state[kind]).view(-1) for kind in KINDS
     }
 
 
-def _refresh_weights(engine, read) -> None:
-    """Make the weights that the model computes with follow the restored masters."""
-    if engine.zero_optimization_stage() == 3:
+@torch.no_grad()
+def refresh(engine) -> None:
+    """Make the weights that the model computes with follow the masters; all ranks call it."""
+    stage = engine.zero_optimization_stage()
+    if stage == 3:
         for number in range(len(engine.optimizer.fp16_groups)):
             engine.optimizer._reassign_or_swap_out_partitioned_parameters(number)
         persistent = engine.optimizer.persistent_parameters
         if persistent:
             persistent[0].all_gather(persistent)
-        return
-    for name, parameter in engine.module.named_parameters():
-        master = read(name, 0, parameter.numel())["master"]
-        parameter.copy_(master.view_as(parameter).to(parameter))
+    elif stage:
+        for parameter in engine.module.parameters():
+            # Each element has one owner: the sum of what ranks have is the whole.
+            whole = torch.zeros(parameter.numel(), device=parameter.device)
+            found = _find(engine, parameter)
+            if found:
+                start, tensors = found
+                whole[start : start + tensors["master"].numel()] = tensors["master"]
+            dist.all_reduce(whole)
+            parameter.copy_(whole.view_as(parameter))

@@ -2,21 +2,26 @@
 
 import json
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from ndt3_dist.checkpoint.export import open_run
+from ndt3_dist import storage
+from ndt3_dist.checkpoint.export import masters
 from ndt3_dist.checkpoint.format import (
     KINDS,
-    open_newest,
+    Checkpoint,
+    newest,
     open_step,
     prune,
-    save_checkpoint,
+    seal,
     step_folder,
     steps_of,
 )
-from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.checkpoint.save import PATIENCE, Writer
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, SaveFailed
 
 SHAPES = {"a.weight": [7, 5], "b": [1], "c": [64]}
 
@@ -29,36 +34,49 @@ def full_state(step):
     }
 
 
-def save(run, step, world_size=1):
-    """Save as `world_size` ranks would, one after the other: each owns a run of every parameter."""
-    state, entries = full_state(step), []
+def slices_of(state, rank, world_size):
+    """What a rank owns: a run of every parameter."""
+    for name, kinds in state.items():
+        size = len(kinds["master"])
+        low, high = size * rank // world_size, size * (rank + 1) // world_size
+        if high > low:
+            yield name, low, {k: t[low:high] for k, t in kinds.items()}
 
-    for rank in reversed(range(world_size)):  # rank 0 last: it writes checkpoint.json
-        slices = []
-        for name, kinds in state.items():
-            size = len(kinds["master"])
-            low, high = size * rank // world_size, size * (rank + 1) // world_size
-            if high > low:
-                slices.append((name, low, {k: t[low:high] for k, t in kinds.items()}))
 
-        def gather(value, rank=rank):
-            if isinstance(value, dict):
-                entries.append(value)
-                return entries
-            return [None] * world_size
+def writers(run, world_size=1, background=True):
+    """A writer of each rank; each in a thread of its own, they gather what the others have."""
+    barrier, box = threading.Barrier(world_size, timeout=20), [None] * world_size
 
-        describe = {"parameters": SHAPES, "config": {}, "adam_step": step}
-        if rank == 0 and world_size > 1:
-            # What rank 0 would do before the others write; here they have written already.
-            import ndt3_dist.checkpoint.format as format_
+    def gather_of(rank):
+        def gather(value):
+            box[rank] = value
+            barrier.wait()
+            found = list(box)
+            barrier.wait()
+            return found
 
-            keep, format_.delete_step = format_.delete_step, lambda *_: None
-            try:
-                save_checkpoint(run, step, slices, describe, {"place": {}}, rank, gather)
-            finally:
-                format_.delete_step = keep
-        else:
-            save_checkpoint(run, step, slices, describe, {"place": {}}, rank, gather)
+        return gather
+
+    return [Writer(run, r, world_size, gather_of(r), background) for r in range(world_size)]
+
+
+def on_all(ranks, call):
+    """A call on every rank, in threads; its results."""
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return [f.result() for f in [pool.submit(call, writer) for writer in ranks]]
+
+
+def save(run, step, world_size=1, ranks=None):
+    """Save a step as so many ranks do; its state."""
+    state = full_state(step)
+    describe = {"parameters": SHAPES, "config": {}, "adam_step": step}
+
+    def call(writer):
+        own = slices_of(state, writer.rank, writer.world_size)
+        writer.begin(step, own, describe, {"place": {}})
+        writer.finish()
+
+    on_all(ranks or writers(run, world_size), call)
     return state
 
 
@@ -77,7 +95,7 @@ def test_any_range_reads_back_whatever_ranks_wrote_it(tmp_path, world_size):
     assert torch.equal(checkpoint.master("a.weight"), state["a.weight"]["master"].view(7, 5))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(40))
 def test_damage_is_detected_named_and_passed_over(tmp_path, seed):
     """A random flip, cut or removal in a random file of the newest step."""
     save(tmp_path, 1)
@@ -94,24 +112,23 @@ def test_damage_is_detected_named_and_passed_over(tmp_path, seed):
     else:
         file.unlink()
     said = []
-    found = open_newest(tmp_path, said.append)
-    assert found is not None
-    if file.name == "checkpoint.json" and kind == "flip" and found.meta["step"] == 2:
-        # A flip inside a value that only describes; everything that decides still verifies.
-        assert json.loads(bytes(data))["files"] == found.meta["files"]
-        return
-    assert found.meta["step"] == 1
+    assert newest(tmp_path, said.append, intact) == 1
     if kind != "remove" or file.name != "checkpoint.json":  # without it the step never existed
         assert file.name in said[0]
         with pytest.raises(CheckpointCorrupt, match=file.name):
-            open_step(tmp_path, 2)
+            intact(open_step(tmp_path, 2))
+
+
+def intact(checkpoint: Checkpoint) -> int:
+    checkpoint.verify()
+    return checkpoint.meta["step"]
 
 
 def test_a_step_without_checkpoint_json_does_not_exist(tmp_path):
     save(tmp_path, 3)
     (step_folder(tmp_path, 3) / "checkpoint.json").unlink()
     assert steps_of(tmp_path) == []
-    assert open_newest(tmp_path, print) is None
+    assert newest(tmp_path, print) is None
 
 
 def test_saving_a_step_again_replaces_the_remains_of_a_killed_attempt(tmp_path):
@@ -131,9 +148,10 @@ def test_a_file_name_in_checkpoint_json_cannot_leave_its_folder(tmp_path):
     save(tmp_path, 1)
     path = step_folder(tmp_path, 1) / "checkpoint.json"
     meta = json.loads(path.read_text())
-    meta["files"]["../../secret"] = {"bytes": 1, "sha256": "0" * 64}
+    meta["shards"]["../../secret"] = {"bytes": 1, "header": [0, ""], "pieces": {}}
+    del meta["sha256"]
     (tmp_path / "secret").write_bytes(b"x")
-    path.write_text(json.dumps(meta))
+    path.write_text(json.dumps(seal(meta)))
     with pytest.raises(CheckpointCorrupt, match="secret"):
         open_step(tmp_path, 1)
 
@@ -148,6 +166,91 @@ def test_only_the_newest_steps_are_kept(tmp_path):
 
 def test_exporting_a_run_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(BadInput, match="no such run"):
-        open_run(tmp_path / "nothing", None, print)
+        masters(tmp_path / "nothing", None, torch.float32, print)
     with pytest.raises(CheckpointCorrupt, match="no intact checkpoint"):
-        open_run(tmp_path, None, print)
+        masters(tmp_path, None, torch.float32, print)
+
+
+def test_what_is_saved_is_the_moment_of_the_call(tmp_path, monkeypatch):
+    """Weights that change while they are written do not get into the checkpoint."""
+    state, gate = full_state(1), threading.Event()
+    write = storage.write_pieces
+    monkeypatch.setattr(storage, "write_pieces", lambda *a: gate.wait(20) and write(*a))
+    (writer,) = writers(tmp_path)
+    expected = {n: {k: t.clone() for k, t in kinds.items()} for n, kinds in state.items()}
+    writer.begin(1, slices_of(state, 0, 1), {"parameters": SHAPES}, {})
+    assert writer.pending
+    assert steps_of(tmp_path) == []
+    for kinds in state.values():
+        for tensor in kinds.values():
+            tensor.zero_()
+    gate.set()
+    writer.finish()
+    checkpoint = open_step(tmp_path, 1)
+    for name, kinds in expected.items():
+        found = checkpoint.read(name, 0, len(kinds["master"]))
+        assert all(torch.equal(found[k], kinds[k]) for k in KINDS)
+
+
+def test_a_save_that_fails_leaves_nothing_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    ranks, write = writers(tmp_path, 3), storage.write_pieces
+    save(tmp_path, 1, ranks=ranks)
+
+    def full(path, data):
+        if "rank00001" in path.name:
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(storage, "write_pieces", full)
+
+    def begin(step):
+        state = full_state(step)
+        on_all(
+            ranks,
+            lambda w: w.begin(step, slices_of(state, w.rank, 3), {"parameters": SHAPES}, {}),
+        )
+
+    begin(2)
+    begin(3)  # finds that step 2 has failed
+    assert "rank 1: [Errno 28] No space left on device; the run goes on" in capsys.readouterr().err
+    assert steps_of(tmp_path) == [1]
+    assert not step_folder(tmp_path, 2).exists()
+    monkeypatch.setattr(storage, "write_pieces", write)
+    for writer in ranks:  # step 3 may have got through before that
+        writer.under_way.thread.join()
+    with pytest.raises(SaveFailed, match="last step"):
+        on_all(ranks, lambda w: w.finish())
+    save(tmp_path, 4, ranks=ranks)
+    assert steps_of(tmp_path) == [1, 4]
+    assert ranks[0].failed == 0
+
+
+def test_saves_that_fail_again_and_again_end_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "write_pieces", full)
+    (writer,) = writers(tmp_path, background=False)
+    state = full_state(1)
+    for step in range(1, PATIENCE):
+        writer.begin(step, slices_of(state, 0, 1), {"parameters": SHAPES}, {})
+    with pytest.raises(SaveFailed, match=f"{PATIENCE} saves in a row"):
+        writer.begin(PATIENCE, slices_of(state, 0, 1), {"parameters": SHAPES}, {})
+
+
+def test_a_flip_anywhere_in_what_describes_a_step_is_seen(tmp_path):
+    """Also where it changes a number that nothing else tells, as AdamW's step."""
+    save(tmp_path, 7)
+    path = step_folder(tmp_path, 7) / "checkpoint.json"
+    path.write_text(path.read_text().replace('"adam_step": 7', '"adam_step": 9'))
+    with pytest.raises(CheckpointCorrupt, match="its own hash"):
+        open_step(tmp_path, 7)
+
+
+def test_only_what_is_read_is_hashed_and_once(tmp_path, monkeypatch):
+    save(tmp_path, 1, 2)
+    checkpoint, hashed = open_step(tmp_path, 1), []
+    sha256 = storage.sha256_bytes
+    monkeypatch.setattr(storage, "sha256_bytes", lambda d: hashed.append(len(d)) or sha256(d))
+    checkpoint.read("c", 0, 32)  # what rank 0 of 2 owns
+    assert hashed == [4 * 32] * len(KINDS)

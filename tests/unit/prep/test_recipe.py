@@ -84,3 +84,10 @@ def test_identity_ignores_where_and_how_a_corpus_is_made_but_not_what():
     assert here.sha256() == there.sha256()
     for changes in ({"bin_size_ms": 10}, {"shard_mb": 1}, {"licence": "CC0-1.0"}):
         assert Recipe(dataset="t", **changes).sha256() != here.sha256()
+
+
+def test_seconds_without_their_unit_are_refused():
+    rule = {"match": "*", "intervals": {"calibration": [0, 60], "test": [60, None]}}
+    with pytest.raises(ValidationError, match="reaches beyond 1, the whole session"):
+        Recipe(dataset="d", splits=[rule])
+    assert Recipe(dataset="d", splits=[{**rule, "unit": "s"}])
