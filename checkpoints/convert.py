@@ -21,7 +21,7 @@ def main() -> None:
     export = verbs.add_parser("export", help="sharded checkpoint -> safetensors + json")
     export.add_argument("run", help="folder of a run")
     export.add_argument("out", help="folder to make")
-    export.add_argument("--step", type=int, help="default: the newest intact checkpoint")
+    export.add_argument("--step", help="a number, or best; default: the newest intact checkpoint")
     export.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     import_ = verbs.add_parser(
         "import",
@@ -57,11 +57,28 @@ def main() -> None:
 def run_export(args: argparse.Namespace) -> None:
     from ndt3_dist.checkpoint.export import export
 
-    config = export(args.run, args.out, args.step, args.dtype, log.say)
+    config = export(args.run, args.out, step_number(args.run, args.step), args.dtype, log.say)
     log.say(
         f"{args.out}: {config['parameters']:,} parameters in {config['dtype']}, "
         f"step {config['trained']['step']} of {args.run}"
     )
+
+
+def step_number(run: str, step: str | None) -> int | None:
+    """The step that --step means; None = the newest intact one."""
+    from ndt3_dist.checkpoint.format import newest
+    from ndt3_dist.errors import BadInput
+
+    if step == "best":
+        checkpoint = newest(run, log.warn)
+        best = checkpoint.meta["best"] if checkpoint else None
+        if not best:
+            raise BadInput(f"{run}: no step is validated; see validation.every_steps")
+        log.say(f"{best['metric']} was best at step {best['step']}: {best['value']:.4f}")
+        return best["step"]
+    if step is not None and not step.isdigit():
+        raise BadInput(f"--step {step}: expected a number or best")
+    return None if step is None else int(step)
 
 
 def run_import(args: argparse.Namespace) -> None:

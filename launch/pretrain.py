@@ -44,7 +44,7 @@ def main() -> None:
         log.say(json.dumps({"deepspeed": deepspeed_dict(config, world_size)}, indent=1))
         return
     from ndt3_dist.train.faults import fault
-    from ndt3_dist.train.loop import pretrain
+    from ndt3_dist.train.pretrain import pretrain
     from ndt3_dist.train.start import run_folder
 
     try:

@@ -185,7 +185,10 @@ class TrainConfig(Section):
     epochs: float = Field(default=400, gt=0)
     """Stop after this many passes over the corpus."""
     max_skipped: int = Field(default=3, ge=0)
-    """Steps in a row without a finite loss and gradient (no weight moves) before a run ends."""
+    """Steps in a row without a finite loss and gradient (no weight moves) before it goes back."""
+    max_rollbacks: int = Field(default=1, ge=0)
+    """Times that a run goes back to the weights of its newest checkpoint, on with the data that
+    follows, before it ends."""
     max_steps: int = Field(default=0, ge=0)
     """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
     global_batch: int = Field(ge=1)
@@ -228,6 +231,9 @@ class CheckpointConfig(Section):
     """Also keep those whose step is a multiple of this; 0 = none."""
     background: bool = True
     """Write while training goes on, from a copy in memory (12 bytes a parameter over all ranks)."""
+    max_starts: int = Field(default=10, ge=1)
+    """Starts in a row with --resume auto that may go on from the same step, before one is refused:
+    a loop of restarts that gets nowhere ends."""
     stop_within_s: float = Field(default=90, gt=0)
     """Seconds from a signal to the end of the run, saved or not; the scheduler must leave more."""
 

@@ -56,6 +56,21 @@ def loss_figure(metrics: list[dict]):
     return figure
 
 
+def validation_figure(metrics: list[dict]):
+    """Scores on held-out windows by step; None where there are none."""
+    found = [m for m in metrics if "val_loss" in m]
+    if not found:
+        return None
+    keys = ("val_loss", "val_r2", "val_bits_per_spike")
+    figure, axes = new_figure(len(keys), 1.8)
+    steps = [m["step"] for m in found]
+    for axis, key in zip(axes, keys, strict=True):
+        axis.plot(steps, [m[key] for m in found], marker=".", linewidth=1.2, color="#1f4e8c")
+        axis.set_ylabel(key)
+    axes[-1].set_xlabel("step")
+    return figure
+
+
 def rate_figure(metrics: list[dict]):
     """Tokens per second and the share of time spent waiting for data."""
     figure, axes = new_figure(2, 1.8)
@@ -172,6 +187,8 @@ def write_report(
     if summary:
         parts.append(as_table([{"": k, "value": v} for k, v in summary.items()]))
     parts += ["<h2>Loss</h2>", as_image(loss_figure(metrics), "losses by step")]
+    if validated := validation_figure(metrics):
+        parts += ["<h2>Validation</h2>", as_image(validated, "scores on held-out windows by step")]
     parts += ["<h2>Throughput</h2>", as_image(rate_figure(metrics), "tokens per second by step")]
     if evaluation:
         rows = [

@@ -83,6 +83,27 @@ def restore(config: PretrainConfig, resume: str, start: Checkpoint, engine: Engi
         start = older
 
 
+def refuse_loop(config: PretrainConfig, start: Checkpoint | None) -> None:
+    """End a loop of restarts that no longer gets anywhere.
+
+    Raises:
+        ResumeMismatch: The last `checkpoint.max_starts` starts were all from this step.
+    """
+    run, step = run_folder(config), start.meta["step"] if start else 0
+    most, lines = config.checkpoint.max_starts, []
+    if (run / "starts.jsonl").is_file():
+        lines = (run / "starts.jsonl").read_text().splitlines()[-most:]
+    if len(lines) < most or any(f'"from_step": {step},' not in line for line in lines):
+        return
+    faults = sorted(storage.list_names(run / FOLDER))
+    last = f"; the last fault is in {run / FOLDER / faults[-1]}" if faults else ""
+    again = f"--resume {step} tries once more, or " if start else ""
+    raise ResumeMismatch(
+        f"{run}: its last {most} starts were all from step {step} and none reached the next "
+        f"checkpoint{last}; {again}raise checkpoint.max_starts"
+    )
+
+
 def check_same(config: PretrainConfig, start: Checkpoint) -> None:
     """Refuse to go on with another model or order than the checkpoint's."""
     if "stretches" not in start.stream:

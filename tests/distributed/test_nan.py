@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 
 from launching import launch, losses
 
+from ndt3_dist.checkpoint.format import delete_step, open_step
 from ndt3_dist.train.metrics import read_metrics
 
 BREAK = """
@@ -43,8 +45,45 @@ def test_a_nan_of_one_rank_is_skipped_by_all_and_named(corpus, tmp_path, monkeyp
     assert json.loads(lines.splitlines()[3])["loss"] is None
 
 
+def test_after_too_many_the_run_goes_back_and_on_with_the_data_that_follows(
+    corpus, tmp_path, monkeypatch
+):
+    (tmp_path / "break").mkdir()
+    broken = BREAK.replace("position == 12", "24 <= position <= 32")  # steps 7 to 9
+    (tmp_path / "break" / "sitecustomize.py").write_text(broken)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "break"))
+    extra = ["train.max_skipped=2", "checkpoint.every_steps=5"]
+    code, log = launch(tmp_path, corpus, extra=extra)
+    assert code == 0, log
+    assert (
+        "3 steps in a row, the last of them 9, had no finite loss and gradient: back to the "
+        "weights of step 5, on with the data that follows (1 of 1 times)"
+    ) in log
+    lines = read_metrics(tmp_path / "r")
+    assert [m["position"] for m in lines] == list(range(0, 48, 4))
+    saved = {step: open_step(tmp_path / "r", step).meta for step in (5, 10, 12)}
+    assert [m["adam_step"] for m in saved.values()] == [5, 6, 8]
+    assert [m["rolled_back"] for m in saved.values()] == [0, 1, 1]
+    # Killed before the next checkpoint, it finds the same way again.
+    shutil.copytree(tmp_path / "r", tmp_path / "again" / "r")
+    for step in (10, 12):
+        delete_step(tmp_path / "again" / "r", step)
+    code, log = launch(tmp_path / "again", corpus, extra=extra, resume="auto")
+    assert code == 0, log
+    found = losses(tmp_path / "again")
+    assert [found[s] for s in (6, 10, 12)] == [losses(tmp_path)[s] for s in (6, 10, 12)]
+
+
+def test_a_run_whose_weights_stay_where_they_are_says_so(corpus, tmp_path):
+    still = ["optim.lr=1e-30", "optim.lr_min=0", "log.every_steps=5", "train.max_steps=11"]
+    code, log = launch(tmp_path, corpus, extra=still)
+    assert code == 0, log
+    assert log.count("no weight has moved since step 0: look at optim.lr (1e-3") == 2, log
+
+
 def test_a_loss_that_stays_away_ends_the_run_with_its_weights(corpus, tmp_path):
-    code, log = launch(tmp_path, corpus, extra=["optim.lr=1e30", "train.max_skipped=2"])
+    extra = ["optim.lr=1e30", "train.max_skipped=2", "checkpoint.every_steps=1000"]
+    code, log = launch(tmp_path, corpus, extra=extra)
     assert code != 0
     assert log.count("error: 3 steps in a row") == 1
     assert "Traceback" not in log

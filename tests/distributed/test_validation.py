@@ -1,5 +1,7 @@
 """Validation in real runs: it disturbs nothing, says the truth, and ends a run in time."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,18 @@ from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.checkpoint.export import export
 from ndt3_dist.checkpoint.format import open_step, steps_of
+from ndt3_dist.config import PROJECT
 from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
 from ndt3_dist.model.export import load_model
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.report import write_report
 
+spec = importlib.util.spec_from_file_location("convert", PROJECT / "checkpoints" / "convert.py")
+convert = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(convert)
 OFTEN = ["validation.every_steps=3", "validation.metric=val_r2"]
 
 
@@ -95,6 +102,9 @@ def test_a_run_that_gets_no_better_stops_and_its_best_step_is_kept(held_out, tmp
     assert steps_of(tmp_path / "r") == [best, last]
     kept = open_step(tmp_path / "r", last).meta["best"]
     assert kept == {"metric": "val_loss", "step": best, "value": scores[best], "waited": 3}
+    assert convert.step_number(tmp_path / "r", "best") == best
+    write_report(tmp_path / "r")
+    assert "<h2>Validation</h2>" in (tmp_path / "r" / "report.html").read_text()
     code, log = launch(tmp_path, held_out, 2, extra, resume="auto")  # it stays over
     assert code == 0, log
     assert max(losses(tmp_path)) == last

@@ -13,6 +13,7 @@ from ndt3_dist.train.metrics import read_metrics
 KILLS = int(os.environ.get("NDT3_KILLS", "50"))
 STEPS = 240
 LONG = [f"train.max_steps={STEPS}", "checkpoint.every_steps=7", "checkpoint.keep_last=2"]
+LONG += ["checkpoint.max_starts=1000"]
 WHAT = ("step", "position", "samples", "tokens", "loss", "grad_norm", "lr")
 
 

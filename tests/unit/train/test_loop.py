@@ -1,5 +1,7 @@
 """When a run ends, and what it refuses to start from."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from ndt3_dist.config import PROJECT, PretrainConfig, load_config
 from ndt3_dist.data.stream import Step
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.train.loop import is_done, loss_divisors, total_steps
-from ndt3_dist.train.start import find_start
+from ndt3_dist.train.start import find_start, refuse_loop
 
 
 def demo_config(*overrides):
@@ -19,6 +21,9 @@ def test_a_run_ends_when_its_epochs_are_seen_or_its_steps_are_taken():
     assert not is_done(config, 10**6, 1.99)
     assert is_done(config, 1, 2.0)
     assert is_done(demo_config("train.max_steps=5"), 5, 0.0)
+    patient = demo_config("validation.every_steps=1", "validation.patience=2")
+    assert not is_done(patient, 1, 0.0, waited=1)
+    assert is_done(patient, 1, 0.0, waited=2)
 
 
 def test_the_number_of_steps_follows_from_the_rows_of_an_epoch():
@@ -42,6 +47,26 @@ def test_a_start_is_never_guessed(tmp_path):
         find_start(config, "auto")
     with pytest.raises(BadInput, match="runs lie on a disk"):
         find_start(demo_config("run.dir=s3://bucket/runs"), "auto")
+
+
+def test_restarts_that_get_nowhere_end(tmp_path):
+    config = demo_config(f"run.dir={tmp_path}", "checkpoint.max_starts=3")
+    run = tmp_path / "demo"
+    (run / "faults").mkdir(parents=True)
+    (run / "faults" / "20260101-rank00001.txt").touch()
+
+    def started(*steps):
+        lines = [json.dumps({"from_step": s, "ranks": 2}) + "\n" for s in steps]
+        (run / "starts.jsonl").write_text("".join(lines))
+        refuse_loop(config, None)
+
+    started()
+    started(5, 0, 0)
+    started(0, 0, 5)
+    with pytest.raises(ResumeMismatch, match=r"all from step 0 .*/20260101-rank00001.txt; raise"):
+        started(0, 0, 0)
+    with pytest.raises(ResumeMismatch, match="its last 3 starts"):
+        started(8, 0, 0, 0)
 
 
 def test_losses_are_divided_by_the_whole_steps_counts_or_by_upstreams_means():
