@@ -3,6 +3,7 @@
 import torch
 import torch.distributed as dist
 
+from ndt3_dist.checkpoint.format import KINDS
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
 
@@ -31,6 +32,6 @@ class Canary:
         return bool(differs)
 
     def _look(self) -> torch.Tensor:
-        slices = zero.local_slices(self.engine.deepspeed)
+        slices = zero.local_slices(self.engine.deepspeed, KINDS[:1])
         found = [tensors["master"].detach().reshape(-1)[:SEEN] for *_, tensors in slices]
         return torch.cat(found).clone() if found else torch.zeros(0)

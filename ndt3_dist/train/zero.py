@@ -16,16 +16,20 @@ Slice = tuple[str, int, dict[str, torch.Tensor]]
 """Parameter name, first flat element, and the slice of each kind (all of one length)."""
 
 
-def local_slices(engine) -> Iterator[Slice]:
-    """The slices that this rank owns; over all ranks they cover every parameter once."""
-    # Without ZeRO every rank holds all of it; the first one speaks.
-    return iter(()) if not engine.zero_optimization_stage() and engine.global_rank else held(engine)
+def local_slices(engine, kinds=KINDS) -> Iterator[Slice]:
+    """The slices that this rank owns; over all ranks they cover every parameter once.
+
+    Moments (all `kinds` but the first) are there after the first step, or `fill`.
+    """
+    if not engine.zero_optimization_stage() and engine.global_rank:
+        return iter(())  # without ZeRO every rank holds all of it; the first one speaks
+    return held(engine, kinds)
 
 
-def held(engine) -> Iterator[Slice]:
+def held(engine, kinds=KINDS) -> Iterator[Slice]:
     """The slices that this rank steps."""
     for name, parameter in engine.module.named_parameters():
-        found = _find(engine, parameter)
+        found = _find(engine, parameter, kinds)
         if found is not None:
             start, tensors = found
             yield name, start, tensors
@@ -75,7 +79,7 @@ def fill(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step:
                 tensor.copy_(saved[kind].to(tensor.device))
 
 
-def _find(engine, parameter):
+def _find(engine, parameter, kinds=KINDS):
     """Where this rank's slice of a parameter starts, and its tensors; None where it has none."""
     stage = engine.zero_optimization_stage()
     if stage == 3:
@@ -86,7 +90,7 @@ def _find(engine, parameter):
             return None
         optimizer = parameter._z3_optimizer
         tensors = {}
-        for kind in KINDS:
+        for kind in kinds:
             key = None if kind == "master" else kind
             whole, _ = optimizer._get_fp32_opt_state_partition(parameter, False, key)
             tensors[kind] = whole.view(-1)[:length]
@@ -95,12 +99,12 @@ def _find(engine, parameter):
         mapping = getattr(parameter, "_hp_mapping", None)
         if mapping is None:
             return None
-        keys = {kind: None if kind == "master" else kind for kind in KINDS}
+        keys = {kind: None if kind == "master" else kind for kind in kinds}
         tensors = {kind: mapping.get_hp_fragment(key).view(-1) for kind, key in keys.items()}
         return mapping.lp_fragment_address.start, tensors
     state = engine.optimizer.state[parameter]
     return 0, {
-        kind: (parameter.data if kind == "master" else state[kind]).view(-1) for kind in KINDS
+        kind: (parameter.data if kind == "master" else state[kind]).view(-1) for kind in kinds
     }
 
 
@@ -118,7 +122,7 @@ def refresh(engine) -> None:
         for parameter in engine.module.parameters():
             # Each element has one owner: the sum of what ranks have is the whole.
             whole = torch.zeros(parameter.numel(), device=parameter.device)
-            found = _find(engine, parameter)
+            found = _find(engine, parameter, KINDS[:1])
             if found:
                 start, tensors = found
                 whole[start : start + tensors["master"].numel()] = tensors["master"]

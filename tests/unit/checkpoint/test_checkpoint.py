@@ -198,3 +198,15 @@ def test_only_what_is_read_is_hashed_and_once(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "sha256_bytes", lambda d: hashed.append(len(d)) or sha256(d))
     checkpoint.read("c", 0, 32)  # what rank 0 of 2 owns
     assert hashed == [4 * 32] * len(KINDS)
+
+
+def test_a_step_that_is_deleted_ceases_to_exist_first(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    removed, remove = [], storage.remove
+    monkeypatch.setattr(storage, "remove", lambda p: removed.append(p) or remove(p))
+    prune(tmp_path, 1)
+    save(tmp_path, 2)
+    prune(tmp_path, 1)
+    folder = step_folder(tmp_path, 1)
+    assert removed[-2:] == [folder / "checkpoint.json", folder]
+    assert not folder.exists()
