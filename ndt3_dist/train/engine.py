@@ -5,6 +5,7 @@ users never write one.
 """
 
 import contextlib
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3, Output
 from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.train.adamw import ClippedAdamW
 
 
 def accumulation(config: PretrainConfig, world_size: int) -> int:
@@ -37,7 +39,7 @@ def deepspeed_dict(config: PretrainConfig, world_size: int) -> dict:
     return {
         "train_micro_batch_size_per_gpu": 1,  # our micro-batch is opaque to DeepSpeed
         "gradient_accumulation_steps": accumulation(config, world_size),
-        "gradient_clipping": config.optim.grad_clip,
+        "gradient_clipping": 0.0,  # ClippedAdamW does it
         "bf16": {"enabled": config.train.precision == "bf16"},
         # fp32 accumulation and reduction: the curve does not hang on the number of ranks.
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -123,8 +125,11 @@ class Engine:
 
         optim = config.optim
         fused = torch.cuda.is_available()
-        optimizer = torch.optim.AdamW(
+        self.optimizer = ClippedAdamW(
             model.parameters(),
+            optim.grad_clip,
+            partitioned=config.train.zero_stage > 0,
+            scale=world_size,  # DeepSpeed takes the mean over ranks; losses are shares of a sum
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
@@ -133,12 +138,10 @@ class Engine:
         )
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=optimizer,  # pyright: ignore[reportArgumentType]
+            optimizer=self.optimizer,  # pyright: ignore[reportArgumentType]
             config=deepspeed_dict(config, world_size),
         )
         self.deepspeed: Any = engine
-        # DeepSpeed averages over ranks and accumulation; our losses are shares of a global sum.
-        self.share = accumulation(config, world_size) * world_size
         self.seed = config.run.seed
 
     def micro_step(
@@ -153,7 +156,9 @@ class Engine:
         """
         torch.manual_seed(seed_of("dropout", self.seed, *key))
         out = self.deepspeed(tokens, num_spikes, num_covariates)
-        self.deepspeed.backward(out.loss * self.share)
+        # Nothing that hangs on the number of ranks enters a backward pass in bf16. The product is
+        # needed: DeepSpeed divides the gradient of its very output by the accumulation after all.
+        self.deepspeed.backward(out.loss * 1.0, scale_wrt_gas=False)
         return out
 
     @contextlib.contextmanager
@@ -177,13 +182,10 @@ class Engine:
     def step(self, lr: float, finite: bool = True) -> float:
         """Optimiser step at learning rate `lr`; returns the gradient norm before clipping.
 
-        DeepSpeed's ZeRO leaves weights as they are where the norm is no number; without ZeRO it
-        does not, so that gradients of a loss that is not `finite` are dropped here.
+        Where the norm is no number, or the loss is not `finite`, weights stay as they are.
         """
-        if not finite and not self.deepspeed.zero_optimization():
-            self.deepspeed.optimizer.zero_grad()
+        self.optimizer.norm, self.optimizer.skip = math.nan, not finite
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
         self.deepspeed.step()
-        norm = self.deepspeed.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return self.optimizer.norm

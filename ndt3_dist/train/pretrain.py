@@ -136,5 +136,10 @@ def announce(config, stream: Stream, shapes, world_size: int, device, start) -> 
         f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
         f"ranks; about {total_steps(config, rows)} steps"
     )
+    if world_size & (world_size - 1) and train.precision == "bf16":
+        log.say(
+            f"{world_size} ranks are no power of two: losses will be those of other numbers of "
+            "ranks to about 1e-3, not to the last bit"
+        )
     if start:
         log.say(f"resuming from step {start.meta['step']} ({start.folder})")

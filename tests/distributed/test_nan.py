@@ -75,10 +75,10 @@ def test_after_too_many_the_run_goes_back_and_on_with_the_data_that_follows(
 
 
 def test_a_run_whose_weights_stay_where_they_are_says_so(corpus, tmp_path):
-    still = ["optim.lr=1e-30", "optim.lr_min=0", "log.every_steps=5", "train.max_steps=11"]
+    still = ["optim.lr=1e-300", "optim.lr_min=0", "log.every_steps=5", "train.max_steps=11"]
     code, log = launch(tmp_path, corpus, extra=still)
     assert code == 0, log
-    assert log.count("no weight has moved since step 0: look at optim.lr (1e-3") == 2, log
+    assert log.count("no weight has moved since step 0: look at optim.lr (") == 2, log
 
 
 def test_a_loss_that_stays_away_ends_the_run_with_its_weights(corpus, tmp_path):

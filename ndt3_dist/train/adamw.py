@@ -1,0 +1,66 @@
+"""AdamW that clips the global gradient norm itself, alike for every ZeRO stage and rank count.
+
+DeepSpeed sums the norm in float32, in an order that hangs on the stage and on how gradients are
+partitioned; the last bit of the factor then differs, and soon the losses (docs/LOG.md). Here it is
+summed in float64: the factor that float32 gradients are multiplied by is the same.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+
+CHUNK = 1 << 18
+"""Elements that are squared at once on a CPU: what fits its cache."""
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """Steps on gradients of which each rank may hold a part.
+
+    Attributes:
+        norm: Global norm, scaled, before clipping at the last step; NaN where there was none.
+        skip: Whether to take no step, whatever the norm.
+    """
+
+    def __init__(self, params, clip: float, partitioned: bool, scale: float, **options):
+        """
+        Args:
+            params: As torch's.
+            clip: Largest norm of the whole gradient.
+            partitioned: Whether each rank holds a part of the gradient, and not all of it.
+            scale: Gradients are multiplied by it first.
+            options: As torch's.
+        """
+        self.clip, self.partitioned, self.scale = clip, partitioned, scale
+        self.norm, self.skip = math.nan, False
+        super().__init__(params, **options)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """A step; none where the norm is no number."""
+        held = [p.grad for group in self.param_groups for p in group["params"]]
+        gradients = [g for g in held if g is not None]
+        device = gradients[0].device if gradients else "cpu"
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for gradient in gradients:
+            total += squares(gradient)
+        if self.partitioned:
+            dist.all_reduce(total)
+        self.norm = self.scale * math.sqrt(total.item())
+        if self.skip or not math.isfinite(self.norm):
+            return None
+        factor = self.scale * min(1.0, self.clip / max(self.norm, 1e-30))
+        for gradient in gradients if factor != 1 else ():
+            gradient.mul_(factor)
+        return super().step(closure)
+
+
+def squares(x: torch.Tensor) -> torch.Tensor:
+    """Sum of squares, scalar float64."""
+    if x.is_cuda:
+        return torch.linalg.vector_norm(x, dtype=torch.float64) ** 2
+    total, held = torch.zeros((), dtype=torch.float64), torch.empty(CHUNK, dtype=torch.float64)
+    for chunk in x.reshape(-1).split(CHUNK):
+        wide = held[: len(chunk)].copy_(chunk)
+        total += wide.dot(wide)
+    return total
