@@ -23,6 +23,9 @@ def main() -> None:
     export.add_argument("out", help="folder to make")
     export.add_argument("--step", help="a number, or best; default: the newest intact checkpoint")
     export.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
+    export.add_argument(
+        "--verify", action="store_true", help="read it again and print the sha256 of each tensor"
+    )
     import_ = verbs.add_parser(
         "import",
         help="checkpoint of NDT3's own code -> export",
@@ -62,6 +65,11 @@ def run_export(args: argparse.Namespace) -> None:
         f"{args.out}: {config['parameters']:,} parameters in {config['dtype']}, "
         f"step {config['trained']['step']} of {args.run}"
     )
+    if args.verify:
+        from ndt3_dist.checkpoint.export import verify_export
+
+        for name, shape, sha256 in verify_export(args.run, args.out):
+            log.say(f"{sha256}  {name} {tuple(shape)}")
 
 
 def step_number(run: str, step: str | None) -> int | None:

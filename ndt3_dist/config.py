@@ -162,14 +162,17 @@ class OptimConfig(Section):
     lr: float = Field(gt=0)
     """Peak learning rate."""
     lr_min: float = Field(default=1e-6, ge=0)
-    schedule: Literal["ndt3", "cosine"] = "ndt3"
-    """ndt3 = linear warm-up, then a cosine not shifted by it (upstream's); cosine = shifted."""
+    schedule: Literal["ndt3", "cosine", "wsd"] = "ndt3"
+    """ndt3 = linear warm-up, then a cosine not shifted by it (upstream's); cosine = shifted; wsd =
+    warm-up, the peak up to `stable_epochs`, a straight line down."""
+    stable_epochs: float = Field(default=0, ge=0)
+    """Where the decay of `wsd` begins."""
     warmup_epochs: float = Field(default=50, ge=0)
     """Warm-up in epochs (samples seen over samples in the corpus)."""
     warmup_init_factor: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the start of the warm-up over the peak."""
     decay_epochs: float = Field(default=500, gt=0)
-    """Epoch at which the cosine reaches `lr_min`."""
+    """Epoch at which the learning rate reaches `lr_min`."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
         0.9,
         0.999,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ndt3_dist import storage
@@ -67,6 +68,26 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
     config = describe_export(model, weights, dtype, trained)
     write_export(out, weights, config, storage.read_json(Path(run) / "normalisation.json"))
     return config
+
+
+def verify_export(run: str | Path, out: str | Path) -> list[tuple[str, list[int], str]]:
+    """Read an export again and compare it with the checkpoint that it came from, bit for bit.
+
+    Returns:
+        Name, shape and sha256 of each tensor.
+    Raises:
+        CheckpointCorrupt: A tensor differs.
+    """
+    config, found = storage.read_json(Path(out) / "config.json"), []
+    checkpoint = open_step(run, config["trained"]["step"])
+    with safe_open(str(Path(out) / "model.safetensors"), framework="pt") as file:
+        for name, shape in checkpoint.meta["parameters"].items():
+            tensor = file.get_tensor(name)
+            if not torch.equal(tensor, checkpoint.master(name).to(tensor.dtype)):
+                raise CheckpointCorrupt(f"{out}: {name} is not that of {checkpoint.folder}")
+            data = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+            found.append((name, shape, storage.sha256_bytes(data)))
+    return found
 
 
 def describe_export(

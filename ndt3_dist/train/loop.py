@@ -7,6 +7,7 @@ run this rank's micro-batches, sum losses in row order, step, log, perhaps valid
 import math
 import time
 
+import psutil
 import torch
 
 from ndt3_dist import log
@@ -14,6 +15,7 @@ from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.train.canary import Canary
 from ndt3_dist.train.engine import Engine
+from ndt3_dist.train.flops import peak_bf16
 from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line, validation_line
 from ndt3_dist.train.ranks import gather, share
 from ndt3_dist.train.saving import Saving
@@ -52,6 +54,8 @@ class Loop:
         self.wandb = Wandb(config, run) if first else None
         self.total = total_steps(config, stream.plan.epoch_rows)
         self.spikes, self.skips, self.canary = SpikeWatch(), SkipWatch(), Canary(engine, step)
+        bf16_gpu = device.type == "cuda" and config.train.precision == "bf16"
+        self.peak = peak_bf16(torch.cuda.get_device_name(device)) if bf16_gpu else None
         lines = self.metrics.lines if self.metrics else []
         self.losses = [lines[i]["loss"] for i in (0, -1)] if lines else []
 
@@ -77,8 +81,9 @@ class Loop:
                 self.saving.save(self.step, self.place)
                 break
             wait = time.perf_counter() - began
-            values, micro_losses = self.take_step(work)
+            values, micro_losses, flops = self.take_step(work)
             values |= {"step_s": time.perf_counter() - clock, "wait_s": wait}
+            values |= self.usage(flops, values["step_s"])
             clock, done = time.perf_counter(), self.is_done()
             better = False
             if self.validation and (self.step % self.config.validation.every_steps == 0 or done):
@@ -101,12 +106,14 @@ class Loop:
         epochs = self.stream.plan.epochs(self.place)
         return is_done(self.config, self.step, epochs, self.saving.best.waited)
 
-    def take_step(self, work: Step) -> tuple[dict, list[list[float]]]:
-        """One optimiser step; its metrics, and both losses of every micro-batch."""
+    def take_step(self, work: Step) -> tuple[dict, list[list[float]], tuple[float, float]]:
+        """One optimiser step; its metrics, both losses of every micro-batch, its operations."""
         epochs = self.stream.plan.epochs(self.place)
         lr = learning_rate(self.config.optim, epochs)
         divisors = loss_divisors(self.config, work)
-        losses = run_micro_batches(self.engine, work, divisors, self.step, self.device)
+        losses, flops = run_micro_batches(
+            self.config, self.engine, work, divisors, self.step, self.device
+        )
         spikes, covariates = (math.fsum(column) for column in zip(*losses, strict=True))
         norm = self.engine.step(lr, math.isfinite(spikes + covariates))
         values = {
@@ -122,7 +129,15 @@ class Loop:
         }
         self.losses = [*self.losses[:1], values["loss"]] if self.losses else [values["loss"]] * 2
         self.step, self.place = self.step + 1, work.after
-        return values, losses
+        return values, losses, flops
+
+    def usage(self, flops: tuple[float, float], seconds: float) -> dict:
+        """How much of the devices a step used: TFLOP/s, MFU and HFU where their peak is known."""
+        needed, ran = (f / max(seconds, 1e-9) / self.stream.world_size for f in flops)
+        values = {"tflops": needed / 1e12, "memory_gb": memory_gb(self.device)}
+        if self.peak:
+            values |= {"mfu": needed / self.peak, "hfu": ran / self.peak}
+        return values
 
     def validate(self, values: dict) -> bool:
         """Add scores on held-out windows to `values`; whether they are the best so far."""
@@ -177,6 +192,13 @@ def is_done(config: PretrainConfig, step: int, epochs: float, waited: int = 0) -
     if train.max_steps and step >= train.max_steps:
         return True
     return epochs >= train.epochs or 0 < patience <= waited
+
+
+def memory_gb(device: torch.device) -> float:
+    """Most that this rank has allocated on its GPU; on a CPU what it holds now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return psutil.Process().memory_info().rss / 1e9
 
 
 def over_line(best: Best) -> str:

@@ -22,6 +22,10 @@ METRICS = {
     "tokens": "tokens in the step",
     "step_s": "seconds from the end of the last step to the end of this one",
     "wait_s": "of these, seconds that rank 0 waited for the step of all ranks to be built",
+    "tflops": "10^12 operations that the model needs (train/flops.py) a second and rank",
+    "mfu": "these over the device's peak in dense bf16; where that is known",
+    "hfu": "the same, with what is computed again",
+    "memory_gb": "most that rank 0 has allocated on its GPU; on a CPU what it holds",
     "val_loss": "as loss, over held-out windows with dropout off",
     "val_loss_spikes": "as loss_spikes",
     "val_loss_covariates": "as loss_covariates",
@@ -132,7 +136,8 @@ def console_line(step: int, total: int, values: Mapping[str, float], seconds_lef
     hours, rest = divmod(int(seconds_left), 3600)
     eta = f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
     wait = values["wait_s"] / max(values["step_s"], 1e-9)
+    mfu = f"mfu {values['mfu']:.1%}  " if "mfu" in values else ""
     return (
         f"step {step}/{total}  loss {values['loss']:.4f}  |g| {values['grad_norm']:.2f}  "
-        f"{rate / 1000:.1f}k tok/s  wait {wait:.1%}  eta {eta}"
+        f"{rate / 1000:.1f}k tok/s  {mfu}wait {wait:.1%}  mem {values['memory_gb']:.1f}G  eta {eta}"
     )

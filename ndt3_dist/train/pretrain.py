@@ -22,6 +22,7 @@ from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.start import (
     agree,
     check_same,
+    check_shared,
     find_start,
     refuse_loop,
     restore,
@@ -102,6 +103,8 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
                 delete_step(run, newer)
     if rank == 0:
         write_run_files(config, stream, start, init)
+    with log.one_voice():
+        check_shared(run)
     writer = Writer(run, rank, world_size, gather, config.checkpoint.background)
     saving = Saving(config, engine, stream, writer, shapes)
     if start:

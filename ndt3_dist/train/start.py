@@ -128,6 +128,33 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
             )
 
 
+def check_shared(run: Path, wait_s: float = 10.0) -> None:
+    """Refuse a run folder in which some rank does not see what rank 0 wrote; all ranks call it.
+
+    Args:
+        run: With starts.jsonl.
+        wait_s: Time that a network file system has.
+    Raises:
+        ResumeMismatch: On all ranks; names those that do not see it.
+    """
+
+    def last() -> str:
+        try:
+            return (run / "starts.jsonl").read_text().splitlines()[-1]
+        except (OSError, IndexError):
+            return ""
+
+    expected, deadline = gather(last())[0], time.monotonic() + wait_s
+    while last() != expected and time.monotonic() < deadline:
+        time.sleep(0.2)
+    apart = [rank for rank, seen in enumerate(gather(last())) if seen != expected]
+    if apart:
+        raise ResumeMismatch(
+            f"{run}: rank{'s' * (len(apart) > 1)} {', '.join(map(str, apart[:8]))} cannot see what "
+            "rank 0 wrote there; all hosts must share the run folder (run.dir)"
+        )
+
+
 def write_run_files(
     config: PretrainConfig, stream: Stream, start: Checkpoint | None, init: str | None
 ) -> None:

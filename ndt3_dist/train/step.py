@@ -7,6 +7,7 @@ from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.stream import Step
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.train.engine import Engine
+from ndt3_dist.train.flops import step_flops
 
 
 def loss_divisors(config: PretrainConfig, work: Step) -> list[tuple[int, int]]:
@@ -28,30 +29,40 @@ def loss_divisors(config: PretrainConfig, work: Step) -> list[tuple[int, int]]:
 
 
 def run_micro_batches(
-    engine: Engine, work: Step, divisors: list[tuple[int, int]], step: int, device
-) -> list[list[float]]:
+    config: PretrainConfig,
+    engine: Engine,
+    work: Step,
+    divisors: list[tuple[int, int]],
+    step: int,
+    device: torch.device,
+) -> tuple[list[list[float]], tuple[float, float]]:
     """Forward and backward of this rank's micro-batches, losses of the whole step.
 
     Args:
-        engine: The engine.
+        config, engine: Of the run.
         work: This rank's part of the step.
         divisors: Of each micro-batch, from `loss_divisors`.
         step: Number of the step.
         device: Of the model.
     Returns:
-        Spike and covariate loss of every micro-batch of the global step, in their order, float64;
-        their sums are the step's means.
+        Spike and covariate loss of every micro-batch of the global step, in their order, float64,
+        whose sums are the step's means; and the operations of all ranks, those that the model needs
+        and those that run (`train.flops`).
     """
-    sums = []
+    rows = []
     for done, ((number, arrays), counts) in enumerate(zip(work.batches, divisors, strict=True), 1):
         tokens = PackedTokens.from_numpy(arrays, device)
         out = engine.micro_step(tokens, *counts, (step, number))
         scale = torch.tensor(counts, dtype=torch.float64, device=device).clamp(min=1)
-        sums.append(torch.stack((out.spike_sum, out.covariate_sum)).double() / scale)
+        loss = torch.stack((out.spike_sum, out.covariate_sum)).double() / scale
+        slots = len(arrays["spike_slot"]), len(arrays["covariate_slot"])
+        flops = step_flops(config.model, tokens.seqlens, *slots, config.train.recompute)
+        rows.append(torch.cat((loss, torch.tensor(flops, dtype=torch.float64, device=device))))
         if done < len(work.batches):
             engine.accumulated()
-    ours = torch.stack(sums)  # (accumulation, 2)
+    ours = torch.stack(rows)  # (accumulation, 4)
     every = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
     dist.all_gather(every, ours)
     in_order = torch.stack(every, dim=1).flatten(0, 1).cpu()  # micro-batch a * world + rank
-    return in_order.tolist()
+    needed, ran = in_order[:, 2:].sum(0).tolist()
+    return in_order[:, :2].tolist(), (needed, ran)

@@ -1,5 +1,6 @@
 """Pretraining for real: the deepspeed launcher, two processes, SIGKILL, resume, export."""
 
+import hashlib
 import json
 import shutil
 import time
@@ -10,9 +11,9 @@ import pytest
 from launching import kill_all, launch, losses
 
 import ndt3_dist
-from ndt3_dist.checkpoint.export import export
+from ndt3_dist.checkpoint.export import export, verify_export
 from ndt3_dist.checkpoint.format import open_step, steps_of
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train.metrics import read_metrics
 from ndt3_dist.train.replay import dump, replay
@@ -30,6 +31,7 @@ def undisturbed(tmp_path_factory, corpus):
 def test_a_run_trains_and_reports(undisturbed):
     metrics = read_metrics(undisturbed / "r")
     assert [m["step"] for m in metrics] == list(range(1, 13))
+    assert all(0 < m["tflops"] < 10 and m["memory_gb"] > 0.1 for m in metrics)
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert steps_of(undisturbed / "r") == [4, 8, 12]
     assert (undisturbed / "r" / "latest").read_text() == "00000012\n"
@@ -157,7 +159,18 @@ def test_an_export_holds_the_fp32_masters_bit_for_bit(undisturbed, tmp_path):
     checkpoint = open_step(undisturbed / "r", 12)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, checkpoint.master(name)), name
+    told = {name: sha256 for name, _, sha256 in verify_export(undisturbed / "r", tmp_path / "e")}
+    sos = checkpoint.master("sos").numpy().tobytes()
+    assert told.keys() == checkpoint.meta["parameters"].keys()
+    assert told["sos"] == hashlib.sha256(sos).hexdigest()
+    file = tmp_path / "e" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointCorrupt, match="is not that of"):
+        verify_export(undisturbed / "r", tmp_path / "e")
     export(undisturbed / "r", tmp_path / "b", 8, "bf16", print)
+    assert len(verify_export(undisturbed / "r", tmp_path / "b")) == len(told)
     rounded = ndt3_dist.load_model(tmp_path / "b")
     eight = open_step(undisturbed / "r", 8)
     for name, parameter in rounded.named_parameters():

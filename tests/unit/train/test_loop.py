@@ -8,8 +8,9 @@ import pytest
 from ndt3_dist.config import PROJECT, PretrainConfig, load_config
 from ndt3_dist.data.stream import Step
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
+from ndt3_dist.train import start as start_module
 from ndt3_dist.train.loop import is_done, loss_divisors, total_steps
-from ndt3_dist.train.start import find_start, refuse_loop
+from ndt3_dist.train.start import check_shared, find_start, refuse_loop
 
 
 def demo_config(*overrides):
@@ -67,6 +68,17 @@ def test_restarts_that_get_nowhere_end(tmp_path):
         started(0, 0, 0)
     with pytest.raises(ResumeMismatch, match="its last 3 starts"):
         started(8, 0, 0, 0)
+
+
+def test_a_run_folder_of_which_each_host_has_its_own_is_refused(tmp_path, monkeypatch):
+    """Two ranks, of which the other sees another folder."""
+    (tmp_path / "starts.jsonl").write_text("old\nnew\n")
+    other = {"seen": "new"}
+    monkeypatch.setattr(start_module, "gather", lambda value: ["new", other["seen"]])
+    check_shared(tmp_path, 0.1)
+    other["seen"] = "old"
+    with pytest.raises(ResumeMismatch, match="rank 1 cannot see what rank 0 wrote"):
+        check_shared(tmp_path, 0.1)
 
 
 def test_losses_are_divided_by_the_whole_steps_counts_or_by_upstreams_means():

@@ -21,3 +21,12 @@ def test_the_shifted_cosine_has_no_step_where_the_warm_up_ends():
     assert learning_rate(optim, 9.999) == pytest.approx(learning_rate(optim, 10.0), rel=1e-3)
     assert learning_rate(optim, 10) == pytest.approx(1e-3)
     assert learning_rate(optim, 100) == learning_rate(optim, 200) == pytest.approx(1e-6)
+
+
+def test_wsd_keeps_its_peak_and_falls_along_a_line():
+    optim = OptimConfig(
+        lr=1e-3, lr_min=0, schedule="wsd", warmup_epochs=10, stable_epochs=80, decay_epochs=100
+    )
+    assert learning_rate(optim, 5) == pytest.approx(0.55e-3)
+    for epoch, expected in ((10, 1e-3), (80, 1e-3), (90, 0.5e-3), (100, 0), (120, 0)):
+        assert learning_rate(optim, epoch) == pytest.approx(expected)
