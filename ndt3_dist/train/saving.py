@@ -66,7 +66,8 @@ class Saving:
             },
         }
         slices = zero.local_slices(self.engine.deepspeed)
-        self.writer.begin(step, slices, describe, self.stream.state(place))
+        with log.one_voice():
+            self.writer.begin(step, slices, describe, self.stream.state(place))
         self.step = step
 
     def commit(self, last: bool = False) -> None:
