@@ -80,7 +80,7 @@ def step_number(run: str, step: str | None) -> int | None:
     if step == "best":
         checkpoint = newest(run, log.warn)
         best = checkpoint.meta["best"] if checkpoint else None
-        if not best:
+        if not best or not best["step"]:
             raise BadInput(f"{run}: no step is validated; see validation.every_steps")
         log.say(f"{best['metric']} was best at step {best['step']}: {best['value']:.4f}")
         return best["step"]

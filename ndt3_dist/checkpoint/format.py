@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from ndt3_dist import storage
+from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 
 FORMAT = "ndt3_dist.checkpoint"
@@ -50,6 +50,23 @@ def delete_step(run: str | Path, step: int) -> None:
     folder = step_folder(run, step)
     storage.remove(folder / "checkpoint.json")
     storage.remove(folder)
+
+
+def set_aside(run: str | Path, step: int) -> None:
+    """Make a step none, without deleting it: its folder is NNNNNNNN.left."""
+    folder = step_folder(run, step)
+    aside = folder.with_name(f"{folder.name}.left")
+    storage.remove(aside)
+    folder.rename(aside)
+    log.warn(f"step {step} is newer than the one that the run goes on from: now {aside}")
+
+
+def remove_remnants(run: str | Path) -> None:
+    """Remove what saves left that never came to their end."""
+    folder, whole = Path(run) / "steps", steps_of(run)
+    for name in storage.list_names(folder):
+        if name.isdigit() and int(name) not in whole:
+            storage.remove(folder / name)
 
 
 def prune(run: str | Path, keep_last: int, keep_every: int = 0, best: int = 0) -> None:

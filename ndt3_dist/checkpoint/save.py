@@ -5,6 +5,7 @@ commits the step by writing checkpoint.json. One save is under way at most; what
 is removed, and the run goes on with the checkpoints before it.
 """
 
+import contextlib
 import json
 import threading
 import time
@@ -93,7 +94,8 @@ class Writer:
         """
         self.finish(last=False)
         if self.rank == 0:
-            delete_step(self.run, step)
+            with contextlib.suppress(OSError):
+                delete_step(self.run, step)
         self.gather(None)  # nobody writes before the remains of an earlier attempt are gone
         tensors = {
             f"{kind}|{name}|{start}": copied(tensor) if self.background else on_host(tensor)
@@ -127,7 +129,8 @@ class Writer:
             return
         self.failed += 1
         if self.rank == 0:
-            delete_step(self.run, save.step)
+            with contextlib.suppress(OSError):  # what is left without checkpoint.json is no step
+                delete_step(self.run, save.step)
         why = f"{step_folder(self.run, save.step)} could not be written: {problems[0]}"
         if self.failed >= PATIENCE:
             raise SaveFailed(f"{why}; {self.failed} saves in a row have failed")
@@ -167,7 +170,8 @@ class Writer:
         meta = {"format": FORMAT, "version": VERSION, "step": save.step, **save.describe}
         meta |= {"stream": storage.sha256_bytes(state), "shards": shards}
         storage.write_json(folder / "checkpoint.json", seal(meta))
-        storage.write_bytes(self.run / "latest", f"{save.step:08d}\n".encode())
+        with contextlib.suppress(OSError, Ndt3DistError):  # a hint; the step is there without
+            storage.write_bytes(self.run / "latest", f"{save.step:08d}\n".encode())
 
 
 def on_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,8 @@ import math
 import torch
 import torch.distributed as dist
 
-CHUNK = 1 << 18
-"""Elements that are squared at once on a CPU: what fits its cache."""
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
+"""Elements that are squared at once: what fits a CPU's cache, what spares a GPU's memory."""
 
 
 class ClippedAdamW(torch.optim.AdamW):
@@ -22,17 +22,18 @@ class ClippedAdamW(torch.optim.AdamW):
         skip: Whether to take no step, whatever the norm.
     """
 
-    def __init__(self, params, clip: float, partitioned: bool, scale: float, **options):
+    def __init__(self, params, clip: float, partitioned: bool, scale: float, device, **options):
         """
         Args:
             params: As torch's.
             clip: Largest norm of the whole gradient.
             partitioned: Whether each rank holds a part of the gradient, and not all of it.
             scale: Gradients are multiplied by it first.
+            device: Of the gradients.
             options: As torch's.
         """
         self.clip, self.partitioned, self.scale = clip, partitioned, scale
-        self.norm, self.skip = math.nan, False
+        self.norm, self.skip, self.device = math.nan, False, torch.device(device)
         super().__init__(params, **options)
 
     @torch.no_grad()
@@ -40,8 +41,7 @@ class ClippedAdamW(torch.optim.AdamW):
         """A step; none where the norm is no number."""
         held = [p.grad for group in self.param_groups for p in group["params"]]
         gradients = [g for g in held if g is not None]
-        device = gradients[0].device if gradients else "cpu"
-        total = torch.zeros((), dtype=torch.float64, device=device)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for gradient in gradients:
             total += squares(gradient)
         if self.partitioned:
@@ -57,10 +57,10 @@ class ClippedAdamW(torch.optim.AdamW):
 
 def squares(x: torch.Tensor) -> torch.Tensor:
     """Sum of squares, scalar float64."""
-    if x.is_cuda:
-        return torch.linalg.vector_norm(x, dtype=torch.float64) ** 2
-    total, held = torch.zeros((), dtype=torch.float64), torch.empty(CHUNK, dtype=torch.float64)
-    for chunk in x.reshape(-1).split(CHUNK):
+    size, double = CHUNK.get(x.device.type, 1 << 20), torch.float64
+    total = torch.zeros((), dtype=double, device=x.device)
+    held = torch.empty(min(size, x.numel()), dtype=double, device=x.device)
+    for chunk in x.reshape(-1).split(size):
         wide = held[: len(chunk)].copy_(chunk)
         total += wide.dot(wide)
     return total

@@ -25,7 +25,9 @@ class Canary:
     def moved(self, step: int) -> bool:
         """Whether any has moved on any rank; all ranks call it."""
         now = self._look()
-        differs = torch.tensor(float(not torch.equal(now, self.before)), device=now.device)
+        differs = torch.tensor(
+            float(not torch.equal(now, self.before)), device=self.engine.deepspeed.device
+        )
         dist.all_reduce(differs)
         if differs:
             self.before, self.since = now, step

@@ -130,6 +130,7 @@ class Engine:
             model.parameters(),
             optim.grad_clip,
             partitioned=config.train.zero_stage > 0,
+            device=next(model.parameters()).device,
             scale=world_size,  # DeepSpeed takes the mean over ranks; losses are shares of a sum
             lr=optim.lr,
             betas=optim.betas,

@@ -20,7 +20,7 @@ from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line, validation
 from ndt3_dist.train.ranks import gather, share
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.schedule import learning_rate
-from ndt3_dist.train.spikes import SkipWatch, SpikeWatch, skip_line, spike_line
+from ndt3_dist.train.spikes import SpikeWatch, skip_line, spike_line
 from ndt3_dist.train.start import run_folder
 from ndt3_dist.train.step import loss_divisors, run_micro_batches
 from ndt3_dist.train.stop import StopWatch
@@ -53,7 +53,7 @@ class Loop:
         self.metrics = MetricsFile(run, step) if first else None
         self.wandb = Wandb(config, run) if first else None
         self.total = total_steps(config, stream.plan.epoch_rows)
-        self.spikes, self.skips, self.canary = SpikeWatch(), SkipWatch(), Canary(engine, step)
+        self.spikes, self.canary = SpikeWatch(), Canary(engine, step)
         bf16_gpu = device.type == "cuda" and config.train.precision == "bf16"
         self.peak = peak_bf16(torch.cuda.get_device_name(device)) if bf16_gpu else None
         lines = self.metrics.lines if self.metrics else []
@@ -75,12 +75,12 @@ class Loop:
             began = time.perf_counter()
             with log.one_voice():
                 work = next(steps)
+            wait = time.perf_counter() - began
             if self.saving.writer.written:
                 self.saving.commit()
             if self.stop.agreed:
                 self.saving.save(self.step, self.place)
                 break
-            wait = time.perf_counter() - began
             values, micro_losses, flops = self.take_step(work)
             values |= {"step_s": time.perf_counter() - clock, "wait_s": wait}
             values |= self.usage(flops, values["step_s"])
@@ -161,7 +161,8 @@ class Loop:
 
     def watch(self, work: Step, values: dict, micro_losses: list[list[float]]) -> None:
         """Say what is wrong with a step, by its windows; go back or end where it stays so."""
-        skipped = self.skips.is_skipped(values["loss"], values["grad_norm"])
+        skips = self.saving.skips
+        skipped = skips.is_skipped(values["loss"], values["grad_norm"])
         if skipped or self.spikes.is_spike(values["loss"]):  # of all ranks, so all of them know
             rows = [row for of_rank in gather(work.rows) for row in of_rank]
             if self.stream.rank == 0:
@@ -172,12 +173,11 @@ class Loop:
                     if skipped
                     else spike_line(self.step, values["loss"], self.stream, rows)
                 )
-        if self.skips.in_row > self.config.train.max_skipped:
+        if skips.in_row > self.config.train.max_skipped:
             self.saving.roll_back(
-                f"{self.skips.in_row} steps in a row, the last of them {self.step}, had no finite "
+                f"{skips.in_row} steps in a row, the last of them {self.step}, had no finite "
                 "loss and gradient"
             )
-            self.skips = SkipWatch()
         if self.step % self.config.log.every_steps == 0 and not self.canary.moved(self.step):
             log.warn(
                 f"no weight has moved since step {self.canary.since}: look at optim.lr "

@@ -26,7 +26,7 @@ METRICS = {
     "mfu": "these over the device's peak in dense bf16; where that is known",
     "hfu": "the same, with what is computed again",
     "memory_gb": "most that rank 0 has allocated on its GPU; on a CPU what it holds",
-    "val_loss": "as loss, over held-out windows with dropout off",
+    "val_loss": "both losses by their weights in the config, of held-out windows, dropout off",
     "val_loss_spikes": "as loss_spikes",
     "val_loss_covariates": "as loss_covariates",
     "val_bits_per_spike": "Poisson log-likelihood above each channel's mean rate; mean of sessions",

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist import log
-from ndt3_dist.checkpoint.format import delete_step, steps_of
+from ndt3_dist.checkpoint.format import Checkpoint, remove_remnants, set_aside, steps_of
 from ndt3_dist.checkpoint.save import Writer
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.stream import Stream
@@ -16,7 +16,7 @@ from ndt3_dist.shards.read import Corpus
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
-from ndt3_dist.train.loop import Loop, total_steps
+from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.ranks import first_for_all, gather
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.start import (
@@ -59,7 +59,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
         start = find_start(config, resume)
-        if resume == "auto":
+        if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)
         if start:
             check_same(config, start)
@@ -72,6 +72,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
     run, model = run_folder(config), initial_model(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     engine = Engine(config, model.to(device), world_size)
+    zero.prepare(engine.deepspeed)
     with log.one_voice():
         if start:
             start = restore(config, resume, start, engine)
@@ -100,8 +101,9 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
         if rank == 0:
             # Newer steps belong to a future that is now run again; no resume may find them.
             for newer in [s for s in steps_of(run) if s > step]:
-                delete_step(run, newer)
+                set_aside(run, newer)
     if rank == 0:
+        remove_remnants(run)
         write_run_files(config, stream, start, init)
     with log.one_voice():
         check_shared(run)
@@ -114,6 +116,12 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
     dist.destroy_process_group()
     resumed = start.meta["step"] if start else None
     return {**found, "resumed": resumed, "stopped": stop.agreed, "saved": saving.step}
+
+
+def is_over(config: PretrainConfig, start: Checkpoint) -> bool:
+    """Whether a checkpoint is the last of its run."""
+    best = start.meta["best"] or {"waited": 0}
+    return is_done(config, start.meta["step"], start.meta["epochs"], best["waited"])
 
 
 def announce(config, stream: Stream, shapes, world_size: int, device, start) -> None:

@@ -6,7 +6,7 @@ import torch
 
 import ndt3_dist
 from ndt3_dist import log
-from ndt3_dist.checkpoint.format import prune
+from ndt3_dist.checkpoint.format import prune, steps_of
 from ndt3_dist.checkpoint.save import Writer
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.order import Place
@@ -14,7 +14,9 @@ from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import Diverged
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
-from ndt3_dist.train.start import find_start, restore
+from ndt3_dist.train.ranks import first_for_all
+from ndt3_dist.train.spikes import SkipWatch
+from ndt3_dist.train.start import choose, restore
 from ndt3_dist.train.validation import Best
 
 
@@ -25,7 +27,9 @@ class Saving:
         writer: That writes them.
         step: The last that was saved, or gone on from.
         best: The best validated step so far.
+        best_there: The step of the best checkpoint that exists.
         rolled_back: How often the run went back to the weights of an earlier checkpoint.
+        skips: Steps in a row that moved no weight.
     """
 
     def __init__(
@@ -39,12 +43,17 @@ class Saving:
         self.config, self.engine, self.stream = config, engine, stream
         self.writer, self.shapes = writer, shapes
         self.step, self.best, self.rolled_back = 0, Best(config.validation.metric), 0
+        self.best_there, self.skips = 0, SkipWatch()
 
     def restore(self, meta: dict) -> None:
         """Go on from a checkpoint.json."""
         self.step = meta["step"]
-        self.best = Best.of(self.config.validation.metric, meta.get("best"))
-        self.rolled_back = meta.get("rolled_back", 0)
+        best = Best.of(self.config.validation.metric, meta["best"])
+        if best.step and not first_for_all(lambda: best.step in steps_of(self.writer.run)):
+            log.warn(f"the best step, {best.step}, is not there; the best is sought anew")
+            best = Best(self.config.validation.metric)
+        self.best, self.best_there = best, best.step
+        self.rolled_back, self.skips.in_row = meta["rolled_back"], meta["skipped"]
 
     def save(self, step: int, place: Place) -> None:
         """Begin to save this moment, unless it is saved already."""
@@ -59,6 +68,7 @@ class Saving:
             "epochs": self.stream.plan.epochs(place),
             "best": self.best.state(),
             "rolled_back": self.rolled_back,
+            "skipped": self.skips.in_row,
             "versions": {
                 "ndt3_dist": ndt3_dist.__version__,
                 "torch": torch.__version__,
@@ -69,14 +79,20 @@ class Saving:
         with log.one_voice():
             self.writer.begin(step, slices, describe, self.stream.state(place))
         self.step = step
+        self._prune()  # the one before, or this one, has been committed
 
     def commit(self, last: bool = False) -> None:
         """Make the step that was written exist, and delete those that are no longer kept."""
         with log.one_voice():
             self.writer.finish(last)
+        self._prune()
+
+    def _prune(self) -> None:
         if self.writer.rank == 0:
-            kept = self.config.checkpoint
-            prune(self.writer.run, kept.keep_last, kept.keep_every, self.best.step)
+            run, kept = self.writer.run, self.config.checkpoint
+            if self.best.step in steps_of(run):
+                self.best_there = self.best.step  # until then the one before is kept
+            prune(run, kept.keep_last, kept.keep_every, self.best_there)
 
     def roll_back(self, why: str) -> None:
         """Take the weights and moments of the newest checkpoint; the data goes on where it is.
@@ -87,7 +103,7 @@ class Saving:
         with log.one_voice():
             self.commit()
             allowed = self.config.train.max_rollbacks
-            start = find_start(self.config, "auto") if self.rolled_back < allowed else None
+            start = choose(self.config) if self.rolled_back < allowed else None
             if start is None:
                 raise Diverged(
                     f"{why}. Lower optim.lr, or look at the windows; train.max_skipped and "
@@ -95,6 +111,7 @@ class Saving:
                 )
             start = restore(self.config, "auto", start, self.engine)
         self.rolled_back += 1
+        self.skips.in_row = 0
         log.warn(
             f"{why}: back to the weights of step {start.meta['step']}, on with the data that "
             f"follows ({self.rolled_back} of {allowed} times)"

@@ -19,7 +19,10 @@ from ndt3_dist.shards.format import Manifest
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.faults import FOLDER
-from ndt3_dist.train.ranks import gather
+from ndt3_dist.train.ranks import first_for_all, gather
+
+SHARED_WITHIN_S = 10.0
+"""Time that a network file system has until all hosts see what one wrote."""
 
 
 def run_folder(config: PretrainConfig) -> Path:
@@ -57,6 +60,35 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     return open_step(run, int(resume))
 
 
+def choose(config: PretrainConfig, before: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint that rank 0 sees, on all ranks; None where there is none.
+
+    Raises:
+        ResumeMismatch, CheckpointCorrupt: There is none that is whole, or a rank cannot see it.
+    """
+
+    def newest_step() -> int | None:
+        found = find_start(config, "auto", before)
+        return found.meta["step"] if found else None
+
+    step = first_for_all(newest_step)
+    if step is None:
+        return None
+    deadline, found, error = time.monotonic() + SHARED_WITHIN_S, None, ""
+    while found is None:
+        try:
+            found = open_step(run_folder(config), step)
+        except CheckpointCorrupt as e:
+            if time.monotonic() > deadline:
+                error = str(e)
+                break
+            time.sleep(0.2)
+    errors = [e for e in gather(error) if e]
+    if errors:
+        raise ResumeMismatch(f"not all ranks can go back to step {step}: {errors[0]}")
+    return found
+
+
 def restore(config: PretrainConfig, resume: str, start: Checkpoint, engine: Engine) -> Checkpoint:
     """Load the training state, each slice verified on the way; all ranks call it.
 
@@ -77,7 +109,7 @@ def restore(config: PretrainConfig, resume: str, start: Checkpoint, engine: Engi
             raise CheckpointCorrupt(errors[0])
         step = start.meta["step"]
         log.warn(f"step {step} is damaged, falling back: {errors[0]}")
-        older = find_start(config, resume, before=step)
+        older = choose(config, before=step)
         assert older  # it raises where there is none
         check_same(config, older)
         start = older
@@ -128,7 +160,7 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
             )
 
 
-def check_shared(run: Path, wait_s: float = 10.0) -> None:
+def check_shared(run: Path, wait_s: float = SHARED_WITHIN_S) -> None:
     """Refuse a run folder in which some rank does not see what rank 0 wrote; all ranks call it.
 
     Args:

@@ -84,6 +84,8 @@ class Validation:
         numbers = np.flatnonzero(taken)
         draw = generator("validation", corpus.manifest.fingerprint)
         numbers = np.sort(draw.permutation(numbers)[: config.validation.windows])
+        for session in np.unique(index["session"][numbers]):
+            Layout.of(sessions[session], config.model)  # refuses what the model cannot hold
         return numbers, TokenCounts(sessions, config.model).of(index[numbers])
 
     def _mine(self) -> list[tuple[int, list[int]]]:
@@ -259,7 +261,9 @@ class Best:
     @classmethod
     def of(cls, metric: str, kept: dict | None) -> "Best":
         """As a checkpoint has it; anew where it was kept by another metric."""
-        return cls(**kept) if kept and kept["metric"] == metric else cls(metric)
+        if not kept or kept["metric"] != metric:
+            return cls(metric)
+        return cls(**{**kept, "value": math.nan if kept["value"] is None else kept["value"]})
 
     def take(self, step: int, value: float) -> bool:
         """Whether a step is the best so far; remembers it."""
@@ -272,4 +276,6 @@ class Best:
 
     def state(self) -> dict | None:
         """What a checkpoint keeps."""
-        return asdict(self) if self.step else None
+        if not self.step and not self.waited:
+            return None
+        return {**asdict(self), "value": self.value if self.step else None}

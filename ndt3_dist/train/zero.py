@@ -17,10 +17,7 @@ Slice = tuple[str, int, dict[str, torch.Tensor]]
 
 
 def local_slices(engine, kinds=KINDS) -> Iterator[Slice]:
-    """The slices that this rank owns; over all ranks they cover every parameter once.
-
-    Moments (all `kinds` but the first) are there after the first step, or `fill`.
-    """
+    """The slices that this rank owns; over all ranks they cover every parameter once."""
     if not engine.zero_optimization_stage() and engine.global_rank:
         return iter(())  # without ZeRO every rank holds all of it; the first one speaks
     return held(engine, kinds)
@@ -43,33 +40,39 @@ def adam_step(engine) -> int:
     return 0
 
 
-def fill(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:
-    """Load this rank's part of the training state, of any ZeRO stage and world size.
+def prepare(engine) -> None:
+    """Make AdamW's state, zero as at its first step, and the engine know it.
 
-    All ranks call `refresh` after it. Ranks do not wait for each other here, so that one may fail.
-
-    Args:
-        engine: A DeepSpeed engine.
-        read: (parameter name, start, length) -> the slice of each kind, float32.
-        step: AdamW's step count.
+    Without it there would be nothing to save or fill before the first step that moves weights.
     """
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     if engine.zero_optimization_stage() == 3:
         flats = engine.optimizer.fp32_partitioned_groups_flat
     else:
         flats = [flat for group in inner.param_groups for flat in group["params"]]
-    if not inner.state:
-        for flat in flats:
-            # AdamW makes its state at its first step; it must be there to be filled.
-            inner.state[flat] = {
-                # Beside its weights: a fused AdamW reads it on the device.
-                "step": torch.zeros((), device=flat.device),
-                "exp_avg": torch.zeros_like(flat),
-                "exp_avg_sq": torch.zeros_like(flat),
-            }
-        if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-            # From here on the engine knows these very tensors.
-            engine.optimizer._lazy_init_hp_params_optimizer_state()
+    for flat in flats:
+        inner.state[flat] = {
+            # Beside its weights: a fused AdamW reads it on the device.
+            "step": torch.zeros((), device=flat.device),
+            "exp_avg": torch.zeros_like(flat),
+            "exp_avg_sq": torch.zeros_like(flat),
+        }
+    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        # From here on the engine knows these very tensors.
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def fill(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:
+    """Load this rank's part of the training state, of any ZeRO stage and world size.
+
+    All ranks call `refresh` after it. Ranks do not wait for each other here, so that one may fail.
+
+    Args:
+        engine: A DeepSpeed engine, prepared.
+        read: (parameter name, start, length) -> the slice of each kind, float32.
+        step: AdamW's step count.
+    """
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for state in inner.state.values():
         state["step"].fill_(step)
     with torch.no_grad():
