@@ -1,13 +1,18 @@
 """Scores from sums over windows are those of all bins together; which checkpoints are kept."""
 
+import json
+
 import numpy as np
 import pytest
+from saves import save, writers
 
-from ndt3_dist.checkpoint.format import prune, step_folder, steps_of
+from ndt3_dist.checkpoint.format import prune, remove_remnants, set_aside, step_folder, steps_of
+from ndt3_dist.config import PROJECT, PretrainConfig, load_config
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.tokens import Layout, tokenise
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_flat, r2_variance_weighted
 from ndt3_dist.shards.read import Sample
+from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.validation import Best, bits_of, likelihood, moments, r2_of, rows_of
 
 NAN = float("nan")
@@ -76,6 +81,39 @@ def test_the_best_is_kept_until_a_better_one(metric, values, best, waited):
         assert found.take(step, value) == (found.step == step)
     assert (found.step, found.waited) == (best, waited)
     assert Best.of("other", found.state()).step == 0
+
+
+def test_a_best_that_was_never_found_is_remembered_with_its_patience():
+    found = Best("val_r2")
+    assert found.state() is None
+    found.take(1, NAN)
+    again = Best.of("val_r2", json.loads(json.dumps(found.state(), allow_nan=False)))
+    assert (again.step, again.waited) == (0, 1)
+    assert again.take(2, 0.1)
+
+
+def test_the_best_step_is_kept_until_a_better_one_is_written(tmp_path):
+    for step in range(1, 7):
+        save(tmp_path, step)
+    config = load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml")
+    (writer,) = writers(tmp_path)
+    saving = Saving(config, None, None, writer, {})
+    for best, left in ((3, [3, 5, 6]), (9, [3, 5, 6]), (6, [5, 6])):  # 9 could not be written
+        saving.best.step = best
+        saving.commit()
+        assert steps_of(tmp_path) == left
+
+
+def test_newer_steps_are_set_aside_and_unfinished_ones_removed(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / "steps" / "00000003").mkdir()
+    set_aside(tmp_path, 2)
+    remove_remnants(tmp_path)
+    assert steps_of(tmp_path) == [1]
+    found = sorted(p.name for p in (tmp_path / "steps").iterdir())
+    assert found == ["00000001", "00000002.left"]
+    assert (tmp_path / "steps" / "00000002.left" / "checkpoint.json").is_file()
 
 
 def test_pruning_keeps_the_newest_every_nth_the_best_and_the_pinned(tmp_path):
