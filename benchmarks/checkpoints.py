@@ -25,13 +25,11 @@ from ndt3_dist.checkpoint.format import KINDS, open_step, step_folder
 from ndt3_dist.checkpoint.save import Writer
 from ndt3_dist.config import PROJECT, PretrainConfig, find_file, load_config
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.report import text_table
-from ndt3_dist.train.plain import PlainOptimizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save
-from train_step import windows
+from train_step import training_step
 
 
 def main() -> None:
@@ -55,7 +53,7 @@ def main() -> None:
         run = Path(folder) / "run"
         rows = []
         if args.steps:
-            step = step_of(config, model)
+            step, _ = training_step(config, model, "fp32")
             step()
             for how in ("none", "in the background", "waited for"):
                 rows.append(time_steps(run, state, model, config, step, args.steps, how))
@@ -70,22 +68,6 @@ def main() -> None:
 def size(state: dict) -> float:
     """In GB."""
     return sum(4 * t.numel() for kinds in state.values() for t in kinds.values()) / 1e9
-
-
-def step_of(config: PretrainConfig, model: NDT3):
-    """A training step of two windows, as `train_step.py` times it."""
-    optimizer = PlainOptimizer(model, config.optim, "fp32")
-    arrays = windows(config.model, 2)
-    tokens = PackedTokens.from_numpy(arrays)
-    counts = int(arrays["spike_channels"].sum()), int(arrays["covariate_valid"].sum())
-
-    def step() -> float:
-        began = time.perf_counter()
-        model(tokens, *counts).loss.backward()
-        optimizer.step(config.optim.lr)
-        return time.perf_counter() - began
-
-    return step
 
 
 def write(run: Path, state: dict, model: NDT3, config: PretrainConfig, background: bool) -> Writer:

@@ -46,10 +46,8 @@ def windows(config: ModelConfig, count: int, bins: int = 100) -> dict:
     return lists.pack()
 
 
-def time_steps(config: PretrainConfig, precision: str, steps: int):
-    """Median seconds of a step, its tokens, and a profile of one step."""
-    torch.manual_seed(0)
-    model = NDT3(config.model)
+def training_step(config: PretrainConfig, model: NDT3, precision: str):
+    """A step of two windows, which returns its seconds; and its tokens."""
     optimizer = PlainOptimizer(model, config.optim, precision)
     arrays = windows(config.model, 2)
     tokens = PackedTokens.from_numpy(arrays)
@@ -61,11 +59,18 @@ def time_steps(config: PretrainConfig, precision: str, steps: int):
         optimizer.step(config.optim.lr)
         return time.perf_counter() - began
 
+    return step, tokens.num_tokens
+
+
+def time_steps(config: PretrainConfig, precision: str, steps: int):
+    """Seconds of steps, the tokens of one, and a profile of one."""
+    torch.manual_seed(0)
+    step, tokens = training_step(config, NDT3(config.model), precision)
     step()
     seconds = [step() for _ in range(steps)]
     with torch.profiler.profile() as profile:
         step()
-    return seconds, tokens.num_tokens, profile
+    return seconds, tokens, profile
 
 
 def profile_rows(profile, count: int = 8) -> list[dict]:

@@ -175,8 +175,13 @@ def open_step(run: str | Path, step: int) -> Checkpoint:
         raise CheckpointCorrupt(f"{folder}: no checkpoint.json, so no checkpoint")
     try:
         meta = storage.read_json(path)
-        if meta["format"] != FORMAT or meta["version"] != VERSION or meta["step"] != step:
-            raise CheckpointCorrupt(f"{path}: not step {step} of {FORMAT} version {VERSION}")
+        if meta["format"] != FORMAT or meta["step"] != step:
+            raise CheckpointCorrupt(f"{path}: not step {step} of {FORMAT}")
+        if meta["version"] != VERSION:
+            raise CheckpointCorrupt(
+                f"{path}: of version {meta['version']}, not {VERSION}; export its weights with "
+                "the program that wrote it, and start a new run from them with --init"
+            )
         if seal({k: v for k, v in meta.items() if k != "sha256"}) != meta:
             raise CheckpointCorrupt(f"{path}: it does not have its own hash")
         for name, shard in meta["shards"].items():

@@ -72,12 +72,8 @@ def expected_counts(
     model: NDT3, features: torch.Tensor, tokens: PackedTokens, layout: Layout
 ) -> np.ndarray:
     """Mean of the spike head's distribution, (bins of all windows, channels) float32."""
-    mean = (
-        model.expected_counts(model.spike_logits(features, tokens))
-        .cpu()
-        .numpy()
-        .reshape(-1, *layout.columns.shape)
-    )  # (bins, patches, per token)
+    counts = model.expected_counts(model.spike_logits(features, tokens)).cpu().numpy()
+    mean = counts.reshape(-1, *layout.columns.shape)  # (bins, patches, per token)
     found = np.empty((len(mean), int(layout.real.sum()) + 1), np.float32)  # the last is padding
     found[:, layout.columns] = mean
     return found[:, :-1]

@@ -138,11 +138,6 @@ def refuse_loop(config: PretrainConfig, start: Checkpoint | None) -> None:
 
 def check_same(config: PretrainConfig, start: Checkpoint) -> None:
     """Refuse to go on with another model or order than the checkpoint's."""
-    if "stretches" not in start.stream:
-        raise ResumeMismatch(
-            f"{start.folder}: written by an earlier version, whose order of the data was another; "
-            "export its weights and start a new run with --init"
-        )
     theirs, ours = {**start.meta["config"]}, config.model_dump(mode="json")
     for told in (theirs, ours):  # weights may change, what they weigh may not
         mixture = [source["sessions"] for source in told["data"].get("mixture", ())]

@@ -191,6 +191,15 @@ def test_a_flip_anywhere_in_what_describes_a_step_is_seen(tmp_path):
         open_step(tmp_path, 7)
 
 
+def test_a_step_of_another_version_says_so(tmp_path):
+    save(tmp_path, 7)
+    path = step_folder(tmp_path, 7) / "checkpoint.json"
+    meta = storage.read_json(path)
+    path.write_text(json.dumps({**meta, "version": 1}))
+    with pytest.raises(CheckpointCorrupt, match="of version 1, not 2"):
+        open_step(tmp_path, 7)
+
+
 def test_only_what_is_read_is_hashed_and_once(tmp_path, monkeypatch):
     save(tmp_path, 1, 2)
     checkpoint, hashed = open_step(tmp_path, 1), []
