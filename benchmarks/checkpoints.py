@@ -138,7 +138,7 @@ def load_rows(run: Path) -> list[dict]:
 
 def forget(run: Path) -> None:
     """Empty the disk's cache of a checkpoint."""
-    for file in step_folder(run, 1).iterdir():
+    for file in Path(step_folder(run, 1)).iterdir():
         with file.open("rb") as f:
             os.fsync(f.fileno())
             os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -5,9 +5,8 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 
-from ndt3_dist import log
+from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput
 
 
@@ -20,7 +19,7 @@ def main() -> int:
     from ndt3_dist.checkpoint.format import open_step, steps_of
     from ndt3_dist.errors import CheckpointCorrupt
 
-    if not Path(run).is_dir():
+    if not storage.exists(run):
         raise BadInput(f"{run}: no such run folder; expected runs/NAME of a pretraining")
     steps, damaged = steps_of(run), 0
     for step in steps:

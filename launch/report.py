@@ -5,11 +5,10 @@ Example:
 """
 
 import argparse
-from pathlib import Path
 
 import yaml
 
-from ndt3_dist import log
+from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
 from ndt3_dist.shards.format import read_manifest
 from ndt3_dist.train.report import write_report
@@ -20,13 +19,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="folder of a run")
-    run = Path(parser.parse_args().run)
-    config = run / "config.yaml"
-    if not config.is_file():
+    run = parser.parse_args().run
+    config = storage.join(run, "config.yaml")
+    if not storage.exists(config):
         raise BadInput(f"{run}: no config.yaml, so no run of pretrain; expected runs/NAME")
     manifest = None
     try:
-        manifest = read_manifest(yaml.safe_load(config.read_text())["data"]["corpus"])
+        manifest = read_manifest(yaml.safe_load(storage.read_bytes(config))["data"]["corpus"])
     except ManifestMismatch as e:
         log.warn(f"the report has no corpus table: {e}")
     log.say(str(write_report(run, manifest)))

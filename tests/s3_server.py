@@ -24,17 +24,19 @@ class S3:
     """Buckets are folders of `root`.
 
     Attributes:
-        faults: (part of a key, kind, how often) to come; kinds are 403, 503, slow, cut, flip.
+        faults: (method, part of a key, kind, how often) to come; kinds are 403, 503, reset, slow,
+            cut, flip.
         gets: (path, bytes sent) of each object that was asked for with GET.
     """
 
     def __init__(self, root: Path):
+        self.root = root
         self.port, behind = free_port(), free_port()
         self.faults: list[list] = []
         self.gets: list[tuple[str, int]] = []
         rclone = Path(sys.executable).with_name("rclone")
         command = [rclone, "serve", "s3", root, "--addr", f"127.0.0.1:{behind}"]
-        command += ["--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "0s"]
+        command += ["--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "10ms"]  # 0s: it hangs
         self.rclone = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         for _ in range(200):
             with socket.socket() as s:
@@ -52,15 +54,15 @@ class S3:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def fail(self, key: str, kind: str, times: int = 10**6) -> None:
+    def fail(self, key: str, kind: str, times: int = 10**6, method: str = "GET") -> None:
         """Fail requests for objects with `key` in their path."""
-        self.faults.append([key, kind, times])
+        self.faults.append([method, key, kind, times])
 
-    def fault_of(self, path: str) -> str | None:
+    def fault_of(self, method: str, path: str) -> str | None:
         for fault in self.faults:
-            if fault[0] in path and fault[2] > 0:
-                fault[2] -= 1
-                return fault[1]
+            if fault[0] == method and fault[1] in path and fault[3] > 0:
+                fault[3] -= 1
+                return fault[2]
         return None
 
     def close(self) -> None:
@@ -77,8 +79,11 @@ class Proxy(BaseHTTPRequestHandler):
     def answer(self):
         length = int(self.headers.get("Content-Length") or 0)
         sent, fault = self.rfile.read(length), None
-        if self.command == "GET" and "list-type" not in self.path:
-            fault = self.s3.fault_of(self.path)
+        if "list-type" not in self.path:
+            fault = self.s3.fault_of(self.command, self.path)
+        if fault == "reset":
+            self.close_connection = True
+            return
         if fault in REFUSALS:
             status, code = REFUSALS[fault]
             body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
@@ -87,8 +92,10 @@ class Proxy(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body)
             return
-        upstream = http.client.HTTPConnection("127.0.0.1", self.behind)
-        upstream.request(self.command, self.path, sent, dict(self.headers))
+        upstream = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=60)
+        # What was expected has come: the whole body is here.
+        asked = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+        upstream.request(self.command, self.path, sent, asked)
         response = upstream.getresponse()
         body = response.read()
         self.send_response(response.status)

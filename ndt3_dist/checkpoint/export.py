@@ -26,7 +26,7 @@ def masters(
         CheckpointCorrupt: The run has no intact checkpoint.
         BadInput: There is no such run.
     """
-    if not Path(run).is_dir():
+    if not storage.exists(run):
         raise BadInput(f"{run}: no such run folder; expected runs/NAME of a pretraining")
 
     def read(checkpoint: Checkpoint):
@@ -66,7 +66,7 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
     }
     model = check(ModelConfig, checkpoint.meta["config"]["model"], f"{checkpoint.folder}: model")
     config = describe_export(model, weights, dtype, trained)
-    write_export(out, weights, config, storage.read_json(Path(run) / "normalisation.json"))
+    write_export(out, weights, config, storage.read_json(storage.join(run, "normalisation.json")))
     return config
 
 

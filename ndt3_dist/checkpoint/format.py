@@ -1,10 +1,12 @@
-"""Checkpoints, version 2: complete and verified, or absent.
+"""Checkpoints, version 3: complete and verified, or absent.
 
     RUN/steps/00001200/rank00000-of-00002.safetensors ...  stream.json  checkpoint.json
 
+A run is a folder on a disk or in a store.
+
 Each rank writes slices of the fp32 masters and AdamW's moments, named `kind|parameter|start`. A
 step exists if and only if its checkpoint.json, written last, holds the hash of itself; it has the
-hash of every slice, so that whoever reads some of them verifies those, each byte once. It is the
+xxh3-128 of every slice, so that whoever reads some of them verifies those, each byte once. It is the
 first file removed when a step is deleted. Nothing is pickled.
 """
 
@@ -14,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, StoreCorrupt
 
 FORMAT = "ndt3_dist.checkpoint"
-VERSION = 2
+VERSION = 3
+META = "checkpoint.json"
+"""Last written, first removed: a step exists while it does."""
 KINDS = ("master", "exp_avg", "exp_avg_sq")
 """The fp32 weights and AdamW's two moments."""
 PINNED = "pinned"
@@ -29,15 +34,15 @@ PINNED = "pinned"
 T = TypeVar("T")
 
 
-def step_folder(run: str | Path, step: int) -> Path:
-    return Path(run) / "steps" / f"{step:08d}"
+def step_folder(run: str | Path, step: int) -> str:
+    return storage.join(run, "steps", f"{step:08d}")
 
 
 def steps_of(run: str | Path) -> list[int]:
     """Steps that claim a checkpoint, oldest first."""
-    folder = Path(run) / "steps"
+    folder = storage.join(run, "steps")
     names = [n for n in storage.list_names(folder) if n.isdigit()]
-    return [int(n) for n in names if (folder / n / "checkpoint.json").is_file()]
+    return [int(n) for n in names if storage.exists(storage.join(folder, n, META))]
 
 
 def seal(meta: dict) -> dict:
@@ -48,25 +53,25 @@ def seal(meta: dict) -> dict:
 def delete_step(run: str | Path, step: int) -> None:
     """Remove a step, its checkpoint.json first: what is half removed does not exist."""
     folder = step_folder(run, step)
-    storage.remove(folder / "checkpoint.json")
+    storage.remove(storage.join(folder, META))
     storage.remove(folder)
 
 
 def set_aside(run: str | Path, step: int) -> None:
     """Make a step none, without deleting it: its folder is NNNNNNNN.left."""
     folder = step_folder(run, step)
-    aside = folder.with_name(f"{folder.name}.left")
+    aside = f"{folder}.left"
     storage.remove(aside)
-    folder.rename(aside)
+    storage.move_folder(folder, aside, META)
     log.warn(f"step {step} is newer than the one that the run goes on from: now {aside}")
 
 
 def remove_remnants(run: str | Path) -> None:
     """Remove what saves left that never came to their end."""
-    folder, whole = Path(run) / "steps", steps_of(run)
+    folder, whole = storage.join(run, "steps"), steps_of(run)
     for name in storage.list_names(folder):
         if name.isdigit() and int(name) not in whole:
-            storage.remove(folder / name)
+            storage.remove(storage.join(folder, name))
 
 
 def prune(run: str | Path, keep_last: int, keep_every: int = 0, best: int = 0) -> None:
@@ -74,7 +79,7 @@ def prune(run: str | Path, keep_last: int, keep_every: int = 0, best: int = 0) -
     for step in steps_of(run)[:-keep_last]:
         if keep_every and step % keep_every == 0:
             continue
-        if step != best and not (step_folder(run, step) / PINNED).exists():
+        if step != best and not storage.exists(storage.join(step_folder(run, step), PINNED)):
             delete_step(run, step)
 
 
@@ -88,7 +93,7 @@ class Checkpoint:
         stream: stream.json.
     """
 
-    folder: Path
+    folder: str
     meta: dict
     stream: dict
 
@@ -135,31 +140,34 @@ class Checkpoint:
     def verify(self) -> None:
         """Read and hash everything. Raises CheckpointCorrupt."""
         for file, shard in self.meta["shards"].items():
-            length, sha256 = shard["header"]
-            if storage.sha256_bytes(self._bytes(file, 0, length)) != sha256:
-                raise CheckpointCorrupt(f"{self.folder / file}: its header does not have its hash")
+            length, expected = shard["header"]
+            if storage.fast_hash(self._bytes(file, 0, length)) != expected:
+                raise CheckpointCorrupt(
+                    f"{storage.join(self.folder, file)}: its header does not have its hash"
+                )
             for key in shard["pieces"]:
                 self._piece(file, key)
 
     def _piece(self, file: str, key: str) -> torch.Tensor:
-        offset, length, sha256 = self.meta["shards"][file]["pieces"][key]
+        offset, length, expected = self.meta["shards"][file]["pieces"][key]
         data = self._bytes(file, offset, 4 * length)
-        if storage.sha256_bytes(data) != sha256:
-            raise CheckpointCorrupt(f"{self.folder / file}: {key} does not have its hash")
-        return torch.frombuffer(data, dtype=torch.float32)
+        if storage.fast_hash(data) != expected:
+            path = storage.join(self.folder, file)
+            raise CheckpointCorrupt(f"{path}: {key} does not have its hash")
+        return torch.from_numpy(data.view(np.float32))
 
-    def _bytes(self, file: str, offset: int, size: int) -> bytearray:
-        path, data = self.folder / file, bytearray(size)
+    def _bytes(self, file: str, offset: int, size: int) -> np.ndarray:
+        path = storage.join(self.folder, file)
         try:
-            with path.open("rb", buffering=0) as f:
-                f.seek(offset)
-                view, got = memoryview(data), 0
-                while got < size and (more := f.readinto(view[got:])):
-                    got += more
+            data = storage.read_range(path, offset, size)
+        except PermissionError:
+            raise  # no damage: to fall back to an older step would lose work
         except OSError as e:
-            raise CheckpointCorrupt(f"{path}: cannot be read ({e.strerror})") from e
-        if got != size:
-            raise CheckpointCorrupt(f"{path}: ends at byte {offset + got}")
+            raise CheckpointCorrupt(f"{path}: cannot be read ({e.strerror or e})") from e
+        except StoreCorrupt as e:
+            raise CheckpointCorrupt(str(e)) from e
+        if len(data) != size:
+            raise CheckpointCorrupt(f"{path}: ends at byte {offset + len(data)}")
         return data
 
 
@@ -170,8 +178,9 @@ def open_step(run: str | Path, step: int) -> Checkpoint:
         CheckpointCorrupt: A file is missing or differs; names the file and how.
     """
     folder = step_folder(run, step)
-    path = folder / "checkpoint.json"
-    if not path.is_file():
+    path, state = storage.join(folder, META), storage.join(folder, "stream.json")
+    there = storage.sizes(folder)
+    if META not in there:
         raise CheckpointCorrupt(f"{folder}: no checkpoint.json, so no checkpoint")
     try:
         meta = storage.read_json(path)
@@ -185,14 +194,13 @@ def open_step(run: str | Path, step: int) -> Checkpoint:
         if seal({k: v for k, v in meta.items() if k != "sha256"}) != meta:
             raise CheckpointCorrupt(f"{path}: it does not have its own hash")
         for name, shard in meta["shards"].items():
-            file = folder / name
-            if file.parent != folder or not file.is_file():
+            file = storage.join(folder, name)
+            if there.get(name) is None:
                 raise CheckpointCorrupt(f"{file}: missing")
-            if storage.size(file) != shard["bytes"]:
+            if there[name] != shard["bytes"]:
                 raise CheckpointCorrupt(
-                    f"{file}: {storage.size(file)} bytes, checkpoint.json has {shard['bytes']}"
+                    f"{file}: {there[name]} bytes, checkpoint.json has {shard['bytes']}"
                 )
-        state = folder / "stream.json"
         if storage.sha256_file(state) != meta["stream"]:
             raise CheckpointCorrupt(f"{state}: its sha256 is not the one in checkpoint.json")
         return Checkpoint(folder, meta, storage.read_json(state))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ndt3_dist import log, storage
-from ndt3_dist.checkpoint.format import FORMAT, VERSION, delete_step, seal, step_folder
+from ndt3_dist.checkpoint.format import FORMAT, META, VERSION, delete_step, seal, step_folder
 from ndt3_dist.errors import Ndt3DistError, SaveFailed
 
 Gather = Callable[[Any], list[Any]]
@@ -60,9 +60,12 @@ class Writer:
     Attributes:
         under_way: The save that is being written, or waits to be committed.
         written: Whether all ranks have said that theirs is written.
+        before_commit: Called on rank 0 before a step exists, for what must be there with it.
     """
 
-    def __init__(self, run: Path, rank: int, world_size: int, gather: Gather, background=True):
+    def __init__(
+        self, run: str | Path, rank: int, world_size: int, gather: Gather, background=True
+    ):
         """
         Args:
             run: Folder of the run.
@@ -74,6 +77,7 @@ class Writer:
         self.background, self.failed = background, 0
         self.under_way: Save | None = None
         self.written = False
+        self.before_commit: Callable[[], None] = lambda: None
 
     @property
     def pending(self) -> bool:
@@ -117,6 +121,7 @@ class Writer:
         problems = [f"rank {r}: {problem}" for r, (_, problem) in enumerate(entries) if problem]
         if self.rank == 0 and not problems:
             try:
+                self.before_commit()
                 self._commit(save, {k: v for entry, _ in entries for k, v in entry.items()})
             except (OSError, Ndt3DistError) as e:
                 problems = [str(e)]
@@ -148,14 +153,15 @@ class Writer:
         # A rank may own nothing (more ranks than elements); its file is then empty but there.
         name = f"rank{self.rank:05d}-of-{self.world_size:05d}.safetensors"
         try:
-            path = step_folder(self.run, save.step) / name
+            path = storage.join(step_folder(self.run, save.step), name)
             header, pieces = safetensors_header(save.tensors)
-            data = chain([header], with_hashes(save.tensors, pieces))
-            size = storage.write_pieces(path, data)
+            size = storage.write_pieces(
+                path, lambda: chain([header], with_hashes(save.tensors, pieces))
+            )
             save.entry = {
                 name: {
                     "bytes": size,
-                    "header": [len(header), storage.sha256_bytes(header)],
+                    "header": [len(header), storage.fast_hash(header)],
                     "pieces": pieces,
                 }
             }
@@ -166,12 +172,12 @@ class Writer:
     def _commit(self, save: Save, shards: dict) -> None:
         folder = step_folder(self.run, save.step)
         state = storage.canonical_json(save.stream) + b"\n"
-        storage.write_bytes(folder / "stream.json", state)
+        storage.write_bytes(storage.join(folder, "stream.json"), state)
         meta = {"format": FORMAT, "version": VERSION, "step": save.step, **save.describe}
         meta |= {"stream": storage.sha256_bytes(state), "shards": shards}
-        storage.write_json(folder / "checkpoint.json", seal(meta))
+        storage.write_json(storage.join(folder, META), seal(meta))
         with contextlib.suppress(OSError, Ndt3DistError):  # a hint; the step is there without
-            storage.write_bytes(self.run / "latest", f"{save.step:08d}\n".encode())
+            storage.write_bytes(storage.join(self.run, "latest"), f"{save.step:08d}\n".encode())
 
 
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
@@ -211,8 +217,8 @@ def safetensors_header(tensors: dict[str, torch.Tensor]) -> tuple[bytes, dict[st
 
 
 def with_hashes(tensors: dict[str, torch.Tensor], pieces: dict[str, list]) -> Iterator[memoryview]:
-    """The bytes of each tensor; its sha256 is added to its entry of `pieces` on the way."""
+    """The bytes of each tensor; its hash is added to its entry of `pieces` on the way."""
     for key, tensor in tensors.items():
         data = tensor.numpy().data.cast("B")
-        pieces[key].append(storage.sha256_bytes(data))
+        pieces[key][2:] = [storage.fast_hash(data)]
         yield data

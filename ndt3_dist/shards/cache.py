@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ndt3_dist import storage
 from ndt3_dist.errors import ShardLost, StoreFailed
+from ndt3_dist.remote import read_range
 
 PIECE = 4 << 20
 """Bytes of one request."""
@@ -119,9 +120,7 @@ class Cache:
     def _piece(self, remote: str, start: int, stop: int | None) -> bytes:
         """Part of a remote file, shorter where it ends before."""
         try:
-            return storage.read_range(
-                remote, start, stop, self.attempts, self.timeout_s, self.patience_s
-            )
+            return read_range(remote, start, stop, self.attempts, self.timeout_s, self.patience_s)
         except FileNotFoundError as e:
             raise ShardLost(f"{remote}: missing; restore it or prepare the corpus anew") from e
         except PermissionError as e:

@@ -12,7 +12,7 @@ LOST = ("closed by peer", "reset by peer", "remote process exited")
 """What torch says where another rank is gone."""
 
 
-def fault(run: Path, rank: int, error: Exception) -> RankFailed:
+def fault(run: str | Path, rank: int, error: Exception) -> RankFailed:
     """Write an error of a rank to RUN/faults/ and say it in a line.
 
     Args:
@@ -22,7 +22,8 @@ def fault(run: Path, rank: int, error: Exception) -> RankFailed:
     Returns:
         To be raised in its place.
     """
-    file = run / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-rank{rank:05d}.txt"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-rank{rank:05d}.txt"
+    file = storage.join(run, FOLDER, name)
     said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
     if any(sign in str(error) for sign in LOST):
         said = f"lost another rank, which says why itself or in the same folder ({said})"

@@ -52,6 +52,8 @@ class Loop:
         run, first = run_folder(config), stream.rank == 0
         self.metrics = MetricsFile(run, step) if first else None
         self.wandb = Wandb(config, run) if first else None
+        if self.metrics:
+            saving.writer.before_commit = self.metrics.flush
         self.total = total_steps(config, stream.plan.epoch_rows)
         self.spikes, self.canary = SpikeWatch(), Canary(engine, step)
         bf16_gpu = device.type == "cuda" and config.train.precision == "bf16"

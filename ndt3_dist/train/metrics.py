@@ -9,7 +9,10 @@ from pathlib import Path
 
 from ndt3_dist import log, storage
 from ndt3_dist.config import PretrainConfig
+from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.train.lines import Lines
 
+FILE = "metrics.jsonl"
 METRICS = {
     "loss": "spike loss + covariate loss",
     "loss_spikes": "softened cross-entropy per real channel and bin",
@@ -39,34 +42,35 @@ of one dataset's sessions."""
 
 
 class MetricsFile:
-    """RUN/metrics.jsonl: one line a step, flushed at once."""
+    """RUN/metrics.jsonl: one line a step."""
 
-    def __init__(self, run: Path, restored_step: int):
-        self.path = run / "metrics.jsonl"
+    def __init__(self, run: str | Path, restored_step: int):
+        path = storage.join(run, FILE)
         self.lines = [m for m in read_metrics(run) if m["step"] <= restored_step]
-        text = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
-        kept = "".join(text[: len(self.lines)])
-        storage.write_bytes(self.path, kept.encode())  # later steps are run again
-        self.file = self.path.open("a")
+        text = storage.read_text(path).splitlines(keepends=True)
+        self.file = Lines(path, "".join(text[: len(self.lines)]))  # later steps are run again
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         unknown = {key.split("/")[0] for key in values} - set(METRICS)
         assert not unknown, f"metrics without a meaning: {unknown}"
         told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
-        self.file.write(json.dumps({"step": step, **told}) + "\n")
+        self.file.add(json.dumps({"step": step, **told}) + "\n")
+
+    def flush(self) -> None:
+        """Return when all lines are there. Raises StoreFailed."""
         self.file.flush()
 
     def close(self) -> None:
-        self.file.close()
+        try:
+            self.file.close()
+        except (OSError, Ndt3DistError) as e:
+            log.warn(f"the last lines of metrics.jsonl are lost: {e}")
 
 
 def read_metrics(run: str | Path) -> list[dict]:
     """All whole lines of a run's metrics.jsonl; the last may have been cut by a kill."""
-    path = Path(run) / "metrics.jsonl"
-    if not path.is_file():
-        return []
     found = []
-    for line in path.read_text().splitlines():
+    for line in storage.read_text(storage.join(run, FILE)).splitlines():
         try:
             values = json.loads(line)
             found.append({k: math.nan if v is None else v for k, v in values.items()})
@@ -78,7 +82,7 @@ def read_metrics(run: str | Path) -> list[dict]:
 class Wandb:
     """A W&B run that goes on where it stopped; nothing where it is disabled."""
 
-    def __init__(self, config: PretrainConfig, run: Path):
+    def __init__(self, config: PretrainConfig, run: str):
         self.run = None
         if config.log.wandb == "disabled":
             return
@@ -88,16 +92,19 @@ class Wandb:
         except ImportError:
             log.warn("log.wandb is on but wandb is not installed: `pip install ndt3_dist[wandb]`")
             return
-        marker = run / "wandb_id"
-        run_id = marker.read_text().strip() if marker.is_file() else secrets.token_hex(4)
-        marker.write_text(run_id + "\n")
+        marker, folder = storage.join(run, "wandb_id"), Path(run)
+        run_id = storage.read_text(marker).strip() or secrets.token_hex(4)
+        storage.write_bytes(marker, f"{run_id}\n".encode())
+        if storage.is_remote(run):  # its files need a disk
+            folder = Path(os.environ.get("WANDB_DIR") or Path.cwd() / "runs" / config.run.name)
+            folder.mkdir(parents=True, exist_ok=True)
         try:
             self.run = wandb.init(
                 project=config.log.wandb_project,
                 name=config.run.name,
                 id=run_id,
                 resume="allow" if config.log.wandb == "online" else None,
-                dir=str(run),
+                dir=str(folder),
                 mode=config.log.wandb,
                 config=config.model_dump(mode="json"),
             )

@@ -17,6 +17,7 @@ from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.shards.verify import shard_problems
 from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.start import STARTS
 
 
 @dataclass
@@ -47,18 +48,18 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         BadInput: The folder is no run, or never took the step.
         ResumeMismatch: The corpus is not the one the step was trained on.
     """
-    run = Path(run)
-    if not (run / "config.yaml").is_file():
+    if not storage.exists(storage.join(run, "config.yaml")):
         raise BadInput(f"{run}: no config.yaml, so no run of pretrain; expected runs/NAME")
     lines = {m["step"]: m for m in read_metrics(run)}
     if step not in lines:
         raise BadInput(
             f"{run}: no step {step} in metrics.jsonl; it has 1 to {max(lines, default=0)}"
         )
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = yaml.safe_load(storage.read_bytes(storage.join(run, "config.yaml")))
     data = DataConfig(**{**config["data"], "workers": 0})
     opened = Corpus(corpus or data.corpus, cache=default_cache(data.cache, data.cache_gb))
-    started = [json.loads(entry) for entry in (run / "starts.jsonl").read_text().splitlines()]
+    starts = storage.read_text(storage.join(run, STARTS)).splitlines()
+    started = [json.loads(entry) for entry in starts]
     line = lines[step]
     if "epochs" not in started[-1]:
         raise BadInput(f"{run}: written by a version with another order; no replay can find it")
@@ -88,7 +89,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     return Replay(stream, built, rows, damaged)
 
 
-def _state(run: Path, position: int) -> dict | None:
+def _state(run: str | Path, position: int) -> dict | None:
     """State of the newest checkpoint, which knows all that older ones do, but for later damage.
 
     What was met after it is read again, and found again: the damaged window, not its stand-in.
@@ -96,7 +97,7 @@ def _state(run: Path, position: int) -> dict | None:
     steps = steps_of(run)
     if not steps:
         return None
-    state = storage.read_json(step_folder(run, steps[-1]) / "stream.json")
+    state = storage.read_json(storage.join(step_folder(run, steps[-1]), "stream.json"))
     return {**state, "ledger": [e for e in state["ledger"] if e["position"] <= position]}
 
 

@@ -130,18 +130,19 @@ def as_table(rows: list[dict]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def save_evaluation(path: Path, evaluation: dict) -> None:
+def save_evaluation(path: str | Path, evaluation: dict) -> None:
     """Keep a result of `evaluate.session.evaluate`: arrays by name, the rest as JSON in `about`."""
     arrays = {f"predicted.{k}": v for k, v in evaluation["predictions"].items()}
     rest = {k: v for k, v in evaluation.items() if k not in ("truth", "predictions")}
-    with storage.atomic_file(path) as file:
-        np.savez(file, truth=evaluation["truth"], about=np.array(json.dumps(rest)), **arrays)
+    file = io.BytesIO()
+    np.savez(file, truth=evaluation["truth"], about=np.array(json.dumps(rest)), **arrays)
+    storage.write_bytes(path, file.getvalue())
 
 
-def read_evaluation(path: Path) -> dict:
+def read_evaluation(path: str | Path) -> dict:
     """What `save_evaluation` kept. Raises BadInput for another file."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as found:
             names = [k for k in found.files if k.startswith("predicted.")]
             predictions = {k.removeprefix("predicted."): found[k] for k in names}
             about = json.loads(str(found["about"]))
@@ -155,7 +156,7 @@ def write_report(
     manifest: Manifest | None = None,
     evaluation: dict | None = None,
     summary: dict[str, Any] | None = None,
-) -> Path:
+) -> str:
     """Write RUN/report.html from what there is.
 
     Args:
@@ -172,14 +173,14 @@ def write_report(
     metrics = read_metrics(run)
     if not metrics:
         raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
-    run = Path(run)
+    kept, told = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
     if evaluation:
-        save_evaluation(run / "evaluation.npz", evaluation)
-    elif (run / "evaluation.npz").is_file():
-        evaluation = read_evaluation(run / "evaluation.npz")
-    if summary is None and (run / "summary.json").is_file():
-        summary = storage.read_json(run / "summary.json")
-    name = html.escape(run.name)
+        save_evaluation(kept, evaluation)
+    elif storage.exists(kept):
+        evaluation = read_evaluation(kept)
+    if summary is None and storage.exists(told):
+        summary = storage.read_json(told)
+    name = html.escape(str(run).rstrip("/").rsplit("/", 1)[-1])
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{name}</title>",
         f"<style>{STYLE}</style><h1>Run {name}</h1>",
@@ -200,6 +201,6 @@ def write_report(
         parts.append(as_image(trace_figure(evaluation), "true and decoded covariates"))
     if manifest:
         parts += ["<h2>Corpus</h2>", as_table(corpus_rows(manifest))]
-    path = run / "report.html"
+    path = storage.join(run, "report.html")
     storage.write_bytes(path, "\n".join([*parts, "</html>"]).encode())
     return path

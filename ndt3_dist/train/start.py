@@ -14,19 +14,20 @@ from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
+from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.shards.format import Manifest
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.ranks import first_for_all, gather
 
+STARTS = "starts.jsonl"
 SHARED_WITHIN_S = 10.0
 """Time that a network file system has until all hosts see what one wrote."""
 
 
-def run_folder(config: PretrainConfig) -> Path:
-    return Path(config.run.dir) / config.run.name
+def run_folder(config: PretrainConfig) -> str:
+    return storage.join(config.run.dir, config.run.name)
 
 
 def find_start(config: PretrainConfig, resume: str, before: int | None = None) -> Checkpoint | None:
@@ -39,11 +40,9 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     Raises:
         ResumeMismatch: The run exists and `resume` is never, or a step was asked for in vain.
     """
-    if storage.is_remote(config.run.dir):
-        raise BadInput(f"run.dir={config.run.dir}: runs lie on a disk that all hosts share")
     run = run_folder(config)
     if resume == "never":
-        if run.exists() and any(f.name != FOLDER for f in run.iterdir()):  # of a start that failed
+        if set(storage.list_names(run)) - {FOLDER}:  # faults are of a start that failed
             raise ResumeMismatch(
                 f"{run}: the run exists; go on with --resume auto, or choose another run.name"
             )
@@ -122,13 +121,12 @@ def refuse_loop(config: PretrainConfig, start: Checkpoint | None) -> None:
         ResumeMismatch: The last `checkpoint.max_starts` starts were all from this step.
     """
     run, step = run_folder(config), start.meta["step"] if start else 0
-    most, lines = config.checkpoint.max_starts, []
-    if (run / "starts.jsonl").is_file():
-        lines = (run / "starts.jsonl").read_text().splitlines()[-most:]
+    most = config.checkpoint.max_starts
+    lines = storage.read_text(storage.join(run, STARTS)).splitlines()[-most:]
     if len(lines) < most or any(f'"from_step": {step},' not in line for line in lines):
         return
-    faults = sorted(storage.list_names(run / FOLDER))
-    last = f"; the last fault is in {run / FOLDER / faults[-1]}" if faults else ""
+    faults = storage.list_names(storage.join(run, FOLDER))
+    last = f"; the last fault is in {storage.join(run, FOLDER, faults[-1])}" if faults else ""
     again = f"--resume {step} tries once more, or " if start else ""
     raise ResumeMismatch(
         f"{run}: its last {most} starts were all from step {step} and none reached the next "
@@ -155,7 +153,7 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
             )
 
 
-def check_shared(run: Path, wait_s: float = SHARED_WITHIN_S) -> None:
+def check_shared(run: str | Path, wait_s: float = SHARED_WITHIN_S) -> None:
     """Refuse a run folder in which some rank does not see what rank 0 wrote; all ranks call it.
 
     Args:
@@ -167,8 +165,8 @@ def check_shared(run: Path, wait_s: float = SHARED_WITHIN_S) -> None:
 
     def last() -> str:
         try:
-            return (run / "starts.jsonl").read_text().splitlines()[-1]
-        except (OSError, IndexError):
+            return storage.read_text(storage.join(run, STARTS)).splitlines()[-1]
+        except (OSError, StoreFailed, IndexError):
             return ""
 
     expected, deadline = gather(last())[0], time.monotonic() + wait_s
@@ -196,15 +194,17 @@ def write_run_files(
         if taken and s.id in with_windows
     ]
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    storage.write_bytes(run / "config.yaml", text.encode())
-    storage.write_json(run / "normalisation.json", normalisation(manifest, seen))
-    with (run / "starts.jsonl").open("a") as f:
-        entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
-        entry["fingerprint"] = manifest.fingerprint
-        entry["epochs"] = stream.plan.epochs(stream.start)
-        if init and not start:
-            entry["init"] = init
-        f.write(json.dumps({**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
+    storage.write_bytes(storage.join(run, "config.yaml"), text.encode())
+    norms = normalisation(manifest, seen)
+    storage.write_json(storage.join(run, "normalisation.json"), norms)
+    entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
+    entry["fingerprint"] = manifest.fingerprint
+    entry["epochs"] = stream.plan.epochs(stream.start)
+    if init and not start:
+        entry["init"] = init
+    entry["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    starts = storage.join(run, STARTS)
+    storage.write_bytes(starts, (storage.read_text(starts) + json.dumps(entry) + "\n").encode())
 
 
 def agree(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) -> None:

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ndt3_dist"
-GROUND = {"errors", "config", "storage", "log"}
+GROUND = {"errors", "config", "storage", "remote", "log"}
 MAY_IMPORT = {
     "errors": set(),
     "cli": {"config"},
     "config": {"errors"},
-    "storage": {"errors", "log"},
+    "remote": {"errors", "log"},
+    "storage": {"errors", "remote"},
     "log": {"errors"},
     "shards": GROUND,
     "prep": GROUND | {"shards"},

@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_damage_is_detected_named_and_passed_over(tmp_path, seed):
     save(tmp_path, 1)
     save(tmp_path, 2)
     draw = random.Random(seed)
-    file = draw.choice(sorted(step_folder(tmp_path, 2).iterdir()))
+    file = draw.choice(sorted(Path(step_folder(tmp_path, 2)).iterdir()))
     data = bytearray(file.read_bytes())
     kind = draw.choice(["flip", "cut", "remove"])
     if kind == "flip":
@@ -70,13 +71,13 @@ def intact(checkpoint: Checkpoint) -> int:
 
 def test_a_step_without_checkpoint_json_does_not_exist(tmp_path):
     save(tmp_path, 3)
-    (step_folder(tmp_path, 3) / "checkpoint.json").unlink()
+    (Path(step_folder(tmp_path, 3)) / "checkpoint.json").unlink()
     assert steps_of(tmp_path) == []
     assert newest(tmp_path, print) is None
 
 
 def test_saving_a_step_again_replaces_the_remains_of_a_killed_attempt(tmp_path):
-    folder = step_folder(tmp_path, 4)
+    folder = Path(step_folder(tmp_path, 4))
     folder.mkdir(parents=True)
     (folder / "rank00000-of-00009.safetensors").write_bytes(b"torn")
     save(tmp_path, 4)
@@ -90,7 +91,7 @@ def test_saving_a_step_again_replaces_the_remains_of_a_killed_attempt(tmp_path):
 
 def test_a_file_name_in_checkpoint_json_cannot_leave_its_folder(tmp_path):
     save(tmp_path, 1)
-    path = step_folder(tmp_path, 1) / "checkpoint.json"
+    path = Path(step_folder(tmp_path, 1)) / "checkpoint.json"
     meta = json.loads(path.read_text())
     meta["shards"]["../../secret"] = {"bytes": 1, "header": [0, ""], "pieces": {}}
     del meta["sha256"]
@@ -141,7 +142,7 @@ def test_a_save_that_fails_leaves_nothing_and_the_run_goes_on(tmp_path, monkeypa
     save(tmp_path, 1, ranks=ranks)
 
     def full(path, data):
-        if "rank00001" in path.name:
+        if "rank00001" in path:
             raise OSError(28, "No space left on device")
         return write(path, data)
 
@@ -158,7 +159,7 @@ def test_a_save_that_fails_leaves_nothing_and_the_run_goes_on(tmp_path, monkeypa
     begin(3)  # finds that step 2 has failed
     assert "rank 1: [Errno 28] No space left on device; the run goes on" in capsys.readouterr().err
     assert steps_of(tmp_path) == [1]
-    assert not step_folder(tmp_path, 2).exists()
+    assert not Path(step_folder(tmp_path, 2)).exists()
     monkeypatch.setattr(storage, "write_pieces", write)
     for writer in ranks:  # step 3 may have got through before that
         writer.under_way.thread.join()
@@ -185,7 +186,7 @@ def test_saves_that_fail_again_and_again_end_the_run(tmp_path, monkeypatch):
 def test_a_flip_anywhere_in_what_describes_a_step_is_seen(tmp_path):
     """Also where it changes a number that nothing else tells, as AdamW's step."""
     save(tmp_path, 7)
-    path = step_folder(tmp_path, 7) / "checkpoint.json"
+    path = Path(step_folder(tmp_path, 7)) / "checkpoint.json"
     path.write_text(path.read_text().replace('"adam_step": 7', '"adam_step": 9'))
     with pytest.raises(CheckpointCorrupt, match="its own hash"):
         open_step(tmp_path, 7)
@@ -193,18 +194,18 @@ def test_a_flip_anywhere_in_what_describes_a_step_is_seen(tmp_path):
 
 def test_a_step_of_another_version_says_so(tmp_path):
     save(tmp_path, 7)
-    path = step_folder(tmp_path, 7) / "checkpoint.json"
+    path = Path(step_folder(tmp_path, 7)) / "checkpoint.json"
     meta = storage.read_json(path)
     path.write_text(json.dumps({**meta, "version": 1}))
-    with pytest.raises(CheckpointCorrupt, match="of version 1, not 2"):
+    with pytest.raises(CheckpointCorrupt, match="of version 1, not 3"):
         open_step(tmp_path, 7)
 
 
 def test_only_what_is_read_is_hashed_and_once(tmp_path, monkeypatch):
     save(tmp_path, 1, 2)
     checkpoint, hashed = open_step(tmp_path, 1), []
-    sha256 = storage.sha256_bytes
-    monkeypatch.setattr(storage, "sha256_bytes", lambda d: hashed.append(len(d)) or sha256(d))
+    fast_hash = storage.fast_hash
+    monkeypatch.setattr(storage, "fast_hash", lambda d: hashed.append(len(d)) or fast_hash(d))
     checkpoint.read("c", 0, 32)  # what rank 0 of 2 owns
     assert hashed == [4 * 32] * len(KINDS)
 
@@ -217,5 +218,5 @@ def test_a_step_that_is_deleted_ceases_to_exist_first(tmp_path, monkeypatch):
     save(tmp_path, 2)
     prune(tmp_path, 1)
     folder = step_folder(tmp_path, 1)
-    assert removed[-2:] == [folder / "checkpoint.json", folder]
-    assert not folder.exists()
+    assert removed[-2:] == [f"{folder}/checkpoint.json", folder]
+    assert not Path(folder).exists()

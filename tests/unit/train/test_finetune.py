@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_a_report_is_one_self_contained_page(corpus, tmp_path):
     for step in (1, 2, 3):
         metrics.write(step, {**line, "tokens": 10, "step_s": 0.1, "wait_s": 0.0})
     metrics.close()
-    page = write_report(tmp_path, read_manifest(corpus), None, {"a": "<b>"}).read_text()
+    page = Path(write_report(tmp_path, read_manifest(corpus), None, {"a": "<b>"})).read_text()
     assert "&lt;b&gt;" in page
     assert "t-S-03" in page
     assert page.count("data:image/png;base64,") == 2
@@ -82,10 +83,10 @@ def test_a_report_is_one_self_contained_page(corpus, tmp_path):
     scores = {"model": {"r2": 0.875, "bins": 40}}
     evaluation = {"session": "t-S-03", "bin_ms": 20.0, "dims": ["x (cm/s)"], "scores": scores}
     traces = {"truth": np.zeros((40, 1)), "predictions": {"model": np.ones((40, 1))}}
-    first = write_report(tmp_path, None, {**evaluation, **traces}).read_text()
+    first = Path(write_report(tmp_path, None, {**evaluation, **traces})).read_text()
     assert "0.8750" in first
     # Written again at any time, the page keeps what was decoded.
-    assert write_report(tmp_path).read_text() == first
+    assert Path(write_report(tmp_path)).read_text() == first
     (tmp_path / "evaluation.npz").write_bytes(b"torn")
     with pytest.raises(BadInput, match=r"evaluation\.npz: not an evaluation"):
         write_report(tmp_path)

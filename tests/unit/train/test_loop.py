@@ -7,7 +7,7 @@ import pytest
 
 from ndt3_dist.config import PROJECT, PretrainConfig, load_config
 from ndt3_dist.data.stream import Step
-from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch
+from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.train import start as start_module
 from ndt3_dist.train.loop import is_done, loss_divisors, total_steps
 from ndt3_dist.train.start import check_shared, find_start, refuse_loop
@@ -46,8 +46,6 @@ def test_a_start_is_never_guessed(tmp_path):
         find_start(config, "never")
     with pytest.raises(CheckpointCorrupt, match="none of its checkpoints is intact"):
         find_start(config, "auto")
-    with pytest.raises(BadInput, match="runs lie on a disk"):
-        find_start(demo_config("run.dir=s3://bucket/runs"), "auto")
 
 
 def test_restarts_that_get_nowhere_end(tmp_path):

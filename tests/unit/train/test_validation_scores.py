@@ -1,6 +1,7 @@
 """Scores from sums over windows are those of all bins together; which checkpoints are kept."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,9 +119,9 @@ def test_newer_steps_are_set_aside_and_unfinished_ones_removed(tmp_path):
 
 def test_pruning_keeps_the_newest_every_nth_the_best_and_the_pinned(tmp_path):
     for step in range(1, 13):
-        step_folder(tmp_path, step).mkdir(parents=True)
-        (step_folder(tmp_path, step) / "checkpoint.json").write_text("{}")
-    (step_folder(tmp_path, 7) / "pinned").touch()
+        Path(step_folder(tmp_path, step)).mkdir(parents=True)
+        (Path(step_folder(tmp_path, step)) / "checkpoint.json").write_text("{}")
+    (Path(step_folder(tmp_path, 7)) / "pinned").touch()
     prune(tmp_path, 2, keep_every=5, best=3)
     assert steps_of(tmp_path) == [3, 5, 7, 10, 11, 12]
     prune(tmp_path, 1)

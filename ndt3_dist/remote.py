@@ -1,0 +1,184 @@
+"""Objects of a store, by fsspec, with patience: each request is tried again while it may help.
+
+An object appears at the end of its upload, so that what is there is whole. Only `storage` imports
+this; a path is a URL such as `s3://bucket/folder`.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from ndt3_dist import log
+from ndt3_dist.errors import BadInput, StoreCorrupt, StoreFailed
+
+WHOLE_S = 600.0
+"""For a request of a whole file, such as the manifest of a large corpus."""
+ATTEMPTS = 8
+WRONG = 3
+"""Attempts where bytes come but do not have their checksum."""
+LONGEST_WAIT_S = 30.0
+
+T = TypeVar("T")
+
+
+def filesystem(path: str):
+    """The fsspec filesystem of a URL; s3fs is imported here and only for s3 URLs.
+
+    It keeps no listings: other hosts write to the same places.
+    """
+    import fsspec
+
+    protocol = path.split("://", 1)[0]
+    try:
+        return fsspec.filesystem(protocol, use_listings_cache=False)
+    except ImportError as e:
+        raise BadInput(f"{path}: reading {protocol}:// needs an extra package: {e}") from e
+    except ValueError as e:
+        raise BadInput(f"{path}: unknown protocol {protocol!r}; expected a path or s3://") from e
+
+
+def patiently(
+    path: str,
+    what: str,
+    call: Callable[[], T],
+    attempts: int | None = None,
+    timeout_s: float = WHOLE_S,
+    patience_s: float = 0.5,
+) -> T:
+    """What `call` returns; faults that may pass are waited out.
+
+    Args:
+        path: That the call is about.
+        what: Done to it, for messages: read, written.
+        attempts: Calls before it is given up; None = `ATTEMPTS`.
+        timeout_s: That each call keeps, for messages.
+        patience_s: First wait after a fault; it doubles up to `LONGEST_WAIT_S`.
+    Raises:
+        FileNotFoundError, PermissionError, BadInput: At once.
+        StoreFailed: None of the calls was answered.
+        StoreCorrupt: Each time with bytes that do not have their checksum.
+    """
+    wait, attempts = patience_s, attempts or ATTEMPTS
+    for attempt in range(1, attempts + 1):
+        try:
+            return call()
+        except (FileNotFoundError, PermissionError, BadInput):
+            raise
+        except Exception as e:  # each store and library has faults of its own
+            if "Credentials" in type(e).__name__:  # botocore's; waiting brings none
+                raise PermissionError(str(e)) from e
+            said = f"{type(e).__name__}: {e}"
+            if isinstance(e, TimeoutError):
+                said = f"no whole answer in {timeout_s:g} s"
+            wrong = "Checksum" in type(e).__name__  # botocore's, of what the store has kept
+            if attempt == attempts or (wrong and attempt >= WRONG):
+                failed = StoreCorrupt if wrong else StoreFailed
+                raise failed(f"{path}: cannot be {what} after {attempt} tries ({said})") from e
+            log.warn(f"{path}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
+        time.sleep(wait * random.uniform(0.5, 1))
+        wait = min(2 * wait, LONGEST_WAIT_S)
+    raise AssertionError("unreachable")
+
+
+def read_range(
+    path: str,
+    start: int,
+    stop: int | None,
+    attempts: int | None = None,
+    timeout_s: float = 30.0,
+    patience_s: float = 0.5,
+) -> bytes:
+    """Bytes [start, stop) of an object, fewer where it ends before.
+
+    Args:
+        start, stop: Of the bytes; None is the end.
+        attempts, patience_s: As `patiently`.
+        timeout_s: Of one request, however slowly bytes still arrive.
+    """
+
+    def request() -> bytes:
+        fs = filesystem(path)
+        if not fs.async_impl:
+            return fs.cat_file(path, start, stop)
+        from fsspec.asyn import sync
+
+        return sync(  # pyright: ignore[reportReturnType]
+            fs.loop, fs._cat_file, path, start=start, end=stop, timeout=timeout_s
+        )
+
+    return patiently(path, "read", request, attempts, timeout_s, patience_s)
+
+
+def write(path: str, pieces: Callable[[], Iterable[bytes | memoryview]]) -> int:
+    """Upload an object, in parts where it is large; the parts of a failed upload are discarded.
+
+    Args:
+        pieces: Makes its bytes, anew for each attempt.
+    Returns:
+        Its size in bytes.
+    """
+
+    def upload() -> int:
+        total, file = 0, filesystem(path).open(path, "wb", autocommit=False)
+        try:
+            for piece in pieces():
+                file.write(piece)
+                total += len(piece)
+            file.close()
+            file.commit()
+        except BaseException:
+            file.closed = True  # what a garbage collector would else upload
+            file.discard()
+            raise
+        return total
+
+    return patiently(path, "written", upload)
+
+
+def put(path: str, data: bytes) -> None:
+    """Upload a small object in one request."""
+    patiently(path, "written", lambda: filesystem(path).pipe_file(path, data))
+
+
+def exists(path: str) -> bool:
+    return patiently(path, "looked for", lambda: filesystem(path).exists(path))
+
+
+def size(path: str) -> int:
+    return patiently(path, "looked at", lambda: filesystem(path).size(path))
+
+
+def sizes(folder: str) -> dict[str, int | None]:
+    """Name -> bytes of what lies directly in a folder (None for folders); empty where absent."""
+
+    def look() -> dict[str, int | None]:
+        try:
+            found = filesystem(folder).ls(folder, detail=True)
+        except FileNotFoundError:
+            return {}
+        named = {f["name"].rstrip("/").rsplit("/", 1)[-1]: f for f in found}
+        own = folder.rstrip("/").rsplit("/", 1)[-1]
+        return {
+            name: None if f["type"] == "directory" else f["size"]
+            for name, f in named.items()
+            if not (name == own and f["size"] == 0 and len(named) == 1)  # a folder's marker
+        }
+
+    return patiently(folder, "listed", look)
+
+
+def remove(path: str) -> None:
+    """Remove an object, or all below a folder; absent is fine."""
+
+    def delete() -> None:
+        fs = filesystem(path)
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+
+    patiently(path, "removed", delete)
+
+
+def copy(source: str, to: str) -> None:
+    """Copy an object within its store."""
+    patiently(to, "written", lambda: filesystem(source).copy(source, to))
