@@ -266,7 +266,7 @@ def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
 
 
 def fast_hash(data) -> str:
-    """Hex xxh3-128 of bytes or an array: finds every accident as sha256 does, at seven times its speed.
+    """Hex xxh3-128 of bytes or an array: finds accidents as sha256 does, at seven times its speed.
 
     For what only its own writer vouches for; it resists nobody who wants to deceive.
     """

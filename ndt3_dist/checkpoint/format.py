@@ -5,9 +5,9 @@
 A run is a folder on a disk or in a store.
 
 Each rank writes slices of the fp32 masters and AdamW's moments, named `kind|parameter|start`. A
-step exists if and only if its checkpoint.json, written last, holds the hash of itself; it has the
-xxh3-128 of every slice, so that whoever reads some of them verifies those, each byte once. It is the
-first file removed when a step is deleted. Nothing is pickled.
+step exists if and only if its checkpoint.json, written last, holds the hash of itself; it has
+that of every slice (xxh3-128), so that whoever reads some of them verifies those, each byte once.
+It is the first file removed when a step is deleted. Nothing is pickled.
 """
 
 import math

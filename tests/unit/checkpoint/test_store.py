@@ -98,7 +98,7 @@ def test_damage_in_the_store_is_named_and_passed_over(run, server):
     assert "rank00000-of-00001.safetensors: " in said[0]
     path.write_bytes(data[:-4])
     time.sleep(0.1)  # until the server looks again
-    with pytest.raises(CheckpointCorrupt, match="checkpoint.json has"):
+    with pytest.raises(CheckpointCorrupt, match=r"checkpoint\.json has"):
         open_step(run, 2)
 
 
