@@ -55,7 +55,8 @@ def main() -> None:
             rows.append(measured(what, [*program, *options]))
         exporting = [sys.executable, "checkpoints/convert.py", "export", run, run / "export"]
         rows.append(measured("export", exporting))
-        rows.append(measured("export --verify", [*exporting[:-1], run / "export", "--verify"]))
+        again = [*exporting[:-1], run / "again", "--verify"]
+        rows.append(measured("export --verify, every tensor compared", again))
         same = logits_agree(run, config.model)
     text = f"{header('end_to_end.py')}\n{args.config}, rows of {args.row_tokens} tokens\n\n"
     text += f"{text_table(rows)}\n\nlogits of the export and of the masters: {same}\n"
