@@ -187,6 +187,11 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     epochs: float = Field(default=400, gt=0)
     """Stop after this many passes over the corpus."""
+    slow_rank_s: float = Field(default=30, gt=0)
+    """Seconds that a rank is waited for before it is named."""
+    on_spike: Literal["warn", "skip"] = "warn"
+    """What a step does whose loss leaps far above the last ones: it is told with its sessions, or
+    it also moves no weight, as one without a finite loss."""
     max_skipped: int = Field(default=3, ge=0)
     """Steps in a row without a finite loss and gradient (no weight moves) before it goes back."""
     max_rollbacks: int = Field(default=1, ge=0)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -64,3 +65,26 @@ def kill_all(process):
 
 def losses(run_dir):
     return {m["step"]: m["loss"] for m in read_metrics(Path(run_dir) / "r")}
+
+
+def ranks_of(process) -> list[psutil.Process]:
+    """The processes of the ranks, in their order."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        command = child.cmdline()
+        if "launch/pretrain.py" in command and "deepspeed" not in " ".join(command[:4]):
+            found[child.environ()["RANK"]] = child
+    return [found[key] for key in sorted(found)]
+
+
+def wait_for_steps(process, folder, steps=5) -> None:
+    deadline = time.time() + 120
+    while len(losses(folder)) < steps:
+        assert process.poll() is None
+        assert time.time() < deadline
+        time.sleep(0.01)
+
+
+def log_of(folder) -> str:
+    (log,) = [f.read_text() for f in folder.glob("log*.txt")]
+    return log

@@ -84,7 +84,11 @@ class Now:
 
 
 class Stream:
-    """Iterates over global steps from a place on; builds steps ahead in the background."""
+    """Iterates over global steps from a place on; builds steps ahead in the background.
+
+    Attributes:
+        datasets: Names of those that its sessions are of.
+    """
 
     def __init__(
         self,
@@ -123,6 +127,9 @@ class Stream:
         taken = np.flatnonzero(self.plan.sources.chosen.windows)
         sessions = corpus.manifest.sessions
         self.layouts = {int(i): Layout.of(sessions[i], model) for i in taken}
+        self.datasets = sorted({sessions[i].dataset for i in taken})
+        own = {name: i for i, name in enumerate(self.datasets)}
+        self._dataset = np.array([own.get(s.dataset, -1) for s in sessions])
         self.ledger = Ledger(corpus, data, seed)
         self.ledger.restore(() if self.plan.renewed else state["ledger"])
 
@@ -139,6 +146,10 @@ class Stream:
     def tokens_of(self, numbers: np.ndarray) -> np.ndarray:
         """Tokens of some samples, (samples,)."""
         return self.plan.sources.chosen.counts.of(self.corpus.records(numbers))
+
+    def dataset_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Place of each sample's dataset in `datasets`, (samples,)."""
+        return self._dataset[self.corpus.records(numbers)["session"]]
 
     def rows_of_step(self, position: int) -> Iterator[tuple[int, list[int]]]:
         """This rank's micro-batches of the step that begins at a position: number, positions."""

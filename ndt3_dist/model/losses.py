@@ -1,4 +1,4 @@
-"""NDT3's two losses, as sums: callers divide by counts of the whole global step.
+"""NDT3's two losses, of each token: callers sum, and divide by counts of the whole global step.
 
 Spikes: cross-entropy of 22 count classes against a Poisson-softened target. Covariates: squared
 error. Source: joel99/ndt3 at 472466a.
@@ -24,10 +24,10 @@ def poisson_targets(classes: int) -> torch.Tensor:
     return table.float()
 
 
-def spike_loss_sum(
+def spike_losses(
     logits: torch.Tensor, counts: torch.Tensor, channels: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Sum of softened cross-entropy over real channels.
+    """Softened cross-entropy of each neural token, summed over its real channels.
 
     Args:
         logits: (spike_tokens, channels_per_token, classes).
@@ -35,16 +35,16 @@ def spike_loss_sum(
         channels: Real channels of each token, (spike_tokens,).
         targets: `poisson_targets`, (classes, classes).
     Returns:
-        Scalar float32.
+        (spike_tokens,) float32.
     """
     soft = targets[counts.clamp(max=len(targets) - 1).int()]  # (tokens, channels, classes)
     loss = -(soft * F.log_softmax(logits.float(), dim=-1)).sum(-1)
     real = torch.arange(counts.shape[1], device=counts.device) < channels[:, None]
-    return (loss * real).sum()
+    return (loss * real).sum(-1)
 
 
-def covariate_loss_sum(
+def covariate_losses(
     predicted: torch.Tensor, values: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
-    """Sum of squared errors over valid covariate tokens; all shapes (covariate_tokens,)."""
-    return (F.mse_loss(predicted.float(), values, reduction="none") * valid).sum()
+    """Squared error of each covariate token, 0 where not valid; all shapes (covariate_tokens,)."""
+    return F.mse_loss(predicted.float(), values, reduction="none") * valid

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ndt3_dist.config import ModelConfig
 from ndt3_dist.model.attention import attend, choose_body
 from ndt3_dist.model.linear import Linear
-from ndt3_dist.model.losses import covariate_loss_sum, poisson_targets, spike_loss_sum
+from ndt3_dist.model.losses import covariate_losses, poisson_targets, spike_losses
 from ndt3_dist.model.tokens import PackedTokens
 
 NORM_EPS = 1e-5
@@ -40,6 +40,8 @@ class Output(NamedTuple):
         loss: spike_sum / num_spikes + covariate_sum / num_covariates, each by its weight, scalar.
         spike_sum: Sum of spike losses over real channels, scalar, detached.
         covariate_sum: Sum of squared errors over valid covariates, scalar, detached.
+        spike_losses: Of each neural token, (spike_tokens,) float32, detached.
+        covariate_losses: Of each covariate token, (covariate_tokens,) float32, detached.
         covariates: Prediction of each covariate token, (covariate_tokens,) float32.
         rates: Expected counts, (spike_tokens, channels_per_token) float32; None in training.
     """
@@ -47,6 +49,8 @@ class Output(NamedTuple):
     loss: torch.Tensor
     spike_sum: torch.Tensor
     covariate_sum: torch.Tensor
+    spike_losses: torch.Tensor
+    covariate_losses: torch.Tensor
     covariates: torch.Tensor
     rates: torch.Tensor | None
 
@@ -236,10 +240,12 @@ class NDT3(nn.Module):
         """
         features = self.features(tokens)
         logits = self.spike_logits(features, tokens)
-        spikes = spike_loss_sum(logits, tokens.spikes, tokens.spike_channels, self.poisson)
+        entropy = spike_losses(logits, tokens.spikes, tokens.spike_channels, self.poisson)
         predicted = self.covariate_out(features[tokens.covariate_slot])[:, 0].float()
-        squared = covariate_loss_sum(predicted, tokens.covariates, tokens.covariate_valid)
+        squares = covariate_losses(predicted, tokens.covariates, tokens.covariate_valid)
+        spikes, squared = entropy.sum(), squares.sum()
         loss = self.config.spike_weight * spikes / max(num_spikes, 1)
         loss = loss + self.config.covariate_weight * squared / max(num_covariates, 1)
         rates = None if self.training else self.expected_counts(logits.detach())
-        return Output(loss, spikes.detach(), squared.detach(), predicted.detach(), rates)
+        found = spikes, squared, entropy, squares, predicted
+        return Output(loss, *(tensor.detach() for tensor in found), rates)  # pyright: ignore

@@ -7,11 +7,13 @@ run this rank's micro-batches, sum losses in row order, step, log, perhaps valid
 import math
 import time
 
+import numpy as np
 import psutil
 import torch
 
 from ndt3_dist import log
 from ndt3_dist.config import PretrainConfig
+from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.train.canary import Canary
 from ndt3_dist.train.engine import Engine
@@ -20,11 +22,12 @@ from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line, validation
 from ndt3_dist.train.ranks import gather, share
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.schedule import learning_rate
-from ndt3_dist.train.spikes import SpikeWatch, skip_line, spike_line
+from ndt3_dist.train.spikes import skip_line, spike_line
 from ndt3_dist.train.start import run_folder
 from ndt3_dist.train.step import loss_divisors, run_micro_batches
 from ndt3_dist.train.stop import StopWatch
 from ndt3_dist.train.validation import Best, Validation
+from ndt3_dist.train.watch import WAITS, RankWatch
 
 
 class Loop:
@@ -38,16 +41,18 @@ class Loop:
         saving: Saving,
         validation: Validation | None,
         stop: StopWatch,
+        watch: RankWatch,
         device: torch.device,
         step: int,
     ):
         """
         Args:
-            config, engine, stream, saving, validation, stop, device: Of the run.
+            config, engine, stream, saving, validation, stop, watch, device: Of the run.
             step: Steps that it has behind it.
         """
         self.config, self.engine, self.stream, self.saving = config, engine, stream, saving
         self.validation, self.stop, self.device = validation, stop, device
+        self.ranks = watch
         self.step, self.place = step, stream.start
         run, first = run_folder(config), stream.rank == 0
         self.metrics = MetricsFile(run, step) if first else None
@@ -55,7 +60,7 @@ class Loop:
         if self.metrics:
             saving.writer.before_commit = self.metrics.flush
         self.total = total_steps(config, stream.plan.epoch_rows)
-        self.spikes, self.canary = SpikeWatch(), Canary(engine, step)
+        self.canary = Canary(engine, step)
         bf16_gpu = device.type == "cuda" and config.train.precision == "bf16"
         self.peak = peak_bf16(torch.cuda.get_device_name(device)) if bf16_gpu else None
         lines = self.metrics.lines if self.metrics else []
@@ -68,13 +73,11 @@ class Loop:
             steps, and the first and last loss of the whole run.
         """
         self.engine.deepspeed.train()
-        steps = self.stream.steps(
-            self.place,
-            lambda counts, found: share(counts, found, self.device, self.stop, self.saving.writer),
-        )
+        steps = self.stream.steps(self.place, self.meet)
         clock, done = time.perf_counter(), self.is_done()
         while not done:
             began = time.perf_counter()
+            self.ranks.place = f"step {self.step + 1}, reading"
             with log.one_voice():
                 work = next(steps)
             wait = time.perf_counter() - began
@@ -83,7 +86,8 @@ class Loop:
             if self.stop.agreed:
                 self.saving.save(self.step, self.place)
                 break
-            values, micro_losses, flops = self.take_step(work)
+            self.ranks.place = f"step {self.step + 1}"
+            values, micro_losses, flops, spiked = self.take_step(work)
             values |= {"step_s": time.perf_counter() - clock, "wait_s": wait}
             values |= self.usage(flops, values["step_s"])
             clock, done = time.perf_counter(), self.is_done()
@@ -92,7 +96,7 @@ class Loop:
                 better = self.validate(values)
                 clock, done = time.perf_counter(), done or self.is_done()
             self.tell(values, done)
-            self.watch(work, values, micro_losses)
+            self.watch(work, values, micro_losses, spiked)
             if self.step % self.config.checkpoint.every_steps == 0 or better or done:
                 self.saving.save(self.step, self.place)
                 clock = time.perf_counter()
@@ -104,20 +108,33 @@ class Loop:
         first, last = self.losses or (None, float("nan"))
         return {"steps": self.step, "loss_first": first, "loss_last": last}
 
+    def meet(self, counts: np.ndarray, found: list[Damage]):
+        """Tell the other ranks what this one has for the step, and hear what they have."""
+        self.ranks.place = f"step {self.step + 1}, {WAITS}"
+        return share(counts, found, self.device, self.stop, self.saving.writer)
+
     def is_done(self) -> bool:
         epochs = self.stream.plan.epochs(self.place)
         return is_done(self.config, self.step, epochs, self.saving.best.waited)
 
-    def take_step(self, work: Step) -> tuple[dict, list[list[float]], tuple[float, float]]:
-        """One optimiser step; its metrics, both losses of every micro-batch, its operations."""
+    def take_step(self, work: Step) -> tuple[dict, list[list[float]], tuple[float, float], bool]:
+        """One optimiser step.
+
+        Returns:
+            Its metrics, both losses of every micro-batch, its operations, whether its loss leaps.
+        """
         epochs = self.stream.plan.epochs(self.place)
         lr = learning_rate(self.config.optim, epochs)
         divisors = loss_divisors(self.config, work)
-        losses, flops = run_micro_batches(
-            self.config, self.engine, work, divisors, self.step, self.device
+        losses, flops, of_datasets = run_micro_batches(
+            self.config, self.engine, self.stream, work, divisors, self.step, self.device
         )
         spikes, covariates = (math.fsum(column) for column in zip(*losses, strict=True))
-        norm = self.engine.step(lr, math.isfinite(spikes + covariates))
+        spiked = self.saving.spikes.is_spike(spikes + covariates)  # alike on all ranks
+        taken = math.isfinite(spikes + covariates)
+        taken = taken and not (spiked and self.config.train.on_spike == "skip")
+        norm = self.engine.step(lr, taken)
+        self.saving.skipped = 0 if taken and math.isfinite(norm) else self.saving.skipped + 1
         values = {
             "loss": spikes + covariates,
             "loss_spikes": spikes,
@@ -128,10 +145,11 @@ class Loop:
             "position": self.place.position,
             "samples": work.samples,
             "tokens": work.tokens,
+            **of_datasets,
         }
         self.losses = [*self.losses[:1], values["loss"]] if self.losses else [values["loss"]] * 2
         self.step, self.place = self.step + 1, work.after
-        return values, losses, flops
+        return values, losses, flops, spiked
 
     def usage(self, flops: tuple[float, float], seconds: float) -> dict:
         """How much of the devices a step used: TFLOP/s, MFU and HFU where their peak is known."""
@@ -161,24 +179,26 @@ class Loop:
                 left = max(self.total - self.step, 0) * values["step_s"]
                 log.say(console_line(self.step, self.total, values, left))
 
-    def watch(self, work: Step, values: dict, micro_losses: list[list[float]]) -> None:
+    def watch(
+        self, work: Step, values: dict, micro_losses: list[list[float]], spiked: bool
+    ) -> None:
         """Say what is wrong with a step, by its windows; go back or end where it stays so."""
-        skips = self.saving.skips
-        skipped = skips.is_skipped(values["loss"], values["grad_norm"])
-        if skipped or self.spikes.is_spike(values["loss"]):  # of all ranks, so all of them know
+        skipped = self.saving.skipped
+        if skipped or spiked:  # of all ranks, so all of them know
             rows = [row for of_rank in gather(work.rows) for row in of_rank]
             if self.stream.rank == 0:
                 sums = [sum(pair) for pair in micro_losses]
                 world = self.stream.world_size
                 log.warn(
-                    skip_line(self.step, sums, world, self.stream, rows)
+                    skip_line(self.step, sums, spiked, world, self.stream, rows)
                     if skipped
                     else spike_line(self.step, values["loss"], self.stream, rows)
                 )
-        if skips.in_row > self.config.train.max_skipped:
+        if skipped > self.config.train.max_skipped:
+            leap = ", or a loss that leaps" if self.config.train.on_spike == "skip" else ""
             self.saving.roll_back(
-                f"{skips.in_row} steps in a row, the last of them {self.step}, had no finite "
-                "loss and gradient"
+                f"{skipped} steps in a row, the last of them {self.step}, had no finite "
+                f"loss and gradient{leap}"
             )
         if self.step % self.config.log.every_steps == 0 and not self.canary.moved(self.step):
             log.warn(

@@ -31,6 +31,7 @@ from ndt3_dist.train.start import (
 )
 from ndt3_dist.train.stop import StopWatch
 from ndt3_dist.train.validation import Validation, open_held_out
+from ndt3_dist.train.watch import RankWatch, open_store
 
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -111,8 +112,13 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
     saving = Saving(config, engine, stream, writer, shapes)
     if start:
         saving.restore(start.meta)
-    found = Loop(config, engine, stream, saving, validation, stop, device, step).run()
-    dist.barrier()
+    store = open_store(rank, world_size, first_for_all)
+    watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
+    try:
+        found = Loop(config, engine, stream, saving, validation, stop, watch, device, step).run()
+        dist.barrier()
+    finally:
+        watch.close()
     dist.destroy_process_group()
     resumed = start.meta["step"] if start else None
     return {**found, "resumed": resumed, "stopped": stop.agreed, "saved": saving.step}

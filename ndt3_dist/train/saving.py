@@ -15,7 +15,7 @@ from ndt3_dist.errors import Diverged
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.ranks import first_for_all
-from ndt3_dist.train.spikes import SkipWatch
+from ndt3_dist.train.spikes import SpikeWatch
 from ndt3_dist.train.start import choose, restore
 from ndt3_dist.train.validation import Best
 
@@ -29,7 +29,8 @@ class Saving:
         best: The best validated step so far.
         best_there: The step of the best checkpoint that exists.
         rolled_back: How often the run went back to the weights of an earlier checkpoint.
-        skips: Steps in a row that moved no weight.
+        skipped: Steps in a row that moved no weight.
+        spikes: Watch of the loss.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Saving:
         self.config, self.engine, self.stream = config, engine, stream
         self.writer, self.shapes = writer, shapes
         self.step, self.best, self.rolled_back = 0, Best(config.validation.metric), 0
-        self.best_there, self.skips = 0, SkipWatch()
+        self.best_there, self.skipped, self.spikes = 0, 0, SpikeWatch()
 
     def restore(self, meta: dict) -> None:
         """Go on from a checkpoint.json."""
@@ -53,7 +54,8 @@ class Saving:
             log.warn(f"the best step, {best.step}, is not there; the best is sought anew")
             best = Best(self.config.validation.metric)
         self.best, self.best_there = best, best.step
-        self.rolled_back, self.skips.in_row = meta["rolled_back"], meta["skipped"]
+        self.rolled_back, self.skipped = meta["rolled_back"], meta["skipped"]
+        self.spikes.losses.extend(meta["losses"])
 
     def save(self, step: int, place: Place) -> None:
         """Begin to save this moment, unless it is saved already."""
@@ -68,7 +70,8 @@ class Saving:
             "epochs": self.stream.plan.epochs(place),
             "best": self.best.state(),
             "rolled_back": self.rolled_back,
-            "skipped": self.skips.in_row,
+            "skipped": self.skipped,
+            "losses": list(self.spikes.losses),
             "versions": {
                 "ndt3_dist": ndt3_dist.__version__,
                 "torch": torch.__version__,
@@ -111,7 +114,7 @@ class Saving:
                 )
             start = restore(self.config, "auto", start, self.engine)
         self.rolled_back += 1
-        self.skips.in_row = 0
+        self.skipped = 0
         log.warn(
             f"{why}: back to the weights of step {start.meta['step']}, on with the data that "
             f"follows ({self.rolled_back} of {allowed} times)"

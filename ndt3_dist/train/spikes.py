@@ -20,7 +20,11 @@ Rows = list[tuple[int, int, np.ndarray]]
 
 
 class SpikeWatch:
-    """Compares each loss with the median of those before it."""
+    """Compares each loss with the median of those before it.
+
+    Attributes:
+        losses: The last ones, oldest first; a checkpoint keeps them.
+    """
 
     def __init__(self):
         self.losses: deque[float] = deque(maxlen=WINDOW)
@@ -38,31 +42,23 @@ class SpikeWatch:
         return loss > median + DEVIATIONS * max(spread, 1e-3 * abs(median))
 
 
-class SkipWatch:
-    """Counts steps in a row whose loss or gradient is no number; no weight moves in them."""
-
-    def __init__(self):
-        self.in_row = 0
-
-    def is_skipped(self, loss: float, norm: float) -> bool:
-        """Whether a step was none."""
-        skipped = not (math.isfinite(loss) and math.isfinite(norm))
-        self.in_row = self.in_row + 1 if skipped else 0
-        return skipped
-
-
-def skip_line(step: int, losses: list[float], ranks: int, stream: Stream, rows: Rows) -> str:
+def skip_line(
+    step: int, losses: list[float], spiked: bool, ranks: int, stream: Stream, rows: Rows
+) -> str:
     """What the log says of a step that was skipped.
 
     Args:
         step: Its number.
         losses: Of each micro-batch.
+        spiked: Whether that is because its loss leapt.
         ranks: That had a part in it.
         stream: What its rows are of.
         rows: Of all ranks.
     """
     bad = [m for m, loss in enumerate(losses) if not math.isfinite(loss)]
     where = "all losses are finite, the gradient is not"
+    if spiked:
+        where = f"its loss {math.fsum(losses):.4f} leaps above the last ones"
     if bad:
         told = ", ".join(f"{m} (rank {m % ranks})" for m in bad[:3])
         where = f"the loss is not finite in micro-batch {told}"

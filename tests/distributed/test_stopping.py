@@ -2,11 +2,10 @@
 
 import os
 import signal
-import time
 
 import psutil
 import pytest
-from launching import launch, losses
+from launching import launch, log_of, losses, ranks_of, wait_for_steps
 
 from ndt3_dist.checkpoint.format import steps_of
 
@@ -20,29 +19,6 @@ def whole(tmp_path_factory, corpus):
     code, log = launch(folder, corpus, extra=LONG)
     assert code == 0, log
     return losses(folder)
-
-
-def ranks_of(process) -> list[psutil.Process]:
-    """The processes of the ranks, in their order."""
-    found = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        command = child.cmdline()
-        if "launch/pretrain.py" in command and "deepspeed" not in " ".join(command[:4]):
-            found[child.environ()["RANK"]] = child
-    return [found[key] for key in sorted(found)]
-
-
-def wait_for_steps(process, folder, steps=5) -> None:
-    deadline = time.time() + 120
-    while len(losses(folder)) < steps:
-        assert process.poll() is None
-        assert time.time() < deadline
-        time.sleep(0.01)
-
-
-def log_of(folder) -> str:
-    (log,) = [f.read_text() for f in folder.glob("log*.txt")]
-    return log
 
 
 @pytest.mark.parametrize(

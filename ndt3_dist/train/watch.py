@@ -1,0 +1,142 @@
+"""Who keeps the others waiting: every rank says where it is, and the first names whom it waits for.
+
+A thread of each rank writes a pulse and a place to a store of the job, so that a rank that is slow
+is told from one that is stopped, swapped out, or on a host that is gone.
+"""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+BEAT_S = 1.0
+WAITS = "waits for the others"
+
+
+@dataclass
+class Seen:
+    """What another rank last wrote, and since when it is so (this rank's clock)."""
+
+    pulse: str = ""
+    place: str = ""
+    pulse_since: float = 0.0
+    place_since: float = 0.0
+
+
+class RankWatch:
+    """Pulse of this rank; on the first, eyes for all others, on the second for the first.
+
+    Attributes:
+        place: What this rank does now; the loop sets it.
+    """
+
+    def __init__(self, rank: int, world_size: int, slow_s: float, store: Any):
+        """
+        Args:
+            rank, world_size: Of this process.
+            slow_s: Time in one place after which those who are waited for are named.
+            store: With `set` and `multi_get`, of the whole job.
+        """
+        self.rank, self.slow_s, self.store = rank, slow_s, store
+        self.place = "starts"
+        # The store lives in the first rank: if that does not answer, the second says so.
+        others = [r for r in range(world_size) if r != rank]
+        self.watched = {0: others, 1: [0]}.get(rank, [])
+        self.seen = {r: Seen() for r in self.watched}
+        self.told = ""
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(2 * BEAT_S)
+
+    def _run(self) -> None:
+        beat, since, place = 0, time.monotonic(), self.place
+        while not self._over.wait(BEAT_S):
+            beat, now = beat + 1, time.monotonic()
+            if self.place != place:
+                if self.told:
+                    say(f"on again after {now - since:.0f} s: {self.told}")
+                place, since, self.told = self.place, now, ""
+            try:
+                self.store.set(str(self.rank), f"{beat}|{place}")
+                if self.watched:
+                    self._look(now)
+            except Exception:  # the store's server is the first rank; it is gone or stands still
+                if self.rank == 1 and not self._over.is_set():
+                    self._tell("rank 0 does not answer")
+                continue
+            if self.watched and now - since > self.slow_s:
+                named = waited_for(self.seen, now, self.slow_s / 2)
+                if named:
+                    self._tell(f"{named}, for {now - since:.0f} s in: {place}")
+
+    def _look(self, now: float) -> None:
+        for rank, value in zip(
+            self.watched, self.store.multi_get([str(r) for r in self.watched]), strict=True
+        ):
+            pulse, _, place = value.decode().partition("|")
+            seen = self.seen[rank]
+            if pulse != seen.pulse:
+                seen.pulse, seen.pulse_since = pulse, now
+            if place != seen.place:
+                seen.place, seen.place_since = place, now
+
+    def _tell(self, what: str) -> None:
+        if not self.told:
+            self.told = what
+            say(f"warning: {what}; the others wait")
+
+
+def waited_for(seen: dict[int, Seen], now: float, slow_s: float) -> str:
+    """Names ranks that have no pulse, or else those that do something while the rest waits."""
+    silent = [r for r, s in seen.items() if now - s.pulse_since > slow_s]
+    if silent:
+        return f"{ranks(silent)} does not answer (stopped, swapped out, or its host is gone)"
+    busy = {r: s for r, s in seen.items() if WAITS not in s.place}
+    slow = [r for r, s in busy.items() if now - s.place_since > slow_s]
+    if not slow or len(slow) == len(seen):
+        return ""
+    return f"{ranks(slow)} is slow ({busy[slow[0]].place})"
+
+
+def ranks(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return f"rank {', '.join(map(str, numbers[:8]))}{more}"
+
+
+def say(message: str) -> None:
+    """Also from the second rank, when the first cannot speak."""
+    with contextlib.suppress(ValueError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def open_store(rank: int, world_size: int, first_for_all: Callable[[Callable[[], Any]], Any]):
+    """A store of the job whose server is the first rank; all ranks call it."""
+
+    def serve():
+        with socket.socket() as s:
+            s.bind(("", 0))
+            return s.getsockname()[1]
+
+    address, port = os.environ["MASTER_ADDR"], first_for_all(serve)
+    timeout = timedelta(seconds=10)
+    store = None
+    if rank == 0:
+        store = TCPStore(address, port, None, True, timeout, wait_for_workers=False)
+    dist.barrier()
+    store = store or TCPStore(address, port, None, False, timeout, wait_for_workers=False)
+    store.set(str(rank), "0|starts")
+    dist.barrier()
+    return store
