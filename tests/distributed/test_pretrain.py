@@ -223,9 +223,34 @@ def test_an_export_of_another_model_starts_no_run(undisturbed, corpus, tmp_path)
     assert not (tmp_path / "r").exists()
 
 
-def test_wandb_offline_writes_a_run_and_never_stops_one(corpus, tmp_path):
+def history(path: Path) -> list[dict]:
+    """Lines of history in a W&B file: records of a LevelDB log after a header of seven bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, at, whole, found = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:  # no record begins in the last bytes of a block
+            at += left
+            continue
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole, at = whole + data[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # complete, or the last part
+            record = wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                found.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+    return found
+
+
+def test_wandb_offline_has_the_lines_of_metrics_jsonl(corpus, tmp_path):
     code, log = launch(tmp_path, corpus, 1, ["log.wandb=offline", "train.max_steps=3"])
     assert code == 0, log
-    written = list((tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(written) == 1
-    assert written[0].stat().st_size > 0
+    (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb")
+    lines = history(file)
+    own = {"_step", "_timestamp", "_runtime"}
+    assert [line["_step"] for line in lines] == [1, 2, 3]
+    told = [{k: v for k, v in line.items() if k not in own} for line in lines]
+    metrics = [{k: v for k, v in m.items() if k != "step"} for m in read_metrics(tmp_path / "r")]
+    assert told == metrics
+    assert {"loss", "grad_norm", "lr", "tokens", "wait_s", "tflops"} <= set(told[0])
