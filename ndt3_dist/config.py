@@ -204,6 +204,9 @@ class TrainConfig(Section):
     micro_batch: int = Field(default=1, ge=1)
     """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
     zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: bool = False
+    """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
+    fits a GPU, at the price of time. ZeRO-1 and up."""
     precision: Literal["bf16", "fp32"] = "bf16"
     upstream_means: bool = False
     """Average the means of micro-batches, as upstream does, for comparison; the curve then hangs on
@@ -274,6 +277,8 @@ class PretrainConfig(Section):
             raise ValueError("validation.patience needs validation.every_steps")
         if self.train.zero_stage == 0 and self.train.precision == "bf16":
             raise ValueError("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
+        if self.train.zero_stage == 0 and self.train.offload:
+            raise ValueError("train.offload needs train.zero_stage 1 or more")
         return self
 
 

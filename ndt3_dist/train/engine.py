@@ -36,6 +36,7 @@ def accumulation(config: PretrainConfig, world_size: int) -> int:
 
 def deepspeed_dict(config: PretrainConfig, world_size: int) -> dict:
     """The DeepSpeed configuration of a run."""
+    offload = {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
     return {
         "train_micro_batch_size_per_gpu": 1,  # our micro-batch is opaque to DeepSpeed
         "gradient_accumulation_steps": accumulation(config, world_size),
@@ -48,6 +49,7 @@ def deepspeed_dict(config: PretrainConfig, world_size: int) -> dict:
             "stage": config.train.zero_stage,
             "memory_efficient_linear": False,  # costs 3e-6 of the first loss in stage 3
             "sub_group_size": 1 << 50,  # ClippedAdamW sees all that a rank holds in one step
+            **(offload if config.train.offload else {}),
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

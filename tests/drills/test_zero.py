@@ -73,12 +73,21 @@ def test_fp32_losses_are_those_of_plain_pytorch(corpus, tmp_path):
 
 def test_bf16_losses_are_the_same_through_changes_of_ranks_and_stage(corpus, tmp_path):
     expected = run(tmp_path / "whole", corpus, 2, ["train.max_steps=200"])
-    for ranks, stage, until in ((2, 1, 40), (1, 3, 80), (4, 1, 120), (4, 2, 160), (2, 3, 200)):
+    for ranks, stage, until, offload in (
+        (2, 1, 40, False),
+        (1, 3, 80, False),
+        (4, 1, 120, True),
+        (4, 2, 160, False),
+        (2, 3, 200, True),
+    ):
         extra = [f"train.zero_stage={stage}", f"train.max_steps={until}"]
+        extra += [f"train.offload={offload}"]
         resume = "never" if until == 40 else "auto"
         found = run(tmp_path / "changed", corpus, ranks, extra, resume)
         worst = max(abs(found[s] / expected[s] - 1) for s in found)
-        print(f"bf16, to step {until} with {ranks} ranks and ZeRO-{stage}: {worst:.1e}")
+        print(
+            f"bf16, to step {until} with {ranks} ranks and ZeRO-{stage}, offload {offload}: {worst:.1e}"
+        )
         assert found == {s: expected[s] for s in found}  # to the last bit
 
 
