@@ -85,9 +85,8 @@ def test_bf16_losses_are_the_same_through_changes_of_ranks_and_stage(corpus, tmp
         resume = "never" if until == 40 else "auto"
         found = run(tmp_path / "changed", corpus, ranks, extra, resume)
         worst = max(abs(found[s] / expected[s] - 1) for s in found)
-        print(
-            f"bf16, to step {until} with {ranks} ranks and ZeRO-{stage}, offload {offload}: {worst:.1e}"
-        )
+        told = f"{ranks} ranks, ZeRO-{stage}{', offload' * offload}"
+        print(f"bf16, to step {until} with {told}: {worst:.1e}")
         assert found == {s: expected[s] for s in found}  # to the last bit
 
 
