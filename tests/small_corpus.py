@@ -6,7 +6,7 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.data.order import generator
-from ndt3_dist.prep.nwb import Recording
+from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.spool import DESCRIPTION, order_key
 from ndt3_dist.prep.windows import cut

@@ -57,6 +57,8 @@ class Recipe(Section):
     """Which files of a source folder to take."""
     out: str = ""
     """Folder or s3:// URL of the corpus."""
+    reader: Literal["nwb"] = "nwb"
+    """Which of `prep/readers` reads the files."""
     licence: str = "unknown"
     bin_size_ms: float = Field(default=20, gt=0)
     window_ms: float = Field(default=2000, gt=0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ShardCorrupt
-from ndt3_dist.prep.nwb import read_nwb
+from ndt3_dist.prep.readers.read import read_recording
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.windows import cut, relative_source
 from ndt3_dist.shards.format import (
@@ -64,7 +64,7 @@ def session_task(recipe: Recipe, path: str, source: str) -> dict:
     found = read_spool(recipe.out, source, source_sha256, recipe.sha256())
     if found:
         return {**found, "base": base, "reused": True}
-    recording = read_nwb(path, recipe)
+    recording = read_recording(path, recipe)
     session, samples = cut(recording, recipe, source, source_sha256)
     size = sum(len(data) + 1024 for s in samples for data in s[2].values())
     storage.check_room(base, size)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.nwb import Recording
+from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.signals import bin_covariates, bin_spikes, covariate_scales
 from ndt3_dist.shards.format import (

@@ -23,7 +23,7 @@ from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.online import OnlineDecoder, parse_bins, read_units
 from ndt3_dist.model.export import load_model
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.prep.nwb import read_nwb
+from ndt3_dist.prep.readers.nwb import read_nwb
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.simulate import simulate
 from ndt3_dist.prep.windows import cut

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.nwb import read_nwb
+from ndt3_dist.prep.readers.nwb import read_nwb
 from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe, SpikesRecipe
 from ndt3_dist.prep.signals import bin_covariates, bin_spikes
 

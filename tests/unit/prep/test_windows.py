@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.nwb import Recording
+from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe, SplitRule
 from ndt3_dist.prep.windows import cut, label_intervals, relative_source
 from ndt3_dist.shards.format import Array

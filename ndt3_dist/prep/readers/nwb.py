@@ -7,47 +7,14 @@ files.
 
 import re
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.recording import COVARIATE_NAMES, Recording, check_times
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.shards.format import Array
-
-COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
-LONGEST_S = 24 * 3600
-"""No recording lasts longer: one that seems to has times in ms, or since another epoch."""
-
-
-@dataclass
-class Recording:
-    """What a reader takes from a file, still on the recording's own clock (seconds).
-
-    Attributes:
-        subject: Subject id.
-        session: Session id.
-        spike_times: Sorted times of each channel in s, arrays side by side.
-        arrays: Electrode arrays, in the order of their channels.
-        start_s: Start of the recording.
-        stop_s: End of the recording.
-        covariate_times: Start of each covariate sample in s, (samples,).
-        covariates: (samples, dims), NaN where not valid.
-        covariate_names: One per dimension.
-        covariate_unit: Physical unit of all dimensions.
-    """
-
-    subject: str
-    session: str
-    spike_times: list[np.ndarray]
-    arrays: list[Array]
-    start_s: float
-    stop_s: float
-    covariate_times: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    covariates: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    covariate_names: tuple[str, ...] = ()
-    covariate_unit: str = ""
 
 
 def read_nwb(path: str | Path, recipe: Recipe) -> Recording:
@@ -114,12 +81,7 @@ def _take(nwb, path: Path, recipe: Recipe) -> Recording:
         every = np.concatenate([*spike_times, np.zeros(0)])
         start = min(0.0, float(every.min(initial=0.0)))
         stop = float(every.max(initial=0.0))
-    if not stop - start <= LONGEST_S:  # NaN too
-        raise BadInput(
-            f"seems to last {(stop - start) / 3600:.0f} h ({start:.3f} to {stop:.3f} s); "
-            "expected times in seconds since the start of the session"
-        )
-    _check_times(spike_times, start, stop)
+    check_times(spike_times, start, stop)
     return Recording(
         str(subject), str(session), spike_times, arrays, start, stop, times, values, names, unit
     )
@@ -187,26 +149,6 @@ def _sum_by_electrode(nwb, unit_times: list[np.ndarray]):
     times = [np.sort(np.concatenate([*c, np.zeros(0)])) for c in per_channel]
     names = list(dict.fromkeys(groups[row] for row in order))
     return times, [Array(name=n, channels=groups.count(n)) for n in names]
-
-
-def _check_times(spike_times: list[np.ndarray], start: float, stop: float) -> None:
-    """Refuse spikes on another clock: a channel, or half of all spikes, outside the recording.
-
-    A sparse channel may by chance fire only outside it, so one channel alone needs FEW spikes.
-    """
-    outside = [int(((t < start) | (t > stop)).sum()) for t in spike_times]
-    for channel, (t, count) in enumerate(zip(spike_times, outside, strict=True)):
-        everywhere = sum(outside) > sum(len(s) for s in spike_times) / 2
-        if count > len(t) / 2 and (len(t) >= FEW or everywhere):
-            raise BadInput(
-                f"channel {channel} has {count} of {len(t)} spikes outside the recording "
-                f"({start:.3f} to {stop:.3f} s; spikes {t[0]:.3f} to {t[-1]:.3f} s); "
-                "expected seconds on the covariates' clock"
-            )
-
-
-FEW = 100
-"""Spikes from which on one channel alone can show that its clock is another one."""
 
 
 def _covariates(nwb, recipe: Recipe):
