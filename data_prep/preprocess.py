@@ -2,15 +2,19 @@
 
 Example:
     python data_prep/preprocess.py --recipe nwb.yaml source=nwb/ out=corpora/mine dataset=mine
+    python data_prep/preprocess.py --recipe nwb.yaml source=nwb/ dataset=mine --dry-run
+    python data_prep/preprocess.py --recipe nwb.yaml source=s3://lab/raw out=s3://lab/corpus \\
+        dataset=mine allow_failures=5
 """
 
 import argparse
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file
+from ndt3_dist.prep.dry import dry_line, dry_rows
 from ndt3_dist.prep.job import prepare
 from ndt3_dist.prep.recipe import load_recipe
-from ndt3_dist.shards.report import corpus_table
+from ndt3_dist.shards.report import corpus_table, text_table
 
 
 def main() -> int:
@@ -19,14 +23,19 @@ def main() -> int:
     )
     parser.add_argument("--recipe", required=True, help="YAML file or name of a shipped recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to change")
-    args = parser.parse_args()
+    parser.add_argument("--dry-run", action="store_true", help="list what would be read, and stop")
+    args = parser.parse_intermixed_args()
     recipe = load_recipe(find_file(args.recipe, "data_prep/recipes"), args.overrides)
+    if args.dry_run:
+        rows = dry_rows(recipe)
+        log.say(f"{text_table(rows)}\n{dry_line(rows)}")
+        return 0
     manifest = prepare(recipe)
     log.say(corpus_table(manifest))
     log.say(f"corpus {manifest.fingerprint[:12]} at {recipe.out}")
     for failure in manifest.failed:
         log.warn(f"left out {failure.source}: {failure.error}")
-    return 1 if manifest.failed and not recipe.allow_failures else 0
+    return 1 if len(manifest.failed) > recipe.allow_failures else 0
 
 
 if __name__ == "__main__":

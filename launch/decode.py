@@ -83,7 +83,7 @@ def decode_recording(args: argparse.Namespace) -> None:
     from ndt3_dist.evaluate.online import read_units
     from ndt3_dist.prep.readers.read import read_recording
     from ndt3_dist.prep.recipe import load_recipe
-    from ndt3_dist.prep.signals import bin_spikes
+    from ndt3_dist.prep.signals import count_spikes
     from ndt3_dist.shards.format import session_id
 
     if args.out and not args.out.endswith((".npy", ".csv")):
@@ -97,7 +97,7 @@ def decode_recording(args: argparse.Namespace) -> None:
     bin_s = units.bin_ms / 1000
     bins = int(np.floor((recording.stop_s - recording.start_s) / bin_s + 1e-6))
     try:
-        spikes = bin_spikes(recording.spike_times, recording.start_s, bin_s, bins)
+        spikes = count_spikes(recording, bin_s, bins)
     except BadInput as e:
         raise BadInput(f"{args.recording}: {e}") from e
     if not bins:

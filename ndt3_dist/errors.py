@@ -22,10 +22,6 @@ class StoreFailed(Ndt3DistError):
     """An object store does not answer, however long one waits."""
 
 
-class StoreCorrupt(StoreFailed):
-    """An object does not have the checksum that its store has kept of it."""
-
-
 class ShardCorrupt(Ndt3DistError):
     """A shard or one of its samples does not have the bytes its index or manifest promises."""
 

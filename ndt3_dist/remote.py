@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from ndt3_dist import log
-from ndt3_dist.errors import BadInput, StoreCorrupt, StoreFailed
+from ndt3_dist.errors import BadInput, StoreFailed
 
 WHOLE_S = 600.0
 """For a request of a whole file, such as the manifest of a large corpus."""
 ATTEMPTS = 8
-WRONG = 3
-"""Attempts where bytes come but do not have their checksum."""
 LONGEST_WAIT_S = 30.0
 
 T = TypeVar("T")
@@ -25,13 +23,18 @@ T = TypeVar("T")
 def filesystem(path: str):
     """The fsspec filesystem of a URL; s3fs is imported here and only for s3 URLs.
 
-    It keeps no listings: other hosts write to the same places.
+    It keeps no listings: other hosts write to the same places. What a store says of an object's
+    checksum is left aside: some say that of the whole object where a part was asked for, and all
+    that is read here bears hashes of its own.
     """
     import fsspec
 
     protocol = path.split("://", 1)[0]
+    options = {}
+    if protocol in ("s3", "s3a"):
+        options["config_kwargs"] = {"response_checksum_validation": "when_required"}
     try:
-        return fsspec.filesystem(protocol, use_listings_cache=False)
+        return fsspec.filesystem(protocol, use_listings_cache=False, **options)
     except ImportError as e:
         raise BadInput(f"{path}: reading {protocol}:// needs an extra package: {e}") from e
     except ValueError as e:
@@ -57,7 +60,6 @@ def patiently(
     Raises:
         FileNotFoundError, PermissionError, BadInput: At once.
         StoreFailed: None of the calls was answered.
-        StoreCorrupt: Each time with bytes that do not have their checksum.
     """
     wait, attempts = patience_s, attempts or ATTEMPTS
     for attempt in range(1, attempts + 1):
@@ -71,10 +73,8 @@ def patiently(
             said = f"{type(e).__name__}: {e}"
             if isinstance(e, TimeoutError):
                 said = f"no whole answer in {timeout_s:g} s"
-            wrong = "Checksum" in type(e).__name__  # botocore's, of what the store has kept
-            if attempt == attempts or (wrong and attempt >= WRONG):
-                failed = StoreCorrupt if wrong else StoreFailed
-                raise failed(f"{path}: cannot be {what} after {attempt} tries ({said})") from e
+            if attempt == attempts:
+                raise StoreFailed(f"{path}: cannot be {what} after {attempt} tries ({said})") from e
             log.warn(f"{path}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
         time.sleep(wait * random.uniform(0.5, 1))
         wait = min(2 * wait, LONGEST_WAIT_S)
@@ -166,6 +166,20 @@ def sizes(folder: str) -> dict[str, int | None]:
         }
 
     return patiently(folder, "listed", look)
+
+
+def walk(root: str) -> dict[str, int]:
+    """Path below `root` -> bytes, of every object there; "" for `root` where it is one itself."""
+
+    def look() -> dict[str, int]:
+        found = filesystem(root).find(root, detail=True)
+        base = root.split("://", 1)[1].rstrip("/")
+        return {
+            name.split("://", 1)[-1].removeprefix(base).lstrip("/"): info["size"]
+            for name, info in found.items()
+        }
+
+    return patiently(root, "listed", look)
 
 
 def remove(path: str) -> None:

@@ -235,6 +235,11 @@ def sizes(folder: str | Path) -> dict[str, int | None]:
         return {f.name: f.stat().st_size if f.is_file() else None for f in found}
 
 
+def walk(root: str) -> dict[str, int]:
+    """Path below a URL -> bytes, of every object there; "" for the URL where it is one itself."""
+    return remote.walk(root)
+
+
 def list_names(folder: str | Path) -> list[str]:
     """Sorted names of what lies directly in `folder`; empty where it does not exist."""
     return sorted(sizes(folder))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, CheckpointCorrupt, StoreCorrupt
+from ndt3_dist.errors import BadInput, CheckpointCorrupt
 
 FORMAT = "ndt3_dist.checkpoint"
 VERSION = 3
@@ -164,8 +164,6 @@ class Checkpoint:
             raise  # no damage: to fall back to an older step would lose work
         except OSError as e:
             raise CheckpointCorrupt(f"{path}: cannot be read ({e.strerror or e})") from e
-        except StoreCorrupt as e:
-            raise CheckpointCorrupt(str(e)) from e
         if len(data) != size:
             raise CheckpointCorrupt(f"{path}: ends at byte {offset + len(data)}")
         return data

@@ -2,8 +2,9 @@
 
 The driver decides, workers do: any number of workers gives the same bytes. A recording that fails
 fails alone, by name; the manifest lists it and the rest is committed. `recipe.json` marks a folder
-as the output of one recipe before anything else is written; the manifest goes first when an output
-is rebuilt and comes last when it is complete.
+as the output of one recipe before anything else is written; the manifest comes last. Recordings
+that are added later become sessions and shards behind those that are there, which stay as they
+are. A job that is killed is started again, and redoes what was not finished.
 """
 
 import logging
@@ -15,10 +16,15 @@ from typing import Any
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, Ndt3DistError, NoRoom
+from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.privacy import clean, key_of, source_label
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.spool import find_sources, plan_shards, session_task, shard_task
+from ndt3_dist.prep.sources import Source, find_sources
+from ndt3_dist.prep.spool import REMOVED, plan_shards, session_task, shard_task
+from ndt3_dist.prep.told import Told
 from ndt3_dist.shards.format import Failure, Manifest, Session, Shard, fingerprint, read_manifest
 
+MANIFEST = "manifest.json"
 STREAMS = {
     "spikes": "counts per bin, uint8 (bins, channels of all arrays side by side)",
     "covariates": "recorded value / scale, float32 (bins, dims), NaN where not valid",
@@ -26,29 +32,44 @@ STREAMS = {
 
 
 def prepare(recipe: Recipe) -> Manifest:
-    """Make the corpus of a recipe at `recipe.out`, or find it complete.
+    """Make the corpus of a recipe at `recipe.out`, add what is new to it, or find it complete.
 
     Returns:
         The committed manifest; its `failed` lists recordings that could not be used.
     Raises:
         BadInput: Nothing to read, nothing usable, or no room.
-        ManifestMismatch: The output holds something else or another recipe's corpus.
+        ManifestMismatch: The output holds something else or another recipe's corpus, a recording
+            of it has changed, or another job is at work on it.
     """
     if not recipe.out:
         raise BadInput("out is empty; give out=FOLDER for the corpus")
-    sources = find_sources(recipe)
-    finished = claim(recipe, sources)
-    if finished:
-        log.say(f"{recipe.out}: complete already, nothing to do")
-        return finished
-    with ray_pool(recipe, len(sources)) as run_all:
-        spools, failed = run_sessions(recipe, sources, run_all)
-        check_ids(spools)
-        if not spools:
-            first = f"{failed[0].source}: {failed[0].error}"
-            raise BadInput(f"none of {len(sources)} recordings could be used; the first: {first}")
-        shards = run_shards(recipe, spools, run_all)
+    key, sources = key_of(recipe), find_sources(recipe)
+    claim(recipe)
+    with Lease(recipe.out) as lease:
+        before = corpus_of(recipe)
+        new = new_sources(recipe, key, sources, before)
+        if before and not new:
+            log.say(f"{recipe.out}: complete already, nothing to do")
+            return commit(recipe, before, [], [], []) if before.failed else before
+        with ray_pool(recipe, len(new)) as run_all:
+            spools, failed = run_sessions(recipe, key, new, before, run_all)
+            check_ids(spools, before)
+            if not spools and not before:
+                first = f"{failed[0].source}: {failed[0].error}"
+                raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
+            shards = run_shards(recipe, spools, before, run_all) if spools else []
+        lease.check()
+        manifest = commit(recipe, before, spools, shards, failed)
+    return manifest
+
+
+def commit(
+    recipe: Recipe, before: Manifest | None, spools: list[dict], shards: list[Shard], failed: list
+) -> Manifest:
+    """Write the manifest of what was there and what is new; then remove what is needed no more."""
     sessions = [Session.model_validate(s["session"]) for s in spools]
+    if before:
+        sessions, shards = [*before.sessions, *sessions], [*before.shards, *shards]
     manifest = Manifest(
         fingerprint=fingerprint(sessions, shards, recipe.bin_size_ms, recipe.window_bins),
         bin_size_ms=recipe.bin_size_ms,
@@ -60,14 +81,22 @@ def prepare(recipe: Recipe) -> Manifest:
         shards=shards,
         failed=failed,
     )
-    storage.write_json(storage.join(recipe.out, "manifest.json"), manifest.model_dump(mode="json"))
-    if not failed:  # with failures they stay, so that a second run redoes only those
-        storage.remove(storage.join(recipe.out, "spool"))
+    storage.write_json(storage.join(recipe.out, MANIFEST), manifest.model_dump(mode="json"))
+    remove_strays(recipe.out, manifest)
+    storage.remove(storage.join(recipe.out, "spool"))
     return manifest
 
 
-def claim(recipe: Recipe, sources: list[tuple[str, str]]) -> Manifest | None:
-    """Take `recipe.out` for this recipe; the manifest where it is complete for these sources.
+def remove_strays(out: str, manifest: Manifest) -> None:
+    """Remove shards that a manifest does not name: of a job that was killed, or of before."""
+    named = {s.name for s in manifest.shards}
+    for name in storage.list_names(storage.join(out, "shards")):
+        if name.split(".")[0] not in named:
+            storage.remove(storage.join(out, "shards", name))
+
+
+def claim(recipe: Recipe) -> None:
+    """Take `recipe.out` for this recipe.
 
     Raises:
         ManifestMismatch: It is not empty and not this recipe's.
@@ -81,22 +110,55 @@ def claim(recipe: Recipe, sources: list[tuple[str, str]]) -> Manifest | None:
                 f"{out}: exists, made by another recipe ({', '.join(changed)} differ); "
                 "choose another out=, or remove it first"
             )
-    elif Path(out).is_file() or storage.list_names(out):
+    elif (not storage.is_remote(out) and Path(out).is_file()) or storage.list_names(out):
         raise ManifestMismatch(f"{out}: exists and is not a corpus; choose another out=")
     else:
         storage.write_json(marker, recipe.identity())
-    manifest_path = storage.join(out, "manifest.json")
-    if not storage.exists(manifest_path):
+
+
+def corpus_of(recipe: Recipe) -> Manifest | None:
+    """The manifest of the output; None where it is not complete, or is to be made anew."""
+    path = storage.join(recipe.out, MANIFEST)
+    if not storage.exists(path):
         return None
-    manifest = read_manifest(out)
-    have = {s.source: s.source_sha256 for s in manifest.sessions}
-    # Hashed only where the names agree: a recording that failed may not even be readable.
-    same = not manifest.failed and have.keys() == {source for _, source in sources}
-    if same and all(have[source] == storage.sha256_file(path) for path, source in sources):
-        return manifest
-    log.say(f"{out}: recordings were added, changed or failed before; making the corpus anew")
-    storage.remove(manifest_path)  # first: from here to the new manifest there is no corpus
-    return None
+    if recipe.rebuild:
+        storage.remove(path)  # first: from here to the new manifest there is no corpus
+        return None
+    return read_manifest(recipe.out)
+
+
+def new_sources(
+    recipe: Recipe, key: bytes, sources: list[Source], before: Manifest | None
+) -> list[Source]:
+    """Recordings that the corpus does not have, those that failed before among them.
+
+    Those that it has on this machine's disk are hashed again; remote ones are taken by name.
+
+    Raises:
+        ManifestMismatch: One that it has is another file now.
+    """
+    rows = before.sessions if before else []
+    have = {s.source: s.source_sha256 for s in rows if s.dataset != REMOVED}
+    labels = {source_label(key, source.name): source for source in sources}
+    changed = [
+        label
+        for label, source in labels.items()
+        if label in have
+        and not storage.is_remote(source.path)
+        and storage.sha256_file(source.path) != have[label]
+    ]
+    if changed:
+        raise ManifestMismatch(
+            f"{recipe.out}: {', '.join(changed[:5])} changed since the corpus was made; "
+            "rebuild=true makes it anew, data_prep/remove.py takes sessions out"
+        )
+    gone = have.keys() - labels.keys()
+    if gone:
+        log.say(
+            f"{len(gone)} recordings of the corpus are not in {recipe.source}, such as "
+            f"{min(gone)}; their windows stay (data_prep/remove.py takes sessions out)"
+        )
+    return [source for label, source in labels.items() if label not in have]
 
 
 RunAll = Callable[[Callable, list[tuple]], Iterator[tuple[int, Any]]]
@@ -156,26 +218,36 @@ class ray_pool:
         self.ray.shutdown()
 
 
-def run_sessions(recipe: Recipe, sources: list, run_all: RunAll) -> tuple[list[dict], list]:
+def run_sessions(
+    recipe: Recipe, key: bytes, sources: list[Source], before: Manifest | None, run_all: RunAll
+):
     """Run a session task for each source; finished spools by session id, and the failures."""
-    spools, failed = [], []
-    running = run_all(session_task, [(recipe, path, source) for path, source in sources])
-    for number, result in log.progress(running, "sessions", total=len(sources)):
-        path, source = sources[number]
+    spools, failed, told = [], [], Told(len(sources))
+    rows = before.sessions if before else []
+    removed = frozenset(s.source_sha256 for s in rows if s.dataset == REMOVED)
+    running = run_all(session_task, [(recipe, key, source, removed) for source in sources])
+    for number, result in told.each(running):
+        source = sources[number]
         if isinstance(result, NoRoom):
             raise result  # the next recording would not fit either
         if isinstance(result, Exception):
             # The manifest holds no absolute path, and the line says the file's name once.
-            reason = " ".join(str(result).split()).removeprefix(f"{path}: ").replace(path, source)
+            label, path = source_label(key, source.name), source.path
+            reason = " ".join(str(result).split()).removeprefix(f"{path}: ").replace(path, label)
+            reason = clean(reason, key, source.name, Path(source.name).name)
             if not isinstance(result, Ndt3DistError | OSError):
                 # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
                 reason = f"{type(result).__name__}: {reason[:500]}"
-            failed.append(Failure(source=source, error=reason))
-            print(f"failed: {source}: {failed[-1].error}", file=sys.stderr, flush=True)
+            failed.append(Failure(source=label, error=reason))
+            told.failed += 1
+            print(f"failed: {label}: {reason}", file=sys.stderr, flush=True)
         else:
             spools.append(result)
+            told.took(result)
             if not sys.stderr.isatty():
                 log.say(f"[{len(spools) + len(failed)}/{len(sources)}] {describe(result)}")
+    if spools:
+        log.say(told.summary())
     return (
         sorted(spools, key=lambda s: s["session"]["id"]),
         sorted(failed, key=lambda f: f.source),
@@ -191,9 +263,9 @@ def describe(spool: dict) -> str:
     return f"{session.id}: {kept} windows, {rejected} rejected{done_before}"
 
 
-def check_ids(spools: list[dict]) -> None:
+def check_ids(spools: list[dict], before: Manifest | None) -> None:
     """Refuse two recordings that claim to be the same session."""
-    seen: dict[str, str] = {}
+    seen = {s.id: s.source for s in before.sessions} if before else {}
     for spool in spools:
         session, source = spool["session"]["id"], spool["session"]["source"]
         if session in seen:
@@ -204,15 +276,20 @@ def check_ids(spools: list[dict]) -> None:
         seen[session] = source
 
 
-def run_shards(recipe: Recipe, spools: list[dict], run_all: RunAll) -> list[Shard]:
-    """Merge all spools into shards; raises the first error of a shard task."""
-    plans = plan_shards(spools, recipe)
+def run_shards(
+    recipe: Recipe, spools: list[dict], before: Manifest | None, run_all: RunAll
+) -> list[Shard]:
+    """Merge new spools into new shards; raises the first error of a shard task."""
+    rows = len(before.sessions) if before else 0
+    used = max((int(s.name) + 1 for s in before.shards), default=0) if before else 0
+    plans = plan_shards(spools, recipe, rows, used)
     if not plans:
+        if before:
+            return []
         raise BadInput("every window was rejected; the lines above say how many of each session")
-    storage.remove(storage.join(recipe.out, "shards"))  # of an earlier corpus or a killed run
     storage.check_room(recipe.out, sum(s["bytes"] for s in spools))
     entries: list = [None] * len(plans)
-    running = run_all(shard_task, [(recipe, plan, spools) for plan in plans])
+    running = run_all(shard_task, [(recipe, plan) for plan in plans])
     for number, result in log.progress(running, "shards", total=len(plans)):
         if isinstance(result, BaseException):
             raise result

@@ -10,6 +10,7 @@ gap.
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.recording import Recording
 
 EDGE = 1e-6
 """Share of a bin by which a time may miss its edge: clocks written in float64 seconds do."""
@@ -33,6 +34,11 @@ def bin_spikes(times: list[np.ndarray], start_s: float, bin_s: float, bins: int)
         where = np.floor((t - start_s) / bin_s + EDGE).astype(np.int64)
         where = where[(where >= 0) & (where < bins)]
         counts[:, channel] = np.bincount(where, minlength=bins)
+    return as_uint8(counts, start_s, bin_s)
+
+
+def as_uint8(counts: np.ndarray, start_s: float, bin_s: float) -> np.ndarray:
+    """Counts as they are stored; BadInput that names the channel and time of one above 255."""
     if counts.size and counts.max() > 255:
         bin_, channel = np.unravel_index(counts.argmax(), counts.shape)
         raise BadInput(
@@ -40,6 +46,35 @@ def bin_spikes(times: list[np.ndarray], start_s: float, bin_s: float, bins: int)
             f"{start_s + bin_ * bin_s:.3f} s; at most 255 fit: use smaller bins or check the units"
         )
     return counts.astype(np.uint8)
+
+
+def count_spikes(recording: Recording, bin_s: float, bins: int) -> np.ndarray:
+    """Spikes of a recording in its first `bins` bins, whether it holds times or counts.
+
+    Args:
+        recording: As a reader returned it.
+        bin_s: Bin size in s.
+        bins: Number of bins.
+    Returns:
+        (bins, channels) uint8.
+    Raises:
+        BadInput: A count is above 255, or the file's bins do not divide ours.
+    """
+    if recording.counts is None:
+        return bin_spikes(recording.spike_times, recording.start_s, bin_s, bins)
+    factor = round(bin_s / recording.count_bin_s)
+    if factor < 1 or abs(factor * recording.count_bin_s / bin_s - 1) > SAME_BIN:
+        raise BadInput(
+            f"holds counts of {recording.count_bin_s * 1e3:g} ms; they can be summed to bins that "
+            f"are a multiple of it, not to bin_size_ms {bin_s * 1e3:g}"
+        )
+    whole = recording.counts[: bins * factor].astype(np.int64)
+    summed = whole.reshape(bins, factor, whole.shape[1]).sum(axis=1)  # (bins, channels)
+    return as_uint8(summed, recording.start_s, bin_s)
+
+
+SAME_BIN = 1e-4
+"""Relative difference of two bin sizes that are meant to be equal: clocks are that exact."""
 
 
 def bin_covariates(

@@ -6,26 +6,33 @@ attempt left, with the same bytes.
 """
 
 import hashlib
-from pathlib import Path
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ShardCorrupt
+from ndt3_dist.prep.privacy import pseudonym, source_label
 from ndt3_dist.prep.readers.read import read_recording
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.windows import cut, relative_source
+from ndt3_dist.prep.sources import Source, fetched
+from ndt3_dist.prep.windows import cut
 from ndt3_dist.shards.format import (
     MEMBERS,
     SPLITS,
-    Session,
+    Shard,
     index_path,
     sample_key,
     shard_path,
 )
 from ndt3_dist.shards.npy import parse_npy
+from ndt3_dist.shards.verify import shard_problems
 from ndt3_dist.shards.write import write_shard
 
+REMOVED = "removed"
+"""Dataset of the row that a removed session leaves in a manifest."""
 DESCRIPTION = (
     "start_bin",
     "bins",
@@ -53,19 +60,33 @@ def read_spool(out: str, source: str, source_sha256: str, recipe_sha256: str) ->
     return spool if same else None
 
 
-def session_task(recipe: Recipe, path: str, source: str) -> dict:
+def session_task(
+    recipe: Recipe, key: bytes, source: Source, removed: frozenset[str] = frozenset()
+) -> dict:
     """Turn one recording into a spool, or find the one that an earlier run finished.
 
+    Args:
+        recipe: Of the job.
+        key: Of its pseudonyms; b"" without.
+        source: The recording.
+        removed: Hashes of recordings that were taken out of the corpus.
     Returns:
         session (manifest entry), counts by split, base (path of the spool) and reused.
     """
-    source_sha256 = storage.sha256_file(path)
-    base = spool_base(recipe.out, source)
-    found = read_spool(recipe.out, source, source_sha256, recipe.sha256())
-    if found:
-        return {**found, "base": base, "reused": True}
-    recording = read_recording(path, recipe)
-    session, samples = cut(recording, recipe, source, source_sha256)
+    label = source_label(key, source.name)
+    base = spool_base(recipe.out, label)
+    with fetched(source) as (path, source_sha256):
+        if source_sha256 in removed:
+            raise BadInput(
+                f"{source.path}: was taken out of this corpus; remove the file from the source"
+            )
+        found = read_spool(recipe.out, label, source_sha256, recipe.sha256())
+        if found:
+            return {**found, "base": base, "reused": True}
+        recording = read_recording(path, recipe)
+    recording.subject = pseudonym(key, "subject", recording.subject)
+    recording.session = pseudonym(key, "session", recording.session)
+    session, samples = cut(recording, recipe, label, source_sha256)
     size = sum(len(data) + 1024 for s in samples for data in s[2].values())
     storage.check_room(base, size)
     written = write_shard(
@@ -79,6 +100,7 @@ def session_task(recipe: Recipe, path: str, source: str) -> dict:
         "sha256": written["sha256"],
         "index_sha256": written["index_sha256"],
         "bytes": written["bytes"],
+        "seconds": session.bins * recipe.bin_size_ms / 1000,
     }
     storage.write_json(base + ".json", spool)
     return {**spool, "base": base, "reused": False}
@@ -89,94 +111,113 @@ def order_key(recipe_sha256: str, key: str) -> bytes:
     return hashlib.blake2b(key.encode(), key=bytes.fromhex(recipe_sha256), digest_size=16).digest()
 
 
-def plan_shards(spools: list[dict], recipe: Recipe) -> list[dict]:
+@dataclass(frozen=True)
+class ShardPlan:
+    """A shard to write.
+
+    Attributes:
+        name: Six digits.
+        split: Of all its windows.
+        samples: (spool, record in it) in order.
+        spools: Spool -> its path, session id, row of the session table and hashes; those it needs.
+    """
+
+    name: str
+    split: str
+    samples: list[tuple[int, int]]
+    spools: dict[int, dict]
+
+    def sha256(self) -> str:
+        """Identity of what the shard will hold."""
+        spools = {n: [s["id"], s["row"], s["sha256"]] for n, s in self.spools.items()}
+        what = [self.name, self.split, self.samples, spools]
+        return storage.sha256_bytes(storage.canonical_json(what))
+
+
+def plan_shards(spools: list[dict], recipe: Recipe, rows: int = 0, shards: int = 0):
     """Deal all windows to shards: one split a shard, windows in keyed-hash order, cut by bytes.
 
     Args:
         spools: What the session tasks returned, in order of session id.
         recipe: For its hash and `shard_mb`.
+        rows: Sessions that the corpus has already.
+        shards: Shards that it has used names of.
     Returns:
-        For each shard its name, split and samples as (spool number, record number).
+        A `ShardPlan` for each shard.
     """
     windows: dict[str, list] = {split: [] for split in SPLITS}
     for number, spool in enumerate(spools):
-        index = load_spool_index(spool)
+        index = load_spool_index(spool["base"], spool["index_sha256"])
         session = spool["session"]["id"]
         for record, split in enumerate(spool["splits"]):
             key = sample_key(session, int(index[record]["start_bin"]))
             size = int(sum(s + 1024 for s in index[record]["sizes"].tolist() if s))
             windows[SPLITS[split]].append((order_key(recipe.sha256(), key), number, record, size))
-    shards: list[dict] = []
+    cuts: list[tuple[str, list]] = []
     for split, found in windows.items():
         filled = 0.0
         for _, number, record, size in sorted(found):
-            if not shards or shards[-1]["split"] != split or filled + size > recipe.shard_mb * 1e6:
-                shards.append({"name": f"{len(shards):06d}", "split": split, "samples": []})
+            if not cuts or cuts[-1][0] != split or filled + size > recipe.shard_mb * 1e6:
+                cuts.append((split, []))
                 filled = 0.0
-            shards[-1]["samples"].append((number, record))
+            cuts[-1][1].append((number, record))
             filled += size
-    return shards
+    plans = []
+    for number, (split, samples) in enumerate(cuts, shards):
+        used = {}
+        for n in sorted({n for n, _ in samples}):
+            spool = spools[n]
+            used[n] = {key: spool[key] for key in ("base", "sha256", "index_sha256")}
+            used[n] |= {"id": spool["session"]["id"], "row": rows + n}
+        plans.append(ShardPlan(f"{number:06d}", split, samples, used))
+    return plans
 
 
-def load_spool_index(spool: dict) -> np.ndarray:
+def load_spool_index(base: str, sha256: str) -> np.ndarray:
     """The index of a spool, checked against the hash in its JSON."""
-    path = spool["base"] + ".index.npy"
+    path = base + ".index.npy"
     data = storage.read_bytes(path)
-    if storage.sha256_bytes(data) != spool["index_sha256"]:
+    if storage.sha256_bytes(data) != sha256:
         raise ShardCorrupt(f"{path}: changed since it was written; remove the spool and run again")
     return parse_npy(data, path)
 
 
-def shard_task(recipe: Recipe, plan: dict, spools: list[dict]) -> dict:
-    """Merge windows of several spools into one shard; returns its manifest entry.
+def shard_task(recipe: Recipe, plan: ShardPlan) -> dict:
+    """Merge windows of several spools into one shard, or find it whole; its manifest entry.
 
-    Args:
-        recipe: For `out`.
-        plan: One entry of `plan_shards`.
-        spools: All spools in order of session id.
+    Only the shard's own windows are read, each checked by its crc32.
     """
-    tars: dict[int, bytes] = {}
-    indexes: dict[int, np.ndarray] = {}
-    for number in sorted({n for n, _ in plan["samples"]}):
-        base = spools[number]["base"]
-        tars[number] = storage.read_bytes(base + ".tar")
-        if storage.sha256_bytes(tars[number]) != spools[number]["sha256"]:
-            raise ShardCorrupt(f"{base}.tar: changed since it was written; remove it and run again")
-        indexes[number] = load_spool_index(spools[number])
-
-    def samples():
-        for number, record in plan["samples"]:
-            entry = indexes[number][record]
-            session = Session.model_validate(spools[number]["session"])
-            members = {
-                stream: tars[number][offset : offset + size]
-                for stream, offset, size in zip(
-                    MEMBERS, entry["offsets"].tolist(), entry["sizes"].tolist(), strict=True
-                )
-                if size
-            }
-            fields = {name: entry[name] for name in DESCRIPTION} | {"session": number}
-            yield sample_key(session.id, int(entry["start_bin"])), members, fields
-
+    done = storage.join(recipe.out, "spool", f"shard-{plan.name}.json")
+    if storage.exists(done):
+        found = storage.read_json(done)
+        if found["plan"] == plan.sha256():
+            entry = Shard.model_validate(found["entry"])
+            if not shard_problems(recipe.out, entry):
+                return found["entry"]
     written = write_shard(
-        shard_path(recipe.out, plan["name"]), index_path(recipe.out, plan["name"]), samples()
+        shard_path(recipe.out, plan.name), index_path(recipe.out, plan.name), samples_of(plan)
     )
-    return {"name": plan["name"], "split": plan["split"], **written}
+    entry = {"name": plan.name, "split": plan.split, **written}
+    storage.write_json(done, {"plan": plan.sha256(), "entry": entry})
+    return entry
 
 
-def find_sources(recipe: Recipe) -> list[tuple[str, str]]:
-    """Recordings of a recipe, sorted, as (path, path below the recipe's source).
-
-    Raises:
-        BadInput: The source is not there, or no file of it matches the pattern.
-    """
-    root = Path(recipe.source)
-    if not recipe.source or not root.exists():
-        raise BadInput(
-            f"source {recipe.source or '(empty)'}: no such file or folder; "
-            "give source=FILE or source=FOLDER"
-        )
-    files = [root] if root.is_file() else sorted(root.glob(recipe.pattern))
-    if not files:
-        raise BadInput(f"source {root}: no file matches {recipe.pattern}")
-    return [(str(p), relative_source(p, root)) for p in files]
+def samples_of(plan: ShardPlan) -> Iterator[tuple[str, dict, dict]]:
+    """Key, members and index fields of each window of a shard, out of the spools."""
+    indexes = {n: load_spool_index(s["base"], s["index_sha256"]) for n, s in plan.spools.items()}
+    for number, record in plan.samples:
+        entry, spool = indexes[number][record], plan.spools[number]
+        sizes = entry["sizes"].tolist()
+        spans = [(o, o + n) for o, n in zip(entry["offsets"].tolist(), sizes, strict=True) if n]
+        first, last = spans[0][0], spans[-1][1]
+        data = storage.read_range(spool["base"] + ".tar", first, last - first).tobytes()
+        members, crc = {}, 0
+        for stream, offset, size in zip(MEMBERS, entry["offsets"].tolist(), sizes, strict=True):
+            if size:
+                members[stream] = data[offset - first : offset - first + size]
+                crc = zlib.crc32(members[stream], crc)
+        if crc != entry["crc32"]:
+            path = spool["base"] + ".tar"
+            raise ShardCorrupt(f"{path}: changed since it was written; remove it and run again")
+        fields = {name: entry[name] for name in DESCRIPTION} | {"session": spool["row"]}
+        yield sample_key(spool["id"], int(entry["start_bin"])), members, fields

@@ -1,6 +1,7 @@
 """Cut a recording into the windows of a corpus, and say why one is rejected.
 
-Windows lie end to end inside a labelled interval and never cross its border. Rejection: no spikes,
+Windows lie end to end inside a labelled interval and a span of the recording, and never cross the
+border of either; each begins with the first whole bin inside both. Rejection: no spikes,
 every covariate constant, or shorter than a window (the end of an interval). The test split rejects
 nothing: its last, shorter window is kept too, so that every test bin is scored.
 """
@@ -12,7 +13,7 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.signals import bin_covariates, bin_spikes, covariate_scales
+from ndt3_dist.prep.signals import EDGE, bin_covariates, count_spikes, covariate_scales
 from ndt3_dist.shards.format import (
     Covariate,
     Interval,
@@ -48,7 +49,8 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
             f"recording of {max(bins, 0) * bin_s:.2f} s is shorter than a window "
             f"({recipe.window_ms / 1000:g} s)"
         )
-    spikes = bin_spikes(recording.spike_times, recording.start_s, bin_s, bins)
+    spikes = count_spikes(recording, bin_s, bins)
+    spans = span_bins(recording, bin_s, bins)
     if not spikes.any():
         raise BadInput("has zero spikes between its first and last bin")
     name = session_id(recipe.dataset, recording.subject, recording.session)
@@ -64,16 +66,22 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
             bins,
             recipe.covariates.max_gap_ms / 1000,
         )
+        inside = np.zeros(bins, bool)
+        for first, last in spans:
+            inside[first:last] = True
+        covariates[~inside] = np.nan  # what no window shows has no part in the scales either
         scales = fit_scales(covariates, intervals, recipe.covariates.quantile)
         covariates = (covariates / scales).astype(np.float32)
     samples, windows = [], {}
     patches = neural_tokens_per_bin(recording.arrays)
     for interval in intervals:
-        tally = windows.setdefault(interval.split, {"kept": 0, "rejected": {}})
-        for start in range(interval.start_bin, interval.stop_bin, recipe.window_bins):
-            stop = min(start + recipe.window_bins, interval.stop_bin)
+        windows.setdefault(interval.split, {"kept": 0, "rejected": {}})
+    for split, first, last in stretches(intervals, spans):
+        tally = windows[split]
+        for start in range(first, last, recipe.window_bins):
+            stop = min(start + recipe.window_bins, last)
             s, c = spikes[start:stop], covariates[start:stop]
-            reason = "" if interval.split == "test" else reject(s, c, recipe.window_bins)
+            reason = "" if split == "test" else reject(s, c, recipe.window_bins)
             if reason:
                 tally["rejected"][reason] = tally["rejected"].get(reason, 0) + 1
                 continue
@@ -89,8 +97,11 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
                 "covariate_targets": int(np.isfinite(c).sum()),
             }
             members = {"spikes": npy_bytes(s), "covariates": npy_bytes(c)}
-            samples.append((interval.split, sample_key(name, start), members, fields))
+            samples.append((split, sample_key(name, start), members, fields))
     total = sum(len(t) for t in recording.spike_times)
+    if recording.counts is not None:
+        total = int(recording.counts.sum())
+    described = zip(recording.covariate_names, recording.covariate_units, scales, strict=True)
     session = Session(
         id=name,
         dataset=recipe.dataset,
@@ -103,8 +114,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         start_s=recording.start_s,
         arrays=recording.arrays,
         covariates=[
-            Covariate(name=n, unit=recording.covariate_unit, scale=float(scale))
-            for n, scale in zip(recording.covariate_names, scales, strict=True)
+            Covariate(name=n, unit=unit, scale=float(scale)) for n, unit, scale in described
         ],
         intervals=intervals,
         windows={split: Windows(**tally) for split, tally in windows.items()},
@@ -112,6 +122,25 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         spikes_outside=int(total - int(spikes.sum())),
     )
     return session, samples
+
+
+def span_bins(recording: Recording, bin_s: float, bins: int) -> list[tuple[int, int]]:
+    """First and last + 1 of the bins that lie wholly inside each span of a recording."""
+    if recording.spans is None:
+        return [(0, bins)]
+    edges = (recording.spans - recording.start_s) / bin_s
+    first = np.clip(np.ceil(edges[:, 0] - EDGE), 0, bins).astype(int)
+    last = np.clip(np.floor(edges[:, 1] + EDGE), 0, bins).astype(int)
+    return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if a < b]
+
+
+def stretches(intervals: list[Interval], spans: list[tuple[int, int]]):
+    """What intervals and spans have in common, in order of time, as (split, first, last + 1)."""
+    for interval in intervals:
+        for first, last in spans:
+            first, last = max(first, interval.start_bin), min(last, interval.stop_bin)
+            if first < last:
+                yield interval.split, first, last
 
 
 def label_intervals(name: str, bins: int, recipe: Recipe) -> list[Interval]:

@@ -75,6 +75,13 @@ class Cache:
         """Forget a file whose bytes have gone bad on this disk."""
         (self.folder / sha256).unlink(missing_ok=True)
 
+    def forget(self, sha256: str) -> int:
+        """Remove a file that nobody is to have any longer; how many there were."""
+        path = self.folder / sha256
+        there = path.exists()
+        path.unlink(missing_ok=True)
+        return int(there)
+
     @staticmethod
     def _touch(path: Path) -> bool:
         """Whether a file is there; it is then the most recently used."""

@@ -1,6 +1,10 @@
 """Check every byte of a corpus."""
 
-from ndt3_dist import storage
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from ndt3_dist import log, storage
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.format import Shard, read_manifest, shard_path
 from ndt3_dist.shards.read import Corpus, read_index
@@ -30,15 +34,24 @@ def verify_corpus(path: str) -> list[str]:
     """
     path = str(path).rstrip("/")
     manifest = read_manifest(path)
-    problems = [p for shard in manifest.shards for p in shard_problems(path, shard)]
-    if problems:
-        return problems
-    for split in sorted({s.split for s in manifest.shards}):
-        corpus = Corpus(path, (split,))
-        for number in range(len(corpus)):
-            try:
-                corpus.read(number)
-            except ShardCorrupt as e:
-                problems.append(str(e))
-        corpus.close()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing release the GIL
+        found = pool.map(lambda shard: shard_problems(path, shard), manifest.shards)
+        each = log.progress(found, "shards", total=len(manifest.shards))
+        problems = [p for of_shard in each for p in of_shard]
+        if problems:
+            return problems
+        for split in sorted({s.split for s in manifest.shards}):
+            corpus = Corpus(path, (split,))
+            found = pool.map(partial(window_problems, corpus), range(len(corpus)))
+            problems += filter(None, log.progress(found, f"{split} windows", total=len(corpus)))
+            corpus.close()
     return problems
+
+
+def window_problems(corpus: Corpus, number: int) -> str:
+    """What is wrong with a window; empty where nothing is."""
+    try:
+        corpus.read(number)
+    except ShardCorrupt as e:
+        return str(e)
+    return ""

@@ -19,14 +19,19 @@ class Recording:
     Attributes:
         subject: Subject id.
         session: Session id.
-        spike_times: Sorted times of each channel in s, arrays side by side.
+        spike_times: Sorted times of each channel in s, arrays side by side; empty where the file
+            has `counts`.
         arrays: Electrode arrays, in the order of their channels.
         start_s: Start of the recording.
         stop_s: End of the recording.
         covariate_times: Start of each covariate sample in s, (samples,).
         covariates: (samples, dims), NaN where not valid.
         covariate_names: One per dimension.
-        covariate_unit: Physical unit of all dimensions.
+        covariate_unit: Physical unit of all dimensions, or of each.
+        counts: Spikes that the file holds binned, (file bins, channels), from `start_s` on.
+        count_bin_s: Length of a file bin in s.
+        spans: Stretches [start, stop) in s that windows must not leave, (spans, 2), ascending;
+            None = the whole recording.
     """
 
     subject: str
@@ -38,7 +43,17 @@ class Recording:
     covariate_times: np.ndarray = field(default_factory=lambda: np.zeros(0))
     covariates: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     covariate_names: tuple[str, ...] = ()
-    covariate_unit: str = ""
+    covariate_unit: str | tuple[str, ...] = ""
+    counts: np.ndarray | None = None
+    count_bin_s: float = 0.0
+    spans: np.ndarray | None = None
+
+    @property
+    def covariate_units(self) -> tuple[str, ...]:
+        """Unit of each dimension."""
+        if isinstance(self.covariate_unit, tuple):
+            return self.covariate_unit
+        return (self.covariate_unit,) * len(self.covariate_names)
 
 
 def check_times(spike_times: list[np.ndarray], start: float, stop: float) -> None:

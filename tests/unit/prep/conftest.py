@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ndt3_dist.prep import job
+
 
 def write_small_nwb(
     path: Path,
@@ -95,3 +97,30 @@ def write_session():
         )
 
     return write
+
+
+def in_process(task, arguments):
+    """What a Ray pool does, one task after the other."""
+    for number, args in enumerate(arguments):
+        try:
+            yield number, task(*args)
+        except Exception as e:
+            yield number, e
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    """`job.prepare` in this process."""
+
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return in_process
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(job, "ray_pool", Pool)
+    return in_process

@@ -1,0 +1,41 @@
+"""Take sessions out of a corpus, as when a participant withdraws: no byte of them stays.
+
+The shards that hold them are rewritten, the manifest follows, then old shards go, here and in this
+host's cache. Runs that have seen them are listed; their weights and checkpoints stay as they are.
+
+Example:
+    python data_prep/remove.py corpora/mine --session mine-A-01 --runs runs
+"""
+
+import argparse
+
+from ndt3_dist import log
+from ndt3_dist.prep.remove import remove_sessions
+from ndt3_dist.shards.cache import default_cache
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus", help="folder or s3:// URL of a corpus")
+    parser.add_argument("--session", action="append", required=True, help="id; may be repeated")
+    parser.add_argument("--runs", default="", help="folder of runs to look through")
+    args = parser.parse_args()
+    done = remove_sessions(args.corpus, args.session, [default_cache()], args.runs)
+    for old, new in done.rewritten:
+        log.say(f"shard {old}: {f'rewritten as {new}' if new else 'removed'}")
+    log.say(
+        f"{done.windows} windows of {len(args.session)} sessions are gone from {args.corpus}; "
+        f"{done.cached} files from this host's cache, other hosts have caches of their own"
+    )
+    for run in done.runs:
+        log.say(f"has seen them: {run}")
+    for place in done.named:
+        log.warn(f"{args.corpus}/manifest.json still names them: {place}")
+    if "://" in args.corpus:
+        log.warn("a bucket that keeps versions keeps the old objects until its rules delete them")
+
+
+if __name__ == "__main__":
+    log.run_program(main)

@@ -1,0 +1,49 @@
+"""What a preparation would do, without doing it."""
+
+import math
+
+from ndt3_dist import log, storage
+from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
+from ndt3_dist.prep.readers.read import read_recording
+from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.sources import Source, find_sources
+from ndt3_dist.prep.windows import label_intervals
+from ndt3_dist.shards.format import session_id
+
+
+def dry_rows(recipe: Recipe) -> list[dict]:
+    """A row for each recording: session, size, hours, windows at most; or what is wrong with it.
+
+    Recordings in a store are listed with their size alone: to look into them is to fetch them.
+    """
+    key = key_of(recipe)
+    return [row_of(recipe, key, source) for source in log.progress(find_sources(recipe), "plan")]
+
+
+def row_of(recipe: Recipe, key: bytes, source: Source) -> dict:
+    row = {"recording": source_label(key, source.name), "MB": f"{source.bytes / 1e6:.1f}"}
+    row |= {"session": "", "hours": "", "windows": "", "problem": ""}
+    if storage.is_remote(source.path):
+        return row
+    try:
+        recording = read_recording(source.path, recipe)
+        subject = pseudonym(key, "subject", recording.subject)
+        name = session_id(recipe.dataset, subject, pseudonym(key, "session", recording.session))
+        seconds = recording.stop_s - recording.start_s
+        bins = math.floor(seconds * 1000 / recipe.bin_size_ms + 1e-6)
+        spans = label_intervals(name, bins, recipe)
+        windows = sum((i.stop_bin - i.start_bin) // recipe.window_bins for i in spans)
+        row |= {"session": name, "hours": f"{seconds / 3600:.2f}", "windows": str(windows)}
+    except BadInput as e:
+        text = " ".join(str(e).split()).removeprefix(f"{source.path}: ")
+        row["problem"] = clean(text, key, source.path, source.name)[:120]
+    return row
+
+
+def dry_line(rows: list[dict]) -> str:
+    """Sums over all rows."""
+    windows = sum(int(row["windows"] or 0) for row in rows)
+    megabytes = sum(float(row["MB"]) for row in rows)
+    broken = sum(bool(row["problem"]) for row in rows)
+    return f"{len(rows)} recordings, {megabytes:.0f} MB, at most {windows} windows, {broken} broken"

@@ -1,0 +1,94 @@
+"""One job at a time on an output, on a disk or in a store, without trust in anybody's clock.
+
+A job writes its mark beside the corpus and renews it; whoever finds a mark watches whether it is
+renewed. A mark that is not belongs to a job that was killed, and is taken over.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+
+from ndt3_dist import log, storage
+from ndt3_dist.errors import ManifestMismatch, Ndt3DistError
+
+FILE = "job.json"
+BEAT_S = 5.0
+"""Time between two renewals; a mark is watched for two and a half of them."""
+
+
+class Lease:
+    """Held as a context: `ManifestMismatch` on entering where another job is at work."""
+
+    def __init__(self, out: str):
+        self.path = storage.join(out, FILE)
+        self.mine = {"id": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
+        self.mine["space"] = os.readlink("/proc/self/ns/pid")  # containers count on their own
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+
+    def __enter__(self):
+        if (found := self._read()) and self._is_alive(found):
+            raise ManifestMismatch(
+                f"{self.path}: process {found.get('pid')} on {found.get('host')} is at work on "
+                "this output; wait for it, or choose another out="
+            )
+        self._write(0)
+        if storage.is_remote(self.path):
+            time.sleep(BEAT_S / 2)  # two that came at once: the later mark stays
+        self.check()
+        self._thread.start()
+        return self
+
+    def check(self) -> None:
+        """Raises ManifestMismatch where another job has taken the output over."""
+        found = self._read()
+        if found.get("id") != self.mine["id"]:
+            raise ManifestMismatch(
+                f"{self.path}: another job has begun on this output "
+                f"(process {found.get('pid')} on {found.get('host')}); this one ends"
+            )
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._read().get("id") == self.mine["id"]:
+            storage.remove(self.path)
+
+    def _is_alive(self, found: dict) -> bool:
+        if all(found.get(key) == self.mine[key] for key in ("host", "space")):
+            try:
+                os.kill(int(found["pid"]), 0)
+            except (ProcessLookupError, ValueError, KeyError):
+                return False
+            except PermissionError:
+                pass  # somebody else's, but there
+        log.say(f"{self.path}: looking whether that job still runs")
+        deadline = time.monotonic() + 2.5 * BEAT_S
+        while time.monotonic() < deadline:
+            time.sleep(BEAT_S / 5)
+            if self._read() != found:
+                return bool(self._read())
+        return False
+
+    def _read(self) -> dict:
+        try:
+            found = storage.read_json(self.path)
+        except (FileNotFoundError, Ndt3DistError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _write(self, beat: int) -> None:
+        storage.write_json(self.path, {**self.mine, "beat": beat})
+
+    def _renew(self) -> None:
+        beat = 0
+        while not self._over.wait(BEAT_S):
+            beat += 1
+            try:
+                if self._read().get("id", self.mine["id"]) == self.mine["id"]:
+                    self._write(beat)
+            except (OSError, Ndt3DistError) as e:
+                log.warn(f"{self.path}: cannot be renewed ({e})")

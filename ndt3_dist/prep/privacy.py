@@ -1,0 +1,56 @@
+"""Names of people and days replaced before anything is written.
+
+A pseudonym is a keyed hash: the same name has the same one in every file of a lab, and nobody
+without the key can find the name by trying.
+"""
+
+import hashlib
+from pathlib import Path, PurePosixPath
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.recipe import Recipe
+
+SHORTEST_KEY = 16
+
+
+def key_of(recipe: Recipe) -> bytes:
+    """The key of a recipe with pseudonyms; b"" without.
+
+    Raises:
+        BadInput: There is no such file, or it is too short to keep a secret.
+    """
+    if not recipe.privacy.pseudonyms:
+        return b""
+    path = Path(recipe.privacy.key_file)
+    try:
+        key = path.read_bytes().strip()
+    except OSError as e:
+        raise BadInput(
+            f"privacy.key_file {path or '(empty)'}: cannot be read ({e.strerror}); make one with "
+            "`head -c 32 /dev/urandom | base64 > FILE`, and keep it"
+        ) from e
+    if len(key) < SHORTEST_KEY:
+        raise BadInput(
+            f"privacy.key_file {path}: {len(key)} bytes; expected {SHORTEST_KEY} or more"
+        )
+    return hashlib.sha256(key).digest()
+
+
+def pseudonym(key: bytes, kind: str, name: str) -> str:
+    """Of a subject, session or source; the name itself without a key."""
+    if not key:
+        return name
+    digest = hashlib.blake2b(f"{kind}|{name}".encode(), key=key, digest_size=6).hexdigest()
+    return f"{kind[:3]}{digest}"
+
+
+def source_label(key: bytes, name: str) -> str:
+    """What manifests and messages call a recording."""
+    return pseudonym(key, "file", name) + (PurePosixPath(name).suffix if key else "")
+
+
+def clean(text: str, key: bytes, *names: str) -> str:
+    """A message without the names that a path or an error has brought into it."""
+    for name in sorted({n for n in names if n}, key=len, reverse=True) if key else ():
+        text = text.replace(name, "...")
+    return text

@@ -1,0 +1,168 @@
+"""Take sessions out of a corpus, with every byte of them, and say which runs have seen them."""
+
+import dataclasses
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ndt3_dist import log, storage
+from ndt3_dist.errors import BadInput, Ndt3DistError, ShardCorrupt
+from ndt3_dist.prep.job import MANIFEST, remove_strays
+from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.spool import DESCRIPTION, REMOVED
+from ndt3_dist.shards.cache import Cache
+from ndt3_dist.shards.format import (
+    MEMBERS,
+    Manifest,
+    Session,
+    Shard,
+    fingerprint,
+    index_path,
+    read_manifest,
+    sample_key,
+    shard_path,
+)
+from ndt3_dist.shards.read import read_index
+from ndt3_dist.shards.write import write_shard
+
+
+@dataclasses.dataclass
+class Removed:
+    """What was done.
+
+    Attributes:
+        windows: That are gone.
+        rewritten: Shards that held some, as (old name, new name or "" where nothing was left).
+        cached: Files removed from caches.
+        runs: Folders of runs whose model has seen them.
+        named: Places of the manifest that still name one, as split rules do.
+    """
+
+    windows: int
+    rewritten: list[tuple[str, str]]
+    cached: int
+    runs: list[str]
+    named: list[str]
+
+
+def remove_sessions(
+    corpus: str, ids: Iterable[str], caches: Iterable[Cache] = (), runs: str = ""
+) -> Removed:
+    """Rewrite the shards that hold sessions, commit, then delete what held them.
+
+    Rows of the session table keep their numbers, which indexes refer to: a removed session leaves
+    a row without content, but for its recording's hash, so that it does not come back unnoticed.
+
+    Args:
+        corpus: Folder or URL.
+        ids: Of the sessions.
+        caches: From which old shards go too; those of other hosts are theirs to clear.
+        runs: Folder of runs to look through; "" = none.
+    Raises:
+        BadInput: There is no such session.
+        ManifestMismatch: No corpus, or a job is at work on it.
+    """
+    with Lease(corpus) as lease:
+        before = read_manifest(corpus)
+        sessions = [before.named(name) for name in ids]
+        numbers = [before.sessions.index(s) for s in sessions]
+        used = max((int(s.name) + 1 for s in before.shards), default=0)
+        shards, rewritten, old, windows = [], [], [], 0
+        for shard in log.progress(before.shards, "shards"):
+            index = read_index(corpus, shard)
+            gone = np.isin(index["session"], numbers)
+            if not gone.any():
+                shards.append(shard)
+                continue
+            windows += int(gone.sum())
+            old.append(shard)
+            new = without(corpus, before, shard, index[~gone], f"{used:06d}")
+            used += 1
+            shards += [new] if new else []
+            rewritten.append((shard.name, new.name if new else ""))
+        kept = [empty(i, s) if i in numbers else s for i, s in enumerate(before.sessions)]
+        after = before.model_copy(
+            update={
+                "sessions": kept,
+                "shards": shards,
+                "fingerprint": fingerprint(kept, shards, before.bin_size_ms, before.window_bins),
+            }
+        )
+        lease.check()
+        storage.write_json(storage.join(corpus, MANIFEST), after.model_dump(mode="json"))
+        remove_strays(corpus, after)
+        storage.remove(storage.join(corpus, "spool"))
+    hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
+    cached = sum(cache.forget(h) for cache in caches for h in hashes)
+    seen = runs_that_saw({s.id for s in sessions}, runs) if runs else []
+    return Removed(windows, rewritten, cached, seen, still_named(after, sessions))
+
+
+def empty(number: int, session: Session) -> Session:
+    """The row that a removed session leaves."""
+    return Session(
+        id=f"{REMOVED}-{number:06d}",
+        dataset=REMOVED,
+        subject="",
+        session="",
+        source="",
+        source_sha256=session.source_sha256,
+        licence="",
+        bins=0,
+        start_s=0.0,
+        arrays=[],
+        covariates=[],
+        intervals=[],
+        windows={},
+        spikes=0,
+        spikes_outside=0,
+    )
+
+
+def without(
+    corpus: str, manifest: Manifest, shard: Shard, index: np.ndarray, name: str
+) -> Shard | None:
+    """A shard of the records of `index` alone, under another name; None where there are none."""
+    if not len(index):
+        return None
+    tar = shard_path(corpus, shard.name)
+
+    def samples() -> Iterator[tuple[str, dict, dict]]:
+        for entry in index:
+            places = zip(MEMBERS, entry["offsets"].tolist(), entry["sizes"].tolist(), strict=True)
+            members = {
+                stream: storage.read_range(tar, offset, size).tobytes()
+                for stream, offset, size in places
+                if size
+            }
+            if zlib.crc32(b"".join(members.values())) != entry["crc32"]:
+                raise ShardCorrupt(f"{tar}: damaged; data_prep/verify.py says where")
+            fields = {field: entry[field] for field in (*DESCRIPTION, "session")}
+            session = manifest.sessions[int(entry["session"])]
+            yield sample_key(session.id, int(entry["start_bin"])), members, fields
+
+    written = write_shard(shard_path(corpus, name), index_path(corpus, name), samples())
+    return Shard(name=name, split=shard.split, **written)
+
+
+def runs_that_saw(ids: set[str], runs: str) -> list[str]:
+    """Runs below a folder whose normalisation.json names a session, or a fine-tune's export's."""
+    found = []
+    for path in sorted(Path(runs).rglob("normalisation.json")):
+        try:
+            seen = storage.read_json(path)["sessions"]
+        except (Ndt3DistError, KeyError, TypeError, OSError) as e:
+            raise BadInput(f"{path}: cannot be read ({e}); look into that run yourself") from e
+        if ids & set(seen):
+            found.append(str(path.parent))
+    return found
+
+
+def still_named(manifest: Manifest, sessions: list[Session]) -> list[str]:
+    """Where a manifest still has the id or the file of a removed session."""
+    names = {n for s in sessions for n in (s.id, s.source)}
+    rules = [str(r.get("match")) for r in manifest.recipe.get("splits", [])]
+    found = [f"split rule {rule}" for rule in rules if rule in names]
+    return found + [f"failure of {f.source}" for f in manifest.failed if f.source in names]

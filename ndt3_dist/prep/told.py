@@ -1,0 +1,54 @@
+"""How far a preparation is: sessions, windows and hours by the second, and what is left."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ndt3_dist.shards.format import Session
+
+
+class Told:
+    """Counts what session tasks return; on a terminal it shows them as they come.
+
+    Attributes:
+        done, failed: Sessions.
+        windows: That are kept.
+        seconds: Of recordings.
+    """
+
+    def __init__(self, total: int):
+        self.total, self.done, self.failed = total, 0, 0
+        self.windows, self.seconds = 0, 0.0
+        self.began = time.perf_counter()
+
+    def each(self, running: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        """The items of `running`, behind a progress bar on a terminal."""
+        if not sys.stderr.isatty():
+            yield from running
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=self.total, desc="sessions", leave=False) as bar:
+            for item in running:
+                yield item
+                bar.update(1)
+                bar.set_postfix_str(self.rates())
+
+    def took(self, spool: dict) -> None:
+        """Count a finished session."""
+        session = Session.model_validate(spool["session"])
+        self.done += 1
+        self.windows += sum(w.kept for w in session.windows.values())
+        self.seconds += spool["seconds"]
+
+    def rates(self) -> str:
+        elapsed = max(time.perf_counter() - self.began, 1e-9)
+        return (
+            f"{self.failed} failed, {self.windows / elapsed:.0f} windows/s, "
+            f"{self.seconds / 3600 / elapsed:.3f} hours of recording/s"
+        )
+
+    def summary(self) -> str:
+        elapsed = time.perf_counter() - self.began
+        return f"{self.done} sessions in {elapsed:.1f} s: {self.rates()}"

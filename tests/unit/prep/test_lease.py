@@ -1,0 +1,62 @@
+"""Two jobs on one output: the second says so; a mark whose job was killed is taken over."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ndt3_dist import storage
+from ndt3_dist.errors import ManifestMismatch
+from ndt3_dist.prep import lease
+from ndt3_dist.prep.lease import Lease
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_S", 0.1)
+
+
+def mark(tmp_path, **changes):
+    found = {"id": "x", "host": socket.gethostname(), "pid": os.getpid(), "beat": 3}
+    found["space"] = os.readlink("/proc/self/ns/pid")
+    storage.write_json(tmp_path / "job.json", {**found, **changes})
+
+
+def test_a_second_job_is_refused_while_the_first_renews_its_mark(tmp_path):
+    with Lease(str(tmp_path)) as first:
+        with pytest.raises(ManifestMismatch, match=f"process {os.getpid()} on .* is at work on"):
+            Lease(str(tmp_path)).__enter__()
+        first.check()
+    assert list(tmp_path.iterdir()) == []
+    with Lease(str(tmp_path)):
+        pass
+
+
+def test_a_mark_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path, capsys):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mark(tmp_path, pid=gone.pid)
+    with Lease(str(tmp_path)):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_a_mark_of_another_host_is_watched_first(tmp_path, capsys):
+    mark(tmp_path, host="elsewhere")
+    began = time.monotonic()
+    with Lease(str(tmp_path)):
+        assert time.monotonic() - began > 0.2
+    assert "looking whether that job still runs" in capsys.readouterr().out
+
+
+def test_a_job_whose_output_was_taken_over_ends(tmp_path):
+    with Lease(str(tmp_path)) as ours:
+        mark(tmp_path, id="other", host="elsewhere", pid=7)
+        with pytest.raises(ManifestMismatch, match=r"has begun .*process 7 on elsewhere"):
+            ours.check()
+        time.sleep(0.3)  # nor does it renew another's mark
+        assert storage.read_json(tmp_path / "job.json")["id"] == "other"
+    assert storage.read_json(tmp_path / "job.json")["id"] == "other"

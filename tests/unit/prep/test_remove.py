@@ -1,0 +1,114 @@
+"""A session that is taken out leaves no byte; names that are replaced are nowhere."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_corpus import make_recording, write_corpus
+
+from ndt3_dist import storage
+from ndt3_dist.config import DataConfig
+from ndt3_dist.data.stream import Stream
+from ndt3_dist.errors import BadInput, ManifestMismatch
+from ndt3_dist.prep import job
+from ndt3_dist.prep.recipe import load_recipe
+from ndt3_dist.prep.remove import remove_sessions
+from ndt3_dist.shards.cache import Cache
+from ndt3_dist.shards.format import read_manifest
+from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.verify import verify_corpus
+
+NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.yaml"
+
+
+def bytes_below(folder: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file())
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    write_corpus(tmp_path / "c", [make_recording(i, 40, [40]) for i in (1, 2, 3)], shard_mb=0.05)
+    return tmp_path / "c"
+
+
+def test_a_session_is_gone_from_shards_caches_and_manifest(corpus, tmp_path, tiny_model):
+    before, cache = read_manifest(str(corpus)), Cache(tmp_path / "cache", 10**9)
+    cache.folder.mkdir()
+    for shard in before.shards:
+        shutil.copy(corpus / "shards" / f"{shard.name}.tar", cache.folder / shard.sha256)
+    whole = Corpus(str(corpus))
+    kept = {whole.key(n): whole.read(n) for n in range(len(whole)) if "-02-" not in whole.key(n)}
+    storage.write_json(tmp_path / "runs" / "a" / "normalisation.json", {"sessions": {"t-S-02": {}}})
+    storage.write_json(tmp_path / "runs" / "b" / "normalisation.json", {"sessions": {"t-S-01": {}}})
+
+    done = remove_sessions(str(corpus), ["t-S-02"], [cache], str(tmp_path / "runs"))
+    after = read_manifest(str(corpus))
+    assert done.windows == 20
+    assert done.runs == [str(tmp_path / "runs" / "a")]
+    assert done.cached == len(done.rewritten) > 1
+    assert b"t-S-02" not in bytes_below(corpus)
+    assert b"t-S-02" not in bytes_below(cache.folder)
+    assert verify_corpus(str(corpus)) == []
+    assert [s.id for s in after.sessions] == ["t-S-01", "removed-000001", "t-S-03"]
+    assert not {s.name for s in after.shards} & {old for old, _ in done.rewritten}
+    found = Corpus(str(corpus))
+    assert {found.key(n) for n in range(len(found))} == set(kept)
+    for number in range(len(found)):
+        sample, expected = found.read(number), kept[found.key(number)]
+        assert np.array_equal(sample.spikes, expected.spikes)
+        assert np.array_equal(sample.covariates, expected.covariates, equal_nan=True)
+    Stream(found, DataConfig(), tiny_model, 0, 4, 1)  # it trains on
+    with pytest.raises(BadInput, match="no session 't-S-02'"):
+        remove_sessions(str(corpus), ["t-S-02"])
+
+
+def test_what_was_taken_out_does_not_come_back_unnoticed(
+    tmp_path, write_session, without_ray, capsys
+):
+    for number, name in enumerate("ab"):
+        write_session(tmp_path / "nwb" / f"{name}.nwb", seed=number)
+    overrides = [f"source={tmp_path / 'nwb'}", f"out={tmp_path / 'c'}", "dataset=t"]
+    recipe = load_recipe(NWB_YAML, overrides)
+    job.prepare(recipe)
+    remove_sessions(str(tmp_path / "c"), ["t-A-a"])
+    shutil.move(tmp_path / "nwb" / "a.nwb", tmp_path / "nwb" / "renamed.nwb")
+    manifest = job.prepare(recipe)
+    assert [s.id for s in manifest.sessions] == ["removed-000000", "t-A-b"]
+    assert [f.source for f in manifest.failed] == ["renamed.nwb"]
+    assert "was taken out of this corpus" in manifest.failed[0].error
+
+
+def test_pseudonyms_are_all_that_a_corpus_and_its_messages_know(
+    tmp_path, write_session, write_nwb, without_ray, capsys
+):
+    nwb = tmp_path / "nwb" / "sub-Jango"
+    for number in range(2):
+        write_session(nwb / f"Jango_day{number}.nwb", seed=number, subject="Jango")
+    write_nwb(nwb / "Jango_bad.nwb", [[0.5, 0.25]], subject="Jango")
+    (tmp_path / "key").write_text("a key of some length\n")
+    overrides = [f"source={tmp_path / 'nwb'}", "dataset=t", "privacy.pseudonyms=true"]
+    overrides += [f"privacy.key_file={tmp_path / 'key'}"]
+
+    def prepare(name, *more):
+        return job.prepare(load_recipe(NWB_YAML, [*overrides, f"out={tmp_path / name}", *more]))
+
+    manifest = prepare("c")
+    said = capsys.readouterr()
+    for text in (bytes_below(tmp_path / "c").decode("latin1"), said.out, said.err):
+        assert "Jango" not in text
+        assert "day0" not in text
+        assert str(tmp_path / "key") not in text
+    assert len({s.subject for s in manifest.sessions}) == 1
+    assert len({s.session for s in manifest.sessions}) == 2
+    assert len(manifest.failed) == 1
+    assert prepare("again").fingerprint == manifest.fingerprint
+    (tmp_path / "key").write_text("another key of some length")
+    assert prepare("other").sessions[0].subject != manifest.sessions[0].subject
+    (tmp_path / "key").write_text("short")
+    with pytest.raises(BadInput, match="5 bytes; expected 16 or more"):
+        prepare("short")
+    with pytest.raises(BadInput, match="cannot be read"):
+        prepare("none", "privacy.key_file=nowhere")
+    with pytest.raises(ManifestMismatch, match="privacy"):
+        prepare("c", "privacy.pseudonyms=false")
