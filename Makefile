@@ -40,8 +40,9 @@ setup: $(STAMP)  ## make .venv with the locked versions
 demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.nwb BIN_MS=50
 	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS)) $(if $(COVARIATES),--covariates $(COVARIATES))
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest -q
+test: $(STAMP)  ## run the tests: those of one process side by side, then those that start several
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/golden
+	$(BIN)/python -m pytest -q tests/distributed tests/drills tests/gpu
 
 drills: $(STAMP)  ## the long forms of some tests (350M parameters: 6 GB of memory)
 	$(BIN)/python -m pytest -q -m drill
