@@ -170,16 +170,19 @@ def naive(path: Path, bin_s: float) -> list[dict]:
 def peak_memory(recipe: Recipe) -> int:
     """Bytes that a session task takes at most above a process that has imported what it needs."""
     program = (
-        "import resource, sys, json\n"
+        "import sys\n"
         "import pynwb, h5py\n"
         "from ndt3_dist.prep.recipe import Recipe\n"
         "from ndt3_dist.prep.sources import find_sources\n"
         "from ndt3_dist.prep.spool import session_task\n"
         "recipe = Recipe.model_validate_json(sys.argv[1])\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak()\n"
+        "def status(key):\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith(key))\n"
+        "open('/proc/self/clear_refs', 'w').write('5')\n"  # the peak begins anew
+        "before = status('VmRSS')\n"
         "session_task(recipe, b'', *find_sources(recipe))\n"
-        "print((peak() - before) * 1024)\n"
+        "print((status('VmHWM') - before) * 1024)\n"
     )
     shutil.rmtree(recipe.out, ignore_errors=True)
     done = subprocess.run(

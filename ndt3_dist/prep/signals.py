@@ -29,23 +29,30 @@ def bin_spikes(times: list[np.ndarray], start_s: float, bin_s: float, bins: int)
     Raises:
         BadInput: A bin holds more than 255 spikes of a channel; counts never wrap.
     """
-    counts = np.zeros((bins, len(times)), np.int64)
+    counts = np.empty((len(times), bins), np.uint8)  # a channel lies together while it is filled
     for channel, t in enumerate(times):
-        where = np.floor((t - start_s) / bin_s + EDGE).astype(np.int64)
-        where = where[(where >= 0) & (where < bins)]
-        counts[:, channel] = np.bincount(where, minlength=bins)
-    return as_uint8(counts, start_s, bin_s)
+        where = (t - start_s) / bin_s + EDGE
+        where = where[(where >= 0) & (where < bins)].astype(np.int64)
+        found = np.bincount(where, minlength=bins)
+        if len(found) and found.max() > 255:
+            raise too_many(channel, int(found.argmax()), int(found.max()), start_s, bin_s)
+        counts[channel] = found
+    return np.ascontiguousarray(counts.T)
 
 
 def as_uint8(counts: np.ndarray, start_s: float, bin_s: float) -> np.ndarray:
     """Counts as they are stored; BadInput that names the channel and time of one above 255."""
     if counts.size and counts.max() > 255:
         bin_, channel = np.unravel_index(counts.argmax(), counts.shape)
-        raise BadInput(
-            f"channel {channel} has {counts.max()} spikes in the bin at "
-            f"{start_s + bin_ * bin_s:.3f} s; at most 255 fit: use smaller bins or check the units"
-        )
+        raise too_many(int(channel), int(bin_), int(counts.max()), start_s, bin_s)
     return counts.astype(np.uint8)
+
+
+def too_many(channel: int, bin_: int, count: int, start_s: float, bin_s: float) -> BadInput:
+    return BadInput(
+        f"channel {channel} has {count} spikes in the bin at "
+        f"{start_s + bin_ * bin_s:.3f} s; at most 255 fit: use smaller bins or check the units"
+    )
 
 
 def count_spikes(recording: Recording, bin_s: float, bins: int) -> np.ndarray:

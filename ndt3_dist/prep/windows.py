@@ -6,8 +6,6 @@ every covariate constant, or shorter than a window (the end of an interval). The
 nothing: its last, shorter window is kept too, so that every test bin is scored.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from ndt3_dist.errors import BadInput
@@ -185,8 +183,3 @@ def reject(spikes: np.ndarray, covariates: np.ndarray, window_bins: int) -> str:
         if all(c.std() < CONSTANT for c in finite if len(c)):
             return "constant_covariates"
     return ""
-
-
-def relative_source(path: Path, root: Path) -> str:
-    """A recording's path below the recipe's source; its bare name where that is the file itself."""
-    return path.relative_to(root).as_posix() if path != root else path.name

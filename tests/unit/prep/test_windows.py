@@ -9,7 +9,7 @@ import pytest
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe, SplitRule
-from ndt3_dist.prep.windows import cut, label_intervals, relative_source
+from ndt3_dist.prep.windows import cut, label_intervals
 from ndt3_dist.shards.format import Array
 
 BIN_S, WINDOW = 0.02, 100
@@ -221,8 +221,3 @@ def test_fractions_share_their_border_bin_with_nobody():
         found = label_intervals("t-A-01", bins, recipe_of(train=(0, 0.77), test=(0.77, 1)))
         assert found[0].stop_bin == found[1].start_bin
         assert (found[0].start_bin, found[1].stop_bin) == (0, bins)
-
-
-def test_a_source_is_named_by_its_path_below_the_folder(tmp_path):
-    assert relative_source(tmp_path / "sub-A" / "a.nwb", tmp_path) == "sub-A/a.nwb"
-    assert relative_source(tmp_path / "a.nwb", tmp_path / "a.nwb") == "a.nwb"
