@@ -20,9 +20,17 @@ from ndt3_dist.prep.lease import Lease
 from ndt3_dist.prep.privacy import clean, key_of, source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source, find_sources
-from ndt3_dist.prep.spool import REMOVED, plan_shards, session_task, shard_task
+from ndt3_dist.prep.spool import plan_shards, session_task, shard_task
 from ndt3_dist.prep.told import Told
-from ndt3_dist.shards.format import Failure, Manifest, Session, Shard, fingerprint, read_manifest
+from ndt3_dist.shards.format import (
+    REMOVED,
+    Failure,
+    Manifest,
+    Session,
+    Shard,
+    fingerprint,
+    read_manifest,
+)
 
 MANIFEST = "manifest.json"
 STREAMS = {

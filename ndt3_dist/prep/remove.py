@@ -11,10 +11,11 @@ from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, Ndt3DistError, ShardCorrupt
 from ndt3_dist.prep.job import MANIFEST, remove_strays
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.spool import DESCRIPTION, REMOVED
+from ndt3_dist.prep.spool import DESCRIPTION
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.format import (
     MEMBERS,
+    REMOVED,
     Manifest,
     Session,
     Shard,
@@ -93,7 +94,8 @@ def remove_sessions(
         lease.check()
         storage.write_json(storage.join(corpus, MANIFEST), after.model_dump(mode="json"))
         remove_strays(corpus, after)
-        storage.remove(storage.join(corpus, "spool"))
+        for name in ("spool", "report.html"):
+            storage.remove(storage.join(corpus, name))
     hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
     cached = sum(cache.forget(h) for cache in caches for h in hashes)
     seen = runs_that_saw({s.id for s in sessions}, runs) if runs else []

@@ -31,8 +31,6 @@ from ndt3_dist.shards.npy import parse_npy
 from ndt3_dist.shards.verify import shard_problems
 from ndt3_dist.shards.write import write_shard
 
-REMOVED = "removed"
-"""Dataset of the row that a removed session leaves in a manifest."""
 DESCRIPTION = (
     "start_bin",
     "bins",

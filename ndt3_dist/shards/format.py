@@ -19,6 +19,8 @@ from ndt3_dist.errors import BadInput, ManifestMismatch
 VERSION = 1
 MEMBERS = ("spikes", "covariates", "constraint", "return")
 """Streams of a sample in the order of its tar members; the last two only where recorded."""
+REMOVED = "removed"
+"""Dataset of the row that a session leaves which was taken out."""
 SPLITS = ("train", "val", "calibration", "test")
 CHANNELS_PER_TOKEN = 32
 """Channels of a neural token as counted in the index (NDT3's neurons_per_token)."""

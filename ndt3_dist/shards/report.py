@@ -1,12 +1,14 @@
 """A corpus in a table."""
 
-from ndt3_dist.shards.format import Manifest
+from ndt3_dist.shards.format import REMOVED, Manifest
 
 
 def corpus_rows(manifest: Manifest) -> list[dict]:
     """One row a session: id, channels, covariates, minutes, windows by split, rejected, spikes."""
     rows = []
     for session in manifest.sessions:
+        if session.dataset == REMOVED:
+            continue
         rejected: dict[str, int] = {}
         for windows in session.windows.values():
             for reason, count in windows.rejected.items():

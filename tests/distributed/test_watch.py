@@ -1,4 +1,4 @@
-"""Four ranks: one stands still and is named, one breaks a step, one is killed."""
+"""Four ranks whose clocks jump: one breaks a step, one stands still and is named, one is killed."""
 
 import math
 import re
@@ -9,7 +9,9 @@ import psutil
 from launching import launch, log_of, losses, ranks_of, wait_for_steps
 
 BREAK = """
-import builtins, os, sys
+import builtins, os, random, sys, time
+clock = time.time
+time.time = lambda: clock() + 86400 * random.randint(-3, 3)
 if os.environ.get("RANK") == "1":
     true = builtins.__import__
     def hook(*args, **kwargs):
