@@ -4,6 +4,7 @@ An object appears at the end of its upload, so that what is there is whole. Only
 this; a path is a URL such as `s3://bucket/folder`.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -129,7 +130,9 @@ def write(path: str, pieces: Callable[[], Iterable[bytes | memoryview]]) -> int:
             file.commit()
         except BaseException:
             file.closed = True  # what a garbage collector would else upload
-            file.discard()
+            with contextlib.suppress(Exception):  # the first error is the one that counts
+                file.discard()
+            file.buffer = None
             raise
         return total
 

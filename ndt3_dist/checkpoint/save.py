@@ -98,7 +98,7 @@ class Writer:
         """
         self.finish(last=False)
         if self.rank == 0:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, Ndt3DistError):
                 delete_step(self.run, step)
         self.gather(None)  # nobody writes before the remains of an earlier attempt are gone
         tensors = {
@@ -134,7 +134,9 @@ class Writer:
             return
         self.failed += 1
         if self.rank == 0:
-            with contextlib.suppress(OSError):  # what is left without checkpoint.json is no step
+            with contextlib.suppress(
+                OSError, Ndt3DistError
+            ):  # what is left without checkpoint.json is no step
                 delete_step(self.run, save.step)
         why = f"{step_folder(self.run, save.step)} could not be written: {problems[0]}"
         if self.failed >= PATIENCE:

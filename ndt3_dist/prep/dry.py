@@ -37,7 +37,7 @@ def row_of(recipe: Recipe, key: bytes, source: Source) -> dict:
         row |= {"session": name, "hours": f"{seconds / 3600:.2f}", "windows": str(windows)}
     except BadInput as e:
         text = " ".join(str(e).split()).removeprefix(f"{source.path}: ")
-        row["problem"] = clean(text, key, source.path, source.name)[:120]
+        row["problem"] = clean(text, key, source.name)[:120]
     return row
 
 

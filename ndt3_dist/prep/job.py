@@ -54,9 +54,11 @@ def prepare(recipe: Recipe) -> Manifest:
     key, sources = key_of(recipe), find_sources(recipe)
     claim(recipe)
     with Lease(recipe.out) as lease:
+        claim(recipe)  # two recipes may have come at once
         before = corpus_of(recipe)
         new = new_sources(recipe, key, sources, before)
         if before and not new:
+            remove_strays(recipe.out, before)
             log.say(f"{recipe.out}: complete already, nothing to do")
             return commit(recipe, before, [], [], []) if before.failed else before
         with ray_pool(recipe, len(new)) as run_all:
@@ -65,6 +67,7 @@ def prepare(recipe: Recipe) -> Manifest:
             if not spools and not before:
                 first = f"{failed[0].source}: {failed[0].error}"
                 raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
+            lease.check()
             shards = run_shards(recipe, spools, before, run_all) if spools else []
         lease.check()
         manifest = commit(recipe, before, spools, shards, failed)
@@ -233,7 +236,8 @@ def run_sessions(
     spools, failed, told = [], [], Told(len(sources))
     rows = before.sessions if before else []
     removed = frozenset(s.source_sha256 for s in rows if s.dataset == REMOVED)
-    running = run_all(session_task, [(recipe, key, source, removed) for source in sources])
+    there = frozenset(s.source_sha256 for s in rows) - removed
+    running = run_all(session_task, [(recipe, key, source, removed, there) for source in sources])
     for number, result in told.each(running):
         source = sources[number]
         if isinstance(result, NoRoom):
@@ -242,7 +246,7 @@ def run_sessions(
             # The manifest holds no absolute path, and the line says the file's name once.
             label, path = source_label(key, source.name), source.path
             reason = " ".join(str(result).split()).removeprefix(f"{path}: ").replace(path, label)
-            reason = clean(reason, key, source.name, Path(source.name).name)
+            reason = clean(reason, key, source.name)
             if not isinstance(result, Ndt3DistError | OSError):
                 # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
                 reason = f"{type(result).__name__}: {reason[:500]}"

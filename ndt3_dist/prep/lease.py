@@ -4,6 +4,7 @@ A job writes its mark beside the corpus and renews it; whoever finds a mark watc
 renewed. A mark that is not belongs to a job that was killed, and is taken over.
 """
 
+import contextlib
 import os
 import secrets
 import socket
@@ -11,9 +12,10 @@ import threading
 import time
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import ManifestMismatch, Ndt3DistError
+from ndt3_dist.errors import BadInput, ManifestMismatch, Ndt3DistError
 
 FILE = "job.json"
+SETTLE_S = 0.3
 BEAT_S = 5.0
 """Time between two renewals; a mark is watched for two and a half of them."""
 
@@ -35,8 +37,8 @@ class Lease:
                 "this output; wait for it, or choose another out="
             )
         self._write(0)
-        if storage.is_remote(self.path):
-            time.sleep(BEAT_S / 2)  # two that came at once: the later mark stays
+        # Two that came at once: the later mark stays, and its job alone.
+        time.sleep(BEAT_S / 2 if storage.is_remote(self.path) else SETTLE_S)
         self.check()
         self._thread.start()
         return self
@@ -44,6 +46,8 @@ class Lease:
     def check(self) -> None:
         """Raises ManifestMismatch where another job has taken the output over."""
         found = self._read()
+        if not found:
+            raise ManifestMismatch(f"{self.path}: the mark of this job is gone; start it again")
         if found.get("id") != self.mine["id"]:
             raise ManifestMismatch(
                 f"{self.path}: another job has begun on this output "
@@ -54,8 +58,9 @@ class Lease:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._read().get("id") == self.mine["id"]:
-            storage.remove(self.path)
+        with contextlib.suppress(OSError, Ndt3DistError):  # else it is taken over as it stands
+            if self._read().get("id") == self.mine["id"]:
+                storage.remove(self.path)
 
     def _is_alive(self, found: dict) -> bool:
         if all(found.get(key) == self.mine[key] for key in ("host", "space")):
@@ -76,7 +81,7 @@ class Lease:
     def _read(self) -> dict:
         try:
             found = storage.read_json(self.path)
-        except (FileNotFoundError, Ndt3DistError):
+        except (FileNotFoundError, BadInput):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -5,6 +5,7 @@ without the key can find the name by trying.
 """
 
 import hashlib
+import re
 from pathlib import Path, PurePosixPath
 
 from ndt3_dist.errors import BadInput
@@ -49,8 +50,18 @@ def source_label(key: bytes, name: str) -> str:
     return pseudonym(key, "file", name) + (PurePosixPath(name).suffix if key else "")
 
 
-def clean(text: str, key: bytes, *names: str) -> str:
-    """A message without the names that a path or an error has brought into it."""
-    for name in sorted({n for n in names if n}, key=len, reverse=True) if key else ():
-        text = text.replace(name, "...")
+def clean(text: str, key: bytes, source: str) -> str:
+    """A message without what a recording's path may say: each part, stem and entity of it."""
+    if not key:
+        return text
+    parts = PurePosixPath(source).parts
+    names = {source, *parts, *(PurePosixPath(part).stem for part in parts)}
+    names |= {piece for part in parts for piece in re.split(r"[-_.]", part)}
+    for name in sorted((n for n in names if len(n) > 2), key=len, reverse=True):
+        if name not in COMMON:
+            text = text.replace(name, "...")
     return text
+
+
+COMMON = {"nwb", "mat", "sub", "ses", "session", "data", "units", "spikes"}
+"""Parts of names that say nothing of anybody."""

@@ -65,8 +65,10 @@ def remove_sessions(
         BadInput: There is no such session.
         ManifestMismatch: No corpus, or a job is at work on it.
     """
+    seen = runs_that_saw(set(ids := list(ids)), runs) if runs else []
     with Lease(corpus) as lease:
         before = read_manifest(corpus)
+        clear(corpus, before)  # what a removal that was killed has left
         sessions = [before.named(name) for name in ids]
         numbers = [before.sessions.index(s) for s in sessions]
         used = max((int(s.name) + 1 for s in before.shards), default=0)
@@ -92,14 +94,18 @@ def remove_sessions(
             }
         )
         lease.check()
+        hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
+        cached = sum(cache.forget(h) for cache in caches for h in hashes)
         storage.write_json(storage.join(corpus, MANIFEST), after.model_dump(mode="json"))
-        remove_strays(corpus, after)
-        for name in ("spool", "report.html"):
-            storage.remove(storage.join(corpus, name))
-    hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
-    cached = sum(cache.forget(h) for cache in caches for h in hashes)
-    seen = runs_that_saw({s.id for s in sessions}, runs) if runs else []
+        clear(corpus, after)
     return Removed(windows, rewritten, cached, seen, still_named(after, sessions))
+
+
+def clear(corpus: str, manifest: Manifest) -> None:
+    """Remove what lies below a corpus and is not of its manifest."""
+    remove_strays(corpus, manifest)
+    for name in ("spool", "report.html"):
+        storage.remove(storage.join(corpus, name))
 
 
 def empty(number: int, session: Session) -> Session:
@@ -151,14 +157,20 @@ def without(
 
 def runs_that_saw(ids: set[str], runs: str) -> list[str]:
     """Runs below a folder whose normalisation.json names a session, or a fine-tune's export's."""
+    if not storage.exists(runs):
+        raise BadInput(f"--runs {runs}: no such folder; nothing was looked through")
+    if storage.is_remote(runs):
+        names = [storage.join(runs, name) for name in storage.walk(runs)]
+    else:
+        names = [str(path) for path in Path(runs).rglob("normalisation.json")]
     found = []
-    for path in sorted(Path(runs).rglob("normalisation.json")):
+    for path in sorted(n for n in names if n.endswith("/normalisation.json")):
         try:
             seen = storage.read_json(path)["sessions"]
         except (Ndt3DistError, KeyError, TypeError, OSError) as e:
             raise BadInput(f"{path}: cannot be read ({e}); look into that run yourself") from e
         if ids & set(seen):
-            found.append(str(path.parent))
+            found.append(path.removesuffix("/normalisation.json"))
     return found
 
 

@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from ndt3_dist import storage
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.recipe import Recipe
 
 
@@ -83,9 +83,20 @@ def fetched(source: Source) -> Iterator[tuple[Path, str]]:
         return
     storage.check_room(tempfile.gettempdir(), source.bytes)
     with tempfile.TemporaryDirectory(prefix="ndt3_dist_") as folder:
-        path, digest = Path(folder) / PurePosixPath(source.name).name, hashlib.sha256()
-        with path.open("wb") as file:
-            for piece in storage.chunks(source.path):
-                file.write(piece)
-                digest.update(piece)
-        yield path, digest.hexdigest()
+        # Readers may take a name from the file's own or its folder's.
+        *_, above, name = PurePosixPath(source.path).parts
+        path, digest = Path(folder) / above / name, hashlib.sha256()
+        path.parent.mkdir()
+        try:
+            with path.open("wb") as file:
+                for piece in storage.chunks(source.path):
+                    file.write(piece)
+                    digest.update(piece)
+        except OSError as e:
+            if e.errno in storage.FULL:
+                raise storage.no_room(path, source.bytes) from e
+            raise
+        try:
+            yield path, digest.hexdigest()
+        except Ndt3DistError as e:
+            raise type(e)(str(e).replace(str(path), source.path)) from e

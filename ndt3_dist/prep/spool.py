@@ -59,7 +59,11 @@ def read_spool(out: str, source: str, source_sha256: str, recipe_sha256: str) ->
 
 
 def session_task(
-    recipe: Recipe, key: bytes, source: Source, removed: frozenset[str] = frozenset()
+    recipe: Recipe,
+    key: bytes,
+    source: Source,
+    removed: frozenset = frozenset(),
+    there: frozenset = frozenset(),
 ) -> dict:
     """Turn one recording into a spool, or find the one that an earlier run finished.
 
@@ -68,6 +72,7 @@ def session_task(
         key: Of its pseudonyms; b"" without.
         source: The recording.
         removed: Hashes of recordings that were taken out of the corpus.
+        there: Hashes of recordings that it has.
     Returns:
         session (manifest entry), counts by split, base (path of the spool) and reused.
     """
@@ -77,6 +82,11 @@ def session_task(
         if source_sha256 in removed:
             raise BadInput(
                 f"{source.path}: was taken out of this corpus; remove the file from the source"
+            )
+        if source_sha256 in there:
+            raise BadInput(
+                f"{source.path}: the corpus has this recording under another name; was it renamed, "
+                "or privacy.key_file changed?"
             )
         found = read_spool(recipe.out, label, source_sha256, recipe.sha256())
         if found:

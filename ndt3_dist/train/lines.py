@@ -62,7 +62,7 @@ class Lines:
             began = time.monotonic()
             try:
                 self.flush()
+                took = time.monotonic() - began
             except (OSError, Ndt3DistError) as e:
                 with contextlib.suppress(ValueError):  # a closed stream at the end of a program
                     log.warn(f"{self.path}: not up to date in the store ({e}); tried again later")
-            took = time.monotonic() - began

@@ -72,6 +72,14 @@ class Loop:
         Returns:
             steps, and the first and last loss of the whole run.
         """
+        try:
+            return self._run()
+        finally:  # also where it ends by an error, whose message may send to them
+            if self.metrics and self.wandb:
+                self.metrics.close()
+                self.wandb.close()
+
+    def _run(self) -> dict:
         self.engine.deepspeed.train()
         steps = self.stream.steps(self.place, self.meet)
         clock, done = time.perf_counter(), self.is_done()
@@ -102,9 +110,6 @@ class Loop:
                 clock = time.perf_counter()
         steps.close()  # type: ignore[attr-defined]
         self.saving.commit(last=True)
-        if self.metrics and self.wandb:
-            self.metrics.close()
-            self.wandb.close()
         first, last = self.losses or (None, float("nan"))
         return {"steps": self.step, "loss_first": first, "loss_last": last}
 

@@ -11,7 +11,7 @@ from ndt3_dist.checkpoint.save import Writer
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.errors import Diverged
+from ndt3_dist.errors import Diverged, Ndt3DistError
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.ranks import first_for_all
@@ -55,7 +55,8 @@ class Saving:
             best = Best(self.config.validation.metric)
         self.best, self.best_there = best, best.step
         self.rolled_back, self.skipped = meta["rolled_back"], meta["skipped"]
-        self.spikes.losses.extend(meta["losses"])
+        if not self.stream.plan.renewed:  # what follows is other data, with a level of its own
+            self.spikes.losses.extend(meta.get("losses", ()))
 
     def save(self, step: int, place: Place) -> None:
         """Begin to save this moment, unless it is saved already."""
@@ -93,9 +94,12 @@ class Saving:
     def _prune(self) -> None:
         if self.writer.rank == 0:
             run, kept = self.writer.run, self.config.checkpoint
-            if self.best.step in steps_of(run):
-                self.best_there = self.best.step  # until then the one before is kept
-            prune(run, kept.keep_last, kept.keep_every, self.best_there)
+            try:
+                if self.best.step in steps_of(run):
+                    self.best_there = self.best.step  # until then the one before is kept
+                prune(run, kept.keep_last, kept.keep_every, self.best_there)
+            except (OSError, Ndt3DistError) as e:  # of this rank alone, and no reason to end
+                log.warn(f"old checkpoints stay for now: {e}")
 
     def roll_back(self, why: str) -> None:
         """Take the weights and moments of the newest checkpoint; the data goes on where it is.

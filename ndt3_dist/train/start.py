@@ -195,8 +195,10 @@ def write_run_files(
     ]
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     storage.write_bytes(storage.join(run, "config.yaml"), text.encode())
-    norms = normalisation(manifest, seen)
-    storage.write_json(storage.join(run, "normalisation.json"), norms)
+    norms, path = normalisation(manifest, seen), storage.join(run, "normalisation.json")
+    if start and storage.exists(path):  # sessions that a run has seen stay seen
+        norms["sessions"] = {**storage.read_json(path)["sessions"], **norms["sessions"]}
+    storage.write_json(path, norms)
     entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
     entry["fingerprint"] = manifest.fingerprint
     entry["epochs"] = stream.plan.epochs(stream.start)

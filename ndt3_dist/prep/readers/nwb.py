@@ -60,7 +60,7 @@ def refuse_external(path: Path) -> None:
         for name in group:
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                raise BadInput(f"{where}{name} is an external link to {link.filename}; refused")
+                raise BadInput(f"{where}{name} is an external link to another file; refused")
             if isinstance(link, h5py.HardLink):
                 item = group[name]
                 if isinstance(item, h5py.Group):

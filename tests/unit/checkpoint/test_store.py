@@ -122,6 +122,26 @@ def test_a_store_that_stays_away_fails_the_save_and_not_the_run(run, server, mon
     assert storage.list_names(step_folder(run, 2)) == []
 
 
+def test_a_store_that_goes_down_at_the_commit_ends_no_run(run, server, monkeypatch, capsys):
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    save(run, 1)
+    (writer,) = writers(run)
+    writer.begin(2, slices_of(full_state(2), 0, 1), {"parameters": SHAPES}, {})
+    writer.under_way.thread.join()
+
+    def down(*_, **__):
+        raise ConnectionError("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "filesystem", down)
+        writer.commit()
+    assert "earlier checkpoints are kept" in capsys.readouterr().err
+    assert steps_of(run) == [1]
+    writer.begin(2, slices_of(full_state(2), 0, 1), {"parameters": SHAPES}, {})
+    writer.finish()
+    assert steps_of(run) == [1, 2]
+
+
 def test_a_large_file_goes_up_in_parts_and_a_torn_upload_leaves_nothing(run, server):
     piece = bytes(range(256)) * (1 << 14)  # 4 MB
     path = f"{run}/large"

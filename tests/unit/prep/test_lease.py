@@ -52,6 +52,21 @@ def test_a_mark_of_another_host_is_watched_first(tmp_path, capsys):
     assert "looking whether that job still runs" in capsys.readouterr().out
 
 
+def test_of_two_that_come_at_once_one_works(tmp_path):
+    """Each in a process of its own, at the same moment."""
+    program = (
+        "import sys, time\n"
+        "from ndt3_dist.prep.lease import Lease\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "with Lease(sys.argv[1]):\n"
+        "    time.sleep(1.5)\n"
+    )
+    at = time.time() + 3
+    command = [sys.executable, "-c", program, str(tmp_path), str(at)]
+    both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert sorted(p.wait(timeout=60) for p in both) == [0, 1]
+
+
 def test_a_job_whose_output_was_taken_over_ends(tmp_path):
     with Lease(str(tmp_path)) as ours:
         mark(tmp_path, id="other", host="elsewhere", pid=7)

@@ -18,6 +18,9 @@ NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.
 SETTINGS = ["dataset=t", "covariates.path=processing/behavior/Velocity/cursor_vel", "shard_mb=0.02"]
 
 
+LOOSE = ["covariates.path=''", "window_ms=40"]
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch, write_session):
     root = tmp_path / "s3"
@@ -40,10 +43,11 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_corpus_in_a_store_is_that_of_a_disk_whatever_the_store_does(
-    server, tmp_path, without_ray, capsys
+    server, tmp_path, without_ray, write_nwb, capsys
 ):
-    def prepare(source, out):
-        return job.prepare(load_recipe(NWB_YAML, [*SETTINGS, f"source={source}", f"out={out}"]))
+    def prepare(source, out, *more):
+        keys = [*SETTINGS, f"source={source}", f"out={out}", *more]
+        return job.prepare(load_recipe(NWB_YAML, keys))
 
     local = prepare(tmp_path / "s3" / "lab" / "raw", tmp_path / "local")
     server.fail("b.nwb", "503", 2)
@@ -64,6 +68,20 @@ def test_a_corpus_in_a_store_is_that_of_a_disk_whatever_the_store_does(
     assert verify_corpus("s3://out/corpus") == []
     left = b"".join(files_below(tmp_path / "s3" / "out").values())
     assert b"t-A-b" not in left
+
+    # A subject that only the folder names, and what is wrong with a file: as on a disk.
+    write_nwb(
+        tmp_path / "s3" / "lab" / "more" / "monkA" / "day.nwb",
+        [[0.1, 0.5, 0.9]],
+        observed=(0.0, 1.0),
+        subject="",
+    )
+    write_nwb(tmp_path / "s3" / "lab" / "more" / "monkA" / "bad.nwb", [])
+    near = prepare(tmp_path / "s3" / "lab" / "more", tmp_path / "near", *LOOSE)
+    far = prepare("s3://lab/more", "s3://out/far", *LOOSE)
+    assert far == near
+    assert [s.subject for s in far.sessions] == ["monkA"]
+    assert "ndt3_dist_" not in far.failed[0].error
 
     one = prepare("s3://lab/raw/sub-B/c.nwb", "s3://out/one")
     assert [s.source for s in one.sessions] == ["c.nwb"]

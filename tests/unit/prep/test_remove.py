@@ -63,6 +63,33 @@ def test_a_session_is_gone_from_shards_caches_and_manifest(corpus, tmp_path, tin
         remove_sessions(str(corpus), ["t-S-02"])
 
 
+def test_a_removal_that_was_killed_is_finished_by_the_next(corpus, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ndt3_dist.prep.remove.remove_strays", die)
+        with pytest.raises(KeyboardInterrupt):
+            remove_sessions(str(corpus), ["t-S-02"])
+    assert read_manifest(str(corpus)).sessions[1].id == "t-S-02"  # it died before the manifest
+    real = storage.remove
+    with monkeypatch.context() as patch:  # and now after it
+        patch.setattr(storage, "remove", lambda p: die() if "shards/" in str(p) else real(p))
+        with pytest.raises(KeyboardInterrupt):
+            remove_sessions(str(corpus), ["t-S-02"])
+    assert b"t-S-02" in bytes_below(corpus)
+    with pytest.raises(BadInput, match="no session"):
+        remove_sessions(str(corpus), ["t-S-02"])
+    assert b"t-S-02" not in bytes_below(corpus)
+    assert verify_corpus(str(corpus)) == []
+
+
+def test_a_folder_of_runs_that_is_not_there_is_no_answer(corpus, tmp_path):
+    with pytest.raises(BadInput, match="nothing was looked through"):
+        remove_sessions(str(corpus), ["t-S-02"], (), str(tmp_path / "rusn"))
+    assert b"t-S-02" in bytes_below(corpus)
+
+
 def test_what_was_taken_out_does_not_come_back_unnoticed(
     tmp_path, write_session, without_ray, capsys
 ):
@@ -104,6 +131,8 @@ def test_pseudonyms_are_all_that_a_corpus_and_its_messages_know(
     assert len(manifest.failed) == 1
     assert prepare("again").fingerprint == manifest.fingerprint
     (tmp_path / "key").write_text("another key of some length")
+    assert prepare("c").sessions == manifest.sessions  # none comes in again under another name
+    assert "the corpus has this recording under another name" in capsys.readouterr().err
     assert prepare("other").sessions[0].subject != manifest.sessions[0].subject
     (tmp_path / "key").write_text("short")
     with pytest.raises(BadInput, match="5 bytes; expected 16 or more"):
