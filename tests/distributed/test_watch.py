@@ -6,6 +6,7 @@ import signal
 import time
 
 import psutil
+import pytest
 from launching import launch, log_of, losses, ranks_of, wait_for_steps
 
 BREAK = """
@@ -29,8 +30,11 @@ if os.environ.get("RANK") == "1":
 """
 
 
+@pytest.mark.parametrize(
+    "stands_s", [0, pytest.param(60, marks=[pytest.mark.drill], id="a minute")]
+)
 def test_of_four_ranks_one_breaks_a_step_one_stands_still_and_one_is_killed(
-    corpus, tmp_path, monkeypatch
+    corpus, tmp_path, monkeypatch, stands_s
 ):
     (tmp_path / "break").mkdir()
     (tmp_path / "break" / "sitecustomize.py").write_text(BREAK)
@@ -46,11 +50,14 @@ def test_of_four_ranks_one_breaks_a_step_one_stands_still_and_one_is_killed(
 
     ranks = ranks_of(process)
     ranks[2].send_signal(signal.SIGSTOP)
+    began = time.time()
     deadline = time.time() + 60
     named = "warning: rank 2 does not answer (stopped, swapped out, or its host is gone), for "
     while named not in log_of(tmp_path):
         assert time.time() < deadline, log_of(tmp_path)
         time.sleep(0.2)
+    time.sleep(max(0, began + stands_s - time.time()))
+    assert process.poll() is None
     stood = max(losses(tmp_path))
     ranks[2].send_signal(signal.SIGCONT)
     wait_for_steps(process, tmp_path, stood + 3)
