@@ -76,14 +76,14 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         windows.setdefault(interval.split, {"kept": 0, "rejected": {}})
     for split, first, last in stretches(intervals, spans):
         tally = windows[split]
-        for start in range(first, last, recipe.window_bins):
-            stop = min(start + recipe.window_bins, last)
-            s, c = spikes[start:stop], covariates[start:stop]
-            reason = "" if split == "test" else reject(s, c, recipe.window_bins)
-            if reason:
+        reasons = reject(spikes[first:last], covariates[first:last], recipe.window_bins)
+        for start, reason in zip(range(first, last, recipe.window_bins), reasons, strict=True):
+            if reason and split != "test":
                 tally["rejected"][reason] = tally["rejected"].get(reason, 0) + 1
                 continue
             tally["kept"] += 1
+            stop = min(start + recipe.window_bins, last)
+            s, c = spikes[start:stop], covariates[start:stop]
             dims = c.shape[1]
             context = max(dims, 1) + 1  # a zero constraint for each dim, an absent return
             fields = {
@@ -167,19 +167,28 @@ def fit_scales(covariates: np.ndarray, intervals: list[Interval], quantile: floa
 FIT_SPLITS = ("train", "calibration")
 
 
-def reject(spikes: np.ndarray, covariates: np.ndarray, window_bins: int) -> str:
-    """Why a window is rejected; empty where it is kept.
+def reject(spikes: np.ndarray, covariates: np.ndarray, window_bins: int) -> list[str]:
+    """Why each window of a stretch is rejected; empty where it is kept.
 
+    Args:
+        spikes: Of the stretch, (bins, channels).
+        covariates: (bins, dims), NaN where not valid.
+        window_bins: Windows lie end to end; the last one may be shorter, and is rejected for it.
     Source: NDT3 `heuristic_sanitize`; windows without one finite covariate are kept for their
     spikes.
     """
-    if len(spikes) < window_bins:
-        return "too_short"
-    if not spikes.any():
-        return "no_spikes"
-    if np.isfinite(covariates).any():
-        # Per dimension over its finite bins; np.nanstd would warn on all-NaN dimensions.
-        finite = [c[np.isfinite(c)] for c in covariates.T]
-        if all(c.std() < CONSTANT for c in finite if len(c)):
-            return "constant_covariates"
-    return ""
+    whole, rest = divmod(len(spikes), window_bins)
+    bins = whole * window_bins
+    silent = ~spikes[:bins].reshape(whole, window_bins * spikes.shape[1]).any(axis=1)
+    shape = whole, window_bins, covariates.shape[1]
+    values = covariates[:bins].reshape(shape).astype(np.float64)
+    finite = np.isfinite(values)
+    count = finite.sum(axis=1)  # (windows, dims)
+    values[~finite] = 0
+    mean = values.sum(axis=1) / np.maximum(count, 1)
+    apart = np.where(finite, values - mean[:, None], 0)
+    deviation = np.sqrt((apart**2).sum(axis=1) / np.maximum(count, 1))
+    # A dimension that is nowhere finite says nothing; one that varies is enough.
+    constant = (count > 0).any(axis=1) & ((deviation < CONSTANT) | (count == 0)).all(axis=1)
+    reasons = np.where(silent, "no_spikes", np.where(constant, "constant_covariates", ""))
+    return reasons.tolist() + ["too_short"] * (rest > 0)

@@ -4,6 +4,7 @@ Headers are plain ustar with no times, owners or modes of their own, so that the
 are a function of its samples and their order.
 """
 
+import hashlib
 import io
 import tarfile
 import zlib
@@ -103,14 +104,16 @@ def write_shard(tar_path: str, index_path: str, samples: Iterable[tuple[str, dic
         position += len(data)
     # Two zero blocks end a tar; readers also expect a multiple of 20 blocks.
     parts.append(bytes(2 * BLOCK + -(position + 2 * BLOCK) % (20 * BLOCK)))
-    tar = b"".join(parts)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
     index = np.array(records, INDEX) if records else np.zeros(0, INDEX)
     index_bytes = npy_bytes(index)
-    storage.write_bytes(tar_path, tar)
+    written = storage.write_pieces(tar_path, lambda: parts)
     storage.write_bytes(index_path, index_bytes)
     return {
-        "bytes": len(tar),
-        "sha256": storage.sha256_bytes(tar),
+        "bytes": written,
+        "sha256": digest.hexdigest(),
         "index_sha256": storage.sha256_bytes(index_bytes),
         "samples": len(index),
         "tokens": int(index["tokens"].sum()),

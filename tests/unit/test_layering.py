@@ -28,7 +28,7 @@ MAY_IMPORT = {
 LAZY = {
     "ray": {"prep/job.py"},
     "wandb": {"train/metrics.py"},
-    "pynwb": {"prep/readers/nwb.py", "prep/simulated_nwb.py"},
+    "pynwb": {"prep/simulated_nwb.py"},
     "s3fs": set(),
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"train/engine.py", "train/build.py"},

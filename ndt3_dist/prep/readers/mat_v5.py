@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.hdf5 import refuse_bomb
 from ndt3_dist.prep.readers.mat_values import (
     MOST_DEPTH,
     Foreign,
@@ -22,7 +23,6 @@ from ndt3_dist.prep.readers.mat_values import (
     element,
     missing,
     objects,
-    refuse_bomb,
 )
 
 MATRIX, COMPRESSED = 14, 15

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.hdf5 import has_foreign_data, refuse_bomb, refuse_elsewhere
 from ndt3_dist.prep.readers.mat_values import (
     MOST_DEPTH,
     MOST_VALUES,
@@ -19,9 +20,7 @@ from ndt3_dist.prep.readers.mat_values import (
     element,
     missing,
     objects,
-    refuse_bomb,
 )
-from ndt3_dist.prep.readers.nwb import is_mosaic_of_others, refuse_external
 
 
 class V73File(MatFile):
@@ -30,9 +29,9 @@ class V73File(MatFile):
     def __init__(self, path: Path):
         import h5py
 
-        refuse_external(path)
         self.h5, self.size = h5py.File(path, "r"), path.stat().st_size
         self.bytes = self.values = 0
+        refuse_elsewhere(self.h5)
 
     def close(self) -> None:
         self.h5.close()
@@ -80,7 +79,7 @@ class V73File(MatFile):
     def _array(self, node, field: str, depth: int) -> Any:
         kind = node.attrs.get("MATLAB_class", b"")
         kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-        if node.external or is_mosaic_of_others(node):
+        if has_foreign_data(node.id):
             raise BadInput(f"{field} keeps its data in another file; refused")
         self._account(node, field)
         if node.attrs.get("MATLAB_empty", 0):

@@ -6,11 +6,6 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 
-MOST_BYTES = 64 << 30
-"""No file may hold more, unpacked."""
-FREE_BYTES = 1 << 30
-MOST_RATIO = 1000
-"""Beyond FREE_BYTES, nothing may be so many times larger unpacked than on disk."""
 MOST_VALUES = 1_000_000
 """Cells and arrays that one file may hold; each takes a fraction of a ms."""
 MOST_DEPTH = 32
@@ -39,15 +34,6 @@ class MatFile:
             return self[field]
         except MissingField:
             return None
-
-
-def refuse_bomb(field: str, unpacked: int, stored: int) -> None:
-    """Raise BadInput where so much is not to be unpacked from so little."""
-    if unpacked > MOST_BYTES or (unpacked > FREE_BYTES and unpacked > MOST_RATIO * stored):
-        raise BadInput(
-            f"{field} declares {unpacked / 1e9:.1f} GB in {stored / 1e6:.1f} MB of the file; "
-            "refused"
-        )
 
 
 class MissingField(BadInput):

@@ -1,12 +1,10 @@
 """Read one NWB recording: spikes by channel, covariates on their own clock, when both are valid.
 
 Whatever is wrong with a file is said in one line that names the file, the unit or series, what was
-found and what was expected. External links are refused: a recording may not make us read other
-files.
+found and what was expected.
 """
 
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers.nwb_counts import read_counts
 from ndt3_dist.prep.readers.nwb_covariates import derivative, mask_outside, read_covariates
+from ndt3_dist.prep.readers.nwb_file import NwbFile, open_nwb
 from ndt3_dist.prep.readers.nwb_spikes import read_events, read_units
 from ndt3_dist.prep.readers.nwb_valid import read_validity
 from ndt3_dist.prep.readers.recording import Recording, check_times
@@ -23,64 +22,15 @@ from ndt3_dist.prep.recipe import Recipe
 
 def read_nwb(path: str | Path, recipe: Recipe) -> Recording:
     """Read an NWB file as a recipe says. Raises BadInput naming the file."""
-    import h5py
-
     path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    if not h5py.is_hdf5(path):
-        raise BadInput(f"{path}: not an NWB file (not HDF5); expected NWB 2 recordings (.nwb)")
-    try:
-        refuse_external(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # cached-namespace notices of older files
-            import pynwb
-
-            with pynwb.NWBHDF5IO(path=str(path), mode="r", load_namespaces=True) as io:  # pyright: ignore
-                return _take(io.read(), path, recipe)
-    except BadInput as e:
-        message = str(e)
-        raise BadInput(message if str(path) in message else f"{path}: {message}") from e
-    except Exception as e:
-        # pynwb and h5py raise anything from KeyError to RuntimeError on a damaged file.
-        reason = " ".join(str(e).split())[:200]
-        raise BadInput(f"{path}: not a readable NWB file ({type(e).__name__}: {reason})") from e
+    with open_nwb(path) as nwb:
+        return _take(nwb, path, recipe)
 
 
-def refuse_external(path: Path) -> None:
-    """Raise BadInput where an HDF5 file points outside itself."""
-    import h5py
-
-    seen = set()  # hard links may lead to one group by many ways, or in a circle
-
-    def visit(group, where: str) -> None:
-        if group.id in seen:
-            return
-        seen.add(group.id)
-        for name in group:
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise BadInput(f"{where}{name} is an external link to another file; refused")
-            if isinstance(link, h5py.HardLink):
-                item = group[name]
-                if isinstance(item, h5py.Group):
-                    visit(item, f"{where}{name}/")
-                elif item.external or is_mosaic_of_others(item):
-                    raise BadInput(f"{where}{name} keeps its data in another file; refused")
-
-    with h5py.File(path, "r") as f:
-        visit(f, "")
-
-
-def is_mosaic_of_others(dataset) -> bool:
-    """Whether an HDF5 dataset is virtual and shows parts of other files."""
-    return dataset.is_virtual and any(s.file_name != "." for s in dataset.virtual_sources())
-
-
-def _take(nwb, path: Path, recipe: Recipe) -> Recording:
-    subject = getattr(nwb.subject, "subject_id", None) or _entity(path, "sub") or path.parent.name
-    session = nwb.session_id or _entity(path, "ses") or path.stem
-    found = Recording(str(subject), str(session), [], [], 0.0, 0.0)
+def _take(nwb: NwbFile, path: Path, recipe: Recipe) -> Recording:
+    subject = nwb.text("general/subject/subject_id") or _entity(path, "sub") or path.parent.name
+    session = nwb.text("general/session_id") or _entity(path, "ses") or path.stem
+    found = Recording(subject, session, [], [], 0.0, 0.0)
     if recipe.spikes.kind == "counts":
         counts = read_counts(nwb, recipe)
         found.counts, found.count_bin_s, found.arrays = counts.counts, counts.bin_s, counts.arrays
@@ -89,9 +39,11 @@ def _take(nwb, path: Path, recipe: Recipe) -> Recording:
     else:
         spikes = (read_units if recipe.spikes.kind == "units" else read_events)(nwb, recipe.spikes)
         found.spike_times, found.arrays, found.spans = spikes.times, spikes.arrays, spikes.observed
-        edges = np.concatenate([[0.0], *spikes.times] if found.spans is None else found.spans)
+        firsts = [0.0, *(float(t[0]) for t in spikes.times if len(t))]
+        lasts = [float(t[-1]) for t in spikes.times if len(t)]
+        edges = np.array([*firsts, *lasts]) if found.spans is None else found.spans
     found.start_s, found.stop_s = float(edges.min()), float(edges.max())
-    ends_s = max(found.stop_s, *(float(t[-1]) for t in found.spike_times if len(t)), 0.0)
+    ends_s = max([found.stop_s, 0.0] + [float(t[-1]) for t in found.spike_times if len(t)])
     raw = samples = None
     if recipe.covariates.path:
         raw, samples = read_covariates(nwb, recipe, ends_s)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.nwb_file import NwbFile, TimeSeries
 from ndt3_dist.prep.readers.nwb_series import expand
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.signals import SAME_BIN
@@ -37,36 +38,33 @@ class Counts:
     arrays: list[Array]
 
 
-def read_counts(nwb, recipe: Recipe) -> Counts:
+def read_counts(nwb: NwbFile, recipe: Recipe) -> Counts:
     """Counts at the recipe's path; several series are arrays side by side."""
     series = expand(nwb, recipe.spikes.path, "counts")
-    data = [checked_counts(item, path) for path, item in series]
-    times, bin_s = bin_starts(*series[0], recipe.spikes.stamped, len(data[0]))
-    for (path, item), found in zip(series, data, strict=True):
-        theirs, _ = bin_starts(path, item, recipe.spikes.stamped, len(found))
+    data = [checked_counts(item) for item in series]
+    times, bin_s = bin_starts(series[0], recipe.spikes.stamped, len(data[0]))
+    for item, found in zip(series, data, strict=True):
+        theirs, _ = bin_starts(item, recipe.spikes.stamped, len(found))
         if len(theirs) != len(times) or np.abs(theirs - times).max() > STEP * bin_s:
-            raise BadInput(f"{path} has other bins than {series[0][0]}")
-    bin_, first = grid(times, bin_s, series[0][0])
+            raise BadInput(f"{item.path} has other bins than {series[0].path}")
+    bin_, first = grid(times, bin_s, series[0].path)
     off = np.abs(times - (times[0] + bin_ * bin_s)).max()
     if off > STEP * bin_s and recipe.covariates.path:
         raise BadInput(
-            f"{series[0][0]}: bins are up to {off * 1e3:.1f} ms out of step with the first; "
+            f"{series[0].path}: bins are up to {off * 1e3:.1f} ms out of step with the first; "
             "counts that are placed next to covariates need one grid of bins"
         )
     counts = np.zeros((int(bin_[-1]) + 1, sum(d.shape[1] for d in data)), np.int64)
     counts[bin_] = np.concatenate(data, axis=1)
     last = np.append(first[1:], len(times)) - 1
     spans = times[0] + np.column_stack([bin_[first], bin_[last] + 1]) * bin_s
-    arrays = [
-        Array(name=item.name, channels=d.shape[1])
-        for (_, item), d in zip(series, data, strict=True)
-    ]
+    arrays = [Array(name=s.name, channels=d.shape[1]) for s, d in zip(series, data, strict=True)]
     return Counts(counts, bin_s, float(times[0]), spans, arrays)
 
 
-def checked_counts(item, path: str) -> np.ndarray:
+def checked_counts(item: TimeSeries) -> np.ndarray:
     """Counts of a series, (bins, channels) int64; BadInput where they are none."""
-    data = np.asarray(item.data)
+    data, path = item.data(), item.path
     if data.ndim != 2 or not data.size:
         raise BadInput(f"{path} has shape {data.shape}; expected counts of (bins, channels)")
     wrong = ~np.isfinite(data) | (data < 0) | (data != np.round(data))
@@ -85,15 +83,15 @@ def checked_counts(item, path: str) -> np.ndarray:
     return data.astype(np.int64)
 
 
-def bin_starts(path: str, item, stamped: str, bins: int) -> tuple[np.ndarray, float]:
+def bin_starts(item: TimeSeries, stamped: str, bins: int) -> tuple[np.ndarray, float]:
     """Start of each bin and the length of a bin, in s."""
-    if item.timestamps is None:
+    times, path = item.timestamps(), item.path
+    if times is None:
         if not (item.rate and item.rate > 0):
             raise BadInput(f"{path} has neither timestamps nor a rate above 0")
-        bin_s = 1.0 / float(item.rate)
-        times = float(item.starting_time or 0.0) + np.arange(bins) * bin_s
+        bin_s = 1.0 / item.rate
+        times = item.starting_time + np.arange(bins) * bin_s
     else:
-        times = np.asarray(item.timestamps, np.float64)
         if len(times) != bins or bins < 2:
             raise BadInput(f"{path}: {len(times)} times, {bins} bins; expected at least 2 of each")
         if not np.isfinite(times).all() or (np.diff(times) <= 0).any():

@@ -7,6 +7,7 @@ no value of the result mixes two stretches that were not recorded, or not meant,
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.nwb_file import NwbFile
 from ndt3_dist.prep.readers.nwb_series import Series, read_side_by_side
 from ndt3_dist.prep.readers.spans import contains
 from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe
@@ -26,11 +27,12 @@ def choose_columns(series: Series, recipe: CovariatesRecipe) -> Series:
                 f"covariates.names has {len(recipe.names)} names for {len(columns)} dimensions"
             )
         names = tuple(recipe.names)
+    values = series.values[:, columns] if recipe.columns else series.values
     units = tuple(series.units[c] for c in columns)
-    return Series(series.times, series.values[:, columns], series.period, names, units)
+    return Series(series.times, values, series.period, names, units)
 
 
-def read_covariates(nwb, recipe: Recipe, file_s: float) -> tuple[Series, Series]:
+def read_covariates(nwb: NwbFile, recipe: Recipe, file_s: float) -> tuple[Series, Series]:
     """The covariates as the file has them (all samples, chosen columns), and without those that
     the recipe drops."""
     raw = choose_columns(read_side_by_side(nwb, recipe.covariates, file_s), recipe.covariates)

@@ -4,11 +4,13 @@ A channel is an electrode of the electrodes table where there is one, in the ord
 within each array, so that a silent electrode keeps its place in every session of a subject.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.nwb_file import NwbFile, Table
 from ndt3_dist.prep.readers.nwb_series import expand
 from ndt3_dist.prep.readers.spans import merge
 from ndt3_dist.prep.recipe import SpikesRecipe
@@ -30,27 +32,17 @@ class Spikes:
     observed: np.ndarray | None = None
 
 
-def read_units(nwb, recipe: SpikesRecipe) -> Spikes:
+def read_units(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
     """Spikes of the units table, summed by electrode where the recipe says so."""
     units = nwb.units
     if units is None or "spike_times" not in units.colnames or not len(units):
         raise BadInput("has no units with spike times; expected a units table")
-    unit_times = ragged(units, "spike_times")
-    for i, t in enumerate(unit_times):
-        check_sorted(f"unit {units.id[i]}", t)
-    if not sum(len(t) for t in unit_times):
+    times, ends = ragged(units, "spike_times")
+    if not len(times):
         raise BadInput("has zero spikes in all its units")
-    observed = None
-    if "obs_intervals" in units.colnames:
-        spans = [s.reshape(-1, 2) for s in ragged(units, "obs_intervals") if s.size]
-        observed = np.concatenate(spans) if spans else None
-        if observed is not None:
-            if not np.isfinite(observed).all() or not len(merge(observed)):
-                raise BadInput(
-                    "its units have obs_intervals that are empty, NaN or infinite; expected times "
-                    "in seconds"
-                )
-            observed = merge(observed)
+    check_sorted(times, ends, lambda unit: f"unit {units.column('id')[unit]}")
+    unit_times = np.split(times, ends[:-1])
+    observed = read_observed(units) if "obs_intervals" in units.colnames else None
     by_electrode = recipe.channels == "electrode" or (
         recipe.channels == "auto" and "electrodes" in units.colnames
     )
@@ -58,44 +50,63 @@ def read_units(nwb, recipe: SpikesRecipe) -> Spikes:
         return Spikes(unit_times, [Array(name="units", channels=len(unit_times))], observed)
     if "electrodes" not in units.colnames:
         raise BadInput("its units have no electrodes; use spikes.channels=unit")
-    channel_of, arrays = electrode_order(nwb)
-    rows = [first_electrode(units, unit, len(channel_of)) for unit in range(len(units))]
-    return Spikes(gather(unit_times, [channel_of[r] for r in rows], arrays), arrays, observed)
+    channel_of, arrays = electrode_order(nwb.electrodes)
+    channels = [channel_of[row] for row in first_electrodes(units, len(channel_of))]
+    return Spikes(gather(unit_times, channels, arrays), arrays, observed)
 
 
-def ragged(units, name: str) -> list[np.ndarray]:
-    """A column of the units table, float64 by unit; read at once, not unit by unit."""
-    column = units[name]
-    if not hasattr(column, "target"):  # one value a unit
-        return [np.atleast_1d(np.asarray(column[i], np.float64)) for i in range(len(units))]
-    values, ends = np.asarray(column.target.data[:], np.float64), np.asarray(column.data[:])
-    ends = ends.astype(np.int64)
-    if len(ends) != len(units) or (np.diff(ends, prepend=0) < 0).any() or ends[-1] != len(values):
+def ragged(units: Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of the units table: its values, float64, and where those of each unit end."""
+    values = units.column(name).astype(np.float64, copy=False)
+    if not units.is_ragged(name):  # one value a unit
+        return values, np.arange(len(units)) + 1
+    return values, units.ends(name, len(values))
+
+
+def read_observed(units: Table) -> np.ndarray | None:
+    """Stretches in s in which units were observed, (spans, 2); None where none are said."""
+    spans = units.column("obs_intervals").astype(np.float64).reshape(-1, 2)
+    if not len(spans):
+        return None
+    if not np.isfinite(spans).all() or not len(merged := merge(spans)):
         raise BadInput(
-            f"units/{name}_index does not divide the {len(values)} values of units/{name} among "
-            f"{len(units)} units; the file is damaged"
+            "its units have obs_intervals that are empty, NaN or infinite; expected times in "
+            "seconds"
         )
-    return np.split(values, ends[:-1])
+    return merged
 
 
-def check_sorted(name: str, t: np.ndarray) -> None:
-    """Refuse spike times that are NaN or do not ascend."""
-    if not np.isfinite(t).all():
-        raise BadInput(f"{name} has {int((~np.isfinite(t)).sum())} spike times that are NaN")
-    if (np.diff(t) < 0).any():
-        at = int(np.flatnonzero(np.diff(t) < 0)[0])
-        raise BadInput(
-            f"{name} has unsorted spike times ({t[at]:.4f} s before {t[at + 1]:.4f} s); "
-            "sort them in the file"
-        )
+def check_sorted(times: np.ndarray, ends: np.ndarray, name: Callable[[int], str]) -> None:
+    """Refuse spike times that are NaN or do not ascend.
+
+    Args:
+        times: Of all units, one after the other.
+        ends: Where those of each unit end.
+        name: Of a unit by its number, for the message.
+    """
+    begins = np.r_[0, ends[:-1]]
+    ascends = times[1:] >= times[:-1]  # one pass: it is false beside NaN too
+    ascends[begins[(begins > 0) & (begins < len(times))] - 1] = True
+    edges = np.r_[begins[begins < ends], ends[begins < ends] - 1]
+    if ascends.all() and np.isfinite(times[edges]).all():
+        return
+    for unit, t in enumerate(np.split(times, ends[:-1])):
+        if wrong := int((~np.isfinite(t)).sum()):
+            raise BadInput(f"{name(unit)} has {wrong} spike times that are NaN or infinite")
+        if len(at := np.flatnonzero(np.diff(t) < 0)):
+            raise BadInput(
+                f"{name(unit)} has unsorted spike times ({t[at[0]]:.4f} s before "
+                f"{t[at[0] + 1]:.4f} s); sort them in the file"
+            )
 
 
-def electrode_order(nwb) -> tuple[dict[int, int], list[Array]]:
+def electrode_order(table: Table | None) -> tuple[dict[int, int], list[Array]]:
     """Channel of each row of the electrodes table, and the arrays: array after array, in the order
     of their lowest electrode id, and by id within each."""
-    table = nwb.electrodes
-    groups = [str(g) for g in table["group_name"][:]]
-    ids = [int(i) for i in table.id[:]]
+    if table is None or "group_name" not in table.colnames:
+        raise BadInput("has no electrodes table with group names; use spikes.channels=unit")
+    groups = [str(g) for g in table.column("group_name")]
+    ids = [int(i) for i in table.column("id")]
     lowest: dict[str, int] = {}
     for group, id_ in zip(groups, ids, strict=True):
         lowest[group] = min(id_, lowest.get(group, id_))
@@ -105,17 +116,19 @@ def electrode_order(nwb) -> tuple[dict[int, int], list[Array]]:
     return {row: channel for channel, row in enumerate(order)}, arrays
 
 
-def first_electrode(units, unit: int, electrodes: int) -> int:
-    """The row of the electrodes table that a unit names first."""
-    rows_of = units["electrodes"]
-    if hasattr(rows_of, "target"):  # several electrodes a unit, through an index column
-        begin = int(rows_of.data[unit - 1]) if unit else 0
-        rows = np.asarray(rows_of.target.data[begin : int(rows_of.data[unit])])
-    else:
-        rows = np.atleast_1d(rows_of.data[unit])
-    if not len(rows) or not 0 <= int(rows[0]) < electrodes:
-        raise BadInput(f"unit {unit} names no electrode of the electrodes table")
-    return int(rows[0])
+def first_electrodes(units: Table, electrodes: int) -> list[int]:
+    """The row of the electrodes table that each unit names first."""
+    rows = units.column("electrodes")
+    begins, ends = np.arange(len(rows)), np.arange(len(rows)) + 1
+    if units.is_ragged("electrodes"):  # several electrodes a unit
+        ends = units.ends("electrodes", len(rows))
+        begins = np.r_[0, ends[:-1]]
+    found = []
+    for unit, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
+        if begin == end or not 0 <= int(rows[begin]) < electrodes:
+            raise BadInput(f"unit {unit} names no electrode of the electrodes table")
+        found.append(int(rows[begin]))
+    return found
 
 
 def gather(times: list[np.ndarray], channels: list[int], arrays: list[Array]) -> list[np.ndarray]:
@@ -123,16 +136,17 @@ def gather(times: list[np.ndarray], channels: list[int], arrays: list[Array]) ->
     per_channel: list[list] = [[] for _ in range(sum(a.channels for a in arrays))]
     for t, channel in zip(times, channels, strict=True):
         per_channel[channel].append(t)
-    joined = [c[0] if len(c) == 1 else np.concatenate([*c, np.zeros(0)]) for c in per_channel]
-    return [t if (t[1:] >= t[:-1]).all() else np.sort(t) for t in joined]
+    return [
+        c[0] if len(c) == 1 else np.sort(np.concatenate([*c, np.zeros(0)])) for c in per_channel
+    ]
 
 
-def read_events(nwb, recipe: SpikesRecipe) -> Spikes:
+def read_events(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
     """Threshold crossings: series whose values are channel ids, or of one electrode each."""
     table = nwb.electrodes
     if table is not None and len(table):
-        channel_of, arrays = electrode_order(nwb)
-        ids = {int(id_): channel_of[row] for row, id_ in enumerate(table.id[:])}
+        channel_of, arrays = electrode_order(table)
+        ids = {int(id_): channel_of[row] for row, id_ in enumerate(table.column("id"))}
     elif recipe.num_channels:
         channel_of, arrays = {}, [Array(name="events", channels=recipe.num_channels)]
         ids = {recipe.first_channel + c: c for c in range(recipe.num_channels)}
@@ -141,19 +155,22 @@ def read_events(nwb, recipe: SpikesRecipe) -> Spikes:
             "has no electrodes table to give events their channels; say spikes.num_channels"
         )
     times, channels = [], []
-    for path, item in expand(nwb, recipe.path, "events"):
-        if item.timestamps is None:
+    for item in expand(nwb, recipe.path, "events"):
+        t, path = item.timestamps(), item.path
+        if t is None:
             raise BadInput(f"{path} has no timestamps; expected the time of each event")
-        t = np.asarray(item.timestamps, np.float64)
-        check_sorted(path, t)
-        rows = getattr(item, "electrodes", None)
+        check_sorted(t, np.array([len(t)]), lambda _, path=path: path)
+        rows = item.electrodes()
         if rows is not None:  # such as a SpikeEventSeries: all of it on one electrode
-            if len(rows.data) != 1:
-                raise BadInput(f"{path} is of {len(rows.data)} electrodes; expected one a series")
+            if len(rows) != 1 or int(rows[0]) not in channel_of:
+                raise BadInput(
+                    f"{path} is of {len(rows)} electrodes ({rows[:4].tolist()}); expected one of "
+                    "the electrodes table a series"
+                )
             times.append(t)
-            channels.append(channel_of[int(rows.data[0])])
+            channels.append(channel_of[int(rows[0])])
             continue
-        whose = np.asarray(item.data)
+        whose = item.data()
         if whose.shape != t.shape:
             raise BadInput(f"{path}: {len(t)} times, data of shape {whose.shape}; expected ids")
         unknown = sorted(set(np.unique(whose).tolist()) - ids.keys())

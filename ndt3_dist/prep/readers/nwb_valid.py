@@ -3,12 +3,13 @@
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.nwb_file import NwbFile
 from ndt3_dist.prep.readers.nwb_series import Series, find_series, read_times
 from ndt3_dist.prep.readers.spans import intersect, merge, runs
 from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe
 
 
-def read_validity(nwb, recipe: Recipe, covariates: Series | None, file_s: float):
+def read_validity(nwb: NwbFile, recipe: Recipe, covariates: Series | None, file_s: float):
     """Valid stretches in s, (spans, 2), or None where the recipe does not ask.
 
     Args:
@@ -28,11 +29,10 @@ def read_validity(nwb, recipe: Recipe, covariates: Series | None, file_s: float)
     return found
 
 
-def table_spans(nwb, recipe: Recipe) -> np.ndarray:
+def table_spans(nwb: NwbFile, recipe: Recipe) -> np.ndarray:
     """Intervals of the rows that are valid, wider or narrower as the recipe says."""
     rule = recipe.validity
-    tables = {t.name: t for t in (nwb.trials, nwb.epochs, nwb.invalid_times) if t is not None}
-    tables |= dict(nwb.intervals or {})
+    tables = nwb.intervals()
     if rule.table not in tables:
         raise BadInput(
             f"no intervals {rule.table!r}; the file has {', '.join(sorted(tables)) or 'none'}"
@@ -44,10 +44,10 @@ def table_spans(nwb, recipe: Recipe) -> np.ndarray:
                 f"{rule.table} has no column {column!r}; it has {', '.join(table.colnames)}"
             )
     edges = np.column_stack(
-        [np.asarray(table[rule.start][:], np.float64), np.asarray(table[rule.stop][:], np.float64)]
+        [table.column(name).astype(np.float64) for name in (rule.start, rule.stop)]
     )
     if rule.column:
-        said = [as_text(v) for v in table[rule.column][:]]
+        said = [as_text(v) for v in table.column(rule.column)]
         edges = edges[np.isin(said, rule.values)]
         if not len(edges):
             raise BadInput(
@@ -67,11 +67,13 @@ def as_text(value) -> str:
     return str(value)
 
 
-def mask_spans(nwb, recipe: Recipe, covariates: Series | None, file_s: float) -> np.ndarray:
+def mask_spans(
+    nwb: NwbFile, recipe: Recipe, covariates: Series | None, file_s: float
+) -> np.ndarray:
     """Stretches in which a mask series is true."""
     rule = recipe.validity
     series = find_series(nwb, rule.mask, "mask")
-    valid = np.asarray(series.data)
+    valid = series.data()
     if valid.ndim == 2 and valid.shape[1] == 1:
         valid = valid[:, 0]
     if valid.ndim != 1 or not np.isin(valid, (0, 1)).all():
@@ -80,7 +82,7 @@ def mask_spans(nwb, recipe: Recipe, covariates: Series | None, file_s: float) ->
     if rule.clock == "own":
         like = recipe.covariates if recipe.covariates.path else recipe.spikes
         stamped = CovariatesRecipe(stamped=like.stamped)
-        times, period = read_times(series, rule.mask, len(valid), stamped, file_s)
+        times, period = read_times(series, len(valid), stamped, file_s)
     else:
         assert covariates is not None  # the recipe is refused otherwise
         times, period = covariates.times, covariates.period

@@ -13,7 +13,7 @@ import scipy.sparse
 from mat_files import cell, put, struct_array, write_mat
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.readers import mat_v73, mat_values
+from ndt3_dist.prep.readers import hdf5, mat_v73
 from ndt3_dist.prep.readers.mat import read_mat
 from ndt3_dist.prep.readers.mat_file import open_mat
 from ndt3_dist.prep.readers.mat_recipe import MatRecipe
@@ -418,8 +418,8 @@ def test_a_compressed_variable_that_unpacks_out_of_proportion_is_refused(
     size = 0xFFFFFFF0 if lie == "declared" else len(inner) + (1 << 23)
     inner = struct.pack("<II", 14, size) + inner + bytes(1 << 23)
     if lie == "true":
-        monkeypatch.setattr(mat_values, "FREE_BYTES", 1 << 20)
-        monkeypatch.setattr(mat_values, "MOST_RATIO", 100)
+        monkeypatch.setattr(hdf5, "FREE_BYTES", 1 << 20)
+        monkeypatch.setattr(hdf5, "MOST_RATIO", 100)
     packed = zlib.compress(inner)
     path.write_bytes(path.read_bytes()[:128] + struct.pack("<II", 15, len(packed)) + packed)
     assert "variable 1 declares" in refusal(path)

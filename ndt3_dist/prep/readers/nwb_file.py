@@ -1,0 +1,195 @@
+"""An NWB file as its groups and datasets, through h5py.
+
+pynwb builds every object of a file before the first value can be read, which costs several times
+the reading itself; what is needed here is little and fixed by the NWB 2 schema
+(https://nwb-schema.readthedocs.io): tables with columns, and time series.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.readers.hdf5 import refuse_bomb, refuse_elsewhere
+
+PLACES = ("acquisition", "analysis", "processing", "scratch", "stimulus")
+"""Groups of a file in which a recipe's paths begin."""
+
+
+class NwbFile:
+    """An open file of so many bytes."""
+
+    def __init__(self, h5, size: int):
+        self.h5, self.size, self.unpacked = h5, size, 0
+
+    def read(self, dataset, field: str) -> np.ndarray:
+        """The values of a dataset, after a look at what it declares; strings as objects of str."""
+        declared = dataset.size * dataset.dtype.itemsize
+        self.unpacked += declared
+        refuse_bomb(field, declared, dataset.id.get_storage_size())
+        refuse_bomb(field, self.unpacked, self.size)
+        values = dataset[()]
+        if dataset.dtype.kind in "OS":
+            return np.array([as_str(v) for v in np.ravel(values)], object).reshape(np.shape(values))
+        return np.asarray(values)
+
+    def text(self, path: str) -> str | None:
+        """A string of the file, such as general/session_id."""
+        found = self.h5.get(path)
+        return as_str(found[()]) if found is not None else None
+
+    def table(self, path: str) -> "Table | None":
+        found = self.h5.get(path)
+        return None if found is None else Table(self, found, path)
+
+    @property
+    def units(self) -> "Table | None":
+        return self.table("units")
+
+    @property
+    def electrodes(self) -> "Table | None":
+        return self.table("general/extracellular_ephys/electrodes")
+
+    def intervals(self) -> "dict[str, Table]":
+        """Tables of intervals by name: trials, epochs and others."""
+        return {name: Table(self, group, name) for name, group in groups(self.h5, "intervals")}
+
+    def children(self, path: str) -> dict[str, Any]:
+        """Groups below a path ("" = those where recipes' paths begin), by name."""
+        if not path:
+            known = {name: self.h5[name] for name in PLACES if name in self.h5}
+            usual = ("acquisition", "processing")
+            return {name: group for name, group in known.items() if len(group) or name in usual}
+        return {} if is_series(self.h5[path]) else dict(groups(self.h5, path))
+
+    def series(self, path: str) -> "TimeSeries | None":
+        """The series at a path; None where there is something else, or nothing."""
+        path = path.strip("/")
+        group = self.h5.get(path) if path.split("/")[0] in PLACES else None
+        return TimeSeries(self, group, path) if group is not None and is_series(group) else None
+
+
+class TimeSeries:
+    """Samples with a clock: a group with `data` and timestamps, or a rate."""
+
+    def __init__(self, nwb: NwbFile, group, path: str):
+        self.nwb, self.group, self.path = nwb, group, path
+        self.name = path.rsplit("/", 1)[-1]
+
+    def data(self) -> np.ndarray:
+        """Samples as they are stored, (samples, ...)."""
+        return self.nwb.read(self.group["data"], f"{self.path}/data")
+
+    def timestamps(self) -> np.ndarray | None:
+        """Time of each sample in s, (samples,) float64; None where the file gives a rate."""
+        if "timestamps" not in self.group:
+            return None
+        found = self.nwb.read(self.group["timestamps"], f"{self.path}/timestamps")
+        return np.atleast_1d(found.astype(np.float64, copy=False))
+
+    @property
+    def rate(self) -> float | None:
+        start = self.group.get("starting_time")
+        return None if start is None or "rate" not in start.attrs else float(start.attrs["rate"])
+
+    @property
+    def starting_time(self) -> float:
+        """In s; 0 where the file says none."""
+        start = self.group.get("starting_time")
+        return 0.0 if start is None else float(start[()])
+
+    def attribute(self, name: str, default: float) -> float:
+        """A number beside the data: its conversion or offset."""
+        return float(self.group["data"].attrs.get(name, default))
+
+    @property
+    def unit(self) -> str:
+        return as_str(self.group["data"].attrs.get("unit", ""))
+
+    def electrodes(self) -> np.ndarray | None:
+        """Rows of the electrodes table that the series is of; None where it does not say."""
+        if "electrodes" not in self.group:
+            return None
+        return np.atleast_1d(self.nwb.read(self.group["electrodes"], self.path))
+
+
+class Table:
+    """A DynamicTable: columns of one length, ragged ones with an index of where each row ends."""
+
+    def __init__(self, nwb: NwbFile, group, path: str):
+        self.nwb, self.group, self.path = nwb, group, path
+        named = [as_str(name) for name in group.attrs.get("colnames", ())]
+        self.colnames = [name for name in named if name in group]
+
+    def __len__(self) -> int:
+        return len(self.group["id"])
+
+    def is_ragged(self, name: str) -> bool:
+        return f"{name}_index" in self.group
+
+    def column(self, name: str) -> np.ndarray:
+        """All values of a column; strings as objects of str."""
+        return self.nwb.read(self.group[name], f"{self.path}/{name}")
+
+    def ends(self, name: str, values: int) -> np.ndarray:
+        """Where the values of each row of a ragged column end, (rows,) int64.
+
+        Raises:
+            BadInput: They do not divide its values among the rows.
+        """
+        ends = self.column(f"{name}_index").astype(np.int64)
+        fits = len(ends) == len(self) and len(ends) and (np.diff(ends, prepend=0) >= 0).all()
+        if not fits or ends[-1] != values:
+            raise BadInput(
+                f"{self.path}/{name}_index does not divide the {values} values of "
+                f"{self.path}/{name} among {len(self)} {self.path}; the file is damaged"
+            )
+        return ends
+
+
+@contextmanager
+def open_nwb(path: Path) -> Iterator[NwbFile]:
+    """Open a file; whatever goes wrong within is one BadInput that names it."""
+    import h5py
+
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    if not h5py.is_hdf5(path):
+        raise BadInput(f"{path}: not an NWB file (not HDF5); expected NWB 2 recordings (.nwb)")
+    try:
+        with h5py.File(path, "r") as h5:
+            refuse_elsewhere(h5, unread="specifications")
+            version = as_str(h5.attrs.get("nwb_version", ""))
+            if not version.startswith("2"):
+                told = f"NWB {version}" if version else "no nwb_version"
+                raise BadInput(f"not a readable NWB file ({told}); expected NWB 2")
+            yield NwbFile(h5, path.stat().st_size)
+    except BadInput as e:
+        message = str(e)
+        raise BadInput(message if str(path) in message else f"{path}: {message}") from e
+    except (Exception, MemoryError) as e:
+        # h5py raises anything from KeyError to RuntimeError on a damaged file.
+        reason = " ".join(str(e).split())[:200]
+        raise BadInput(f"{path}: not a readable NWB file ({type(e).__name__}: {reason})") from e
+
+
+def groups(h5, path: str) -> Iterator[tuple[str, Any]]:
+    """Name and group of each group that lies at a path."""
+    import h5py
+
+    for name, found in (h5.get(path) or {}).items():
+        if isinstance(found, h5py.Group):
+            yield str(name), found
+
+
+def is_series(group) -> bool:
+    import h5py
+
+    return isinstance(group, h5py.Group) and isinstance(group.get("data"), h5py.Dataset)
+
+
+def as_str(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
