@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import recordings
 import scipy.io
 import scipy.sparse
 from mat_files import cell, put, struct_array, write_mat
@@ -22,7 +23,6 @@ from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe, SpikesRecipe
 from ndt3_dist.prep.signals import bin_covariates, count_spikes
 
 VERSIONS = ("6", "7", "7.3")
-RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
 TRAINS = [np.array([0.5, 1.25, 3.0]), np.zeros(0), np.array([0.25, 1.0])]
 SECONDS = 4.0
 
@@ -40,29 +40,15 @@ def recipe(mat: dict | None = None, covariates: dict | None = None, **changes) -
 TIMES = recipe({"times": "t"}, {"path": "vel"})
 
 
+def refusal(path: Path, how: Recipe = TIMES) -> str:
+    return recordings.refusal(path, how)
+
+
 def fields(**changes) -> dict:
     """Three channels, the second silent, and a 100 Hz velocity."""
     t = np.arange(round(SECONDS * 100)) / 100
     vel = np.column_stack([np.sin(t), np.cos(t)])
     return {"spikes": cell(TRAINS), "t": t, "vel": vel, **changes}
-
-
-def refusal(path: Path, how: Recipe = TIMES) -> str:
-    """What reading says: one BadInput, one line, the file's path in it once."""
-    with pytest.raises(BadInput) as caught:
-        read_mat(path, how)
-    message = str(caught.value)
-    assert type(caught.value) is BadInput
-    assert message.count(str(path)) == 1
-    assert "\n" not in message
-    return message
-
-
-def genuine(name: str) -> Path:
-    path = RECORDINGS / name
-    if not path.is_file():
-        pytest.skip(f"recording {name} is not in {RECORDINGS.parent.name}/{RECORDINGS.name}")
-    return path
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -209,7 +195,10 @@ def test_units_in_the_columns_of_a_channel_are_summed(tmp_path):
 
 
 def test_stevenson_2011_gives_the_counts_and_velocity_of_its_nwb_file():
-    nwb_path, mat_path = genuine("m1_stevenson_2011.nwb"), genuine("m1_stevenson_2011.mat")
+    nwb_path, mat_path = (
+        recordings.genuine("m1_stevenson_2011.nwb"),
+        recordings.genuine("m1_stevenson_2011.mat"),
+    )
     along = {"holds": "counts", "bin_ms": 50, "bins_along": "columns", "bin_times": "time"}
     how = recipe(
         {**along, "times": "time", "samples_along": "columns", "unit": "m/s"},
@@ -492,7 +481,7 @@ def test_variables_of_a_v5_file_are_listed_in_its_order(version, tmp_path):
 
 
 def test_stevenson_2011_is_parsed_as_scipy_parses_it():
-    path = genuine("m1_stevenson_2011.mat")
+    path = recordings.genuine("m1_stevenson_2011.mat")
     with open_mat(path) as mat:
         for name, values in scipy.io.loadmat(str(path)).items():
             if not name.startswith("__"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mat_files import cell, struct_array, write_mat
+from recordings import refusal
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers.read import read_recording
@@ -17,16 +18,6 @@ RECIPES = Path(__file__).resolve().parents[3] / "data_prep" / "recipes"
 
 def recipe(name: str, *overrides: str) -> Recipe:
     return load_recipe(RECIPES / f"{name}.yaml", list(overrides))
-
-
-def refusal(path: Path, how: Recipe) -> str:
-    """What reading says: one BadInput, one line, the file's path in it once."""
-    with pytest.raises(BadInput) as caught:
-        read_recording(path, how)
-    message = str(caught.value)
-    assert message.count(str(path)) == 1
-    assert "\n" not in message
-    return message
 
 
 def rtt(channels: int = 96, units: int = 3, seconds: float = 6.0, **changes) -> dict:

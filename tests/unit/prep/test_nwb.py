@@ -1,39 +1,18 @@
 """NWB files are read channel by channel; what cannot be used is refused by name in one line."""
 
-from pathlib import Path
-
 import h5py
 import numpy as np
 import pytest
+from recordings import genuine, refusal
 
-from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers.nwb import read_nwb
 from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe, SpikesRecipe
 from ndt3_dist.prep.signals import bin_covariates, bin_spikes
 
-RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
 VELOCITY = "processing/behavior/Velocity/cursor_vel"
 SPIKES_ONLY = Recipe(dataset="t")
 WITH_VELOCITY = Recipe(dataset="t", covariates=CovariatesRecipe(path=VELOCITY))
 TIMES = [np.array([0.5, 1.25, 3.0]), np.array([0.25, 1.0])]
-
-
-def refusal(path: Path, recipe: Recipe = SPIKES_ONLY) -> str:
-    """What reading says: one BadInput, one line, the file's path in it once."""
-    with pytest.raises(BadInput) as caught:
-        read_nwb(path, recipe)
-    message = str(caught.value)
-    assert type(caught.value) is BadInput
-    assert message.count(str(path)) == 1
-    assert "\n" not in message
-    return message
-
-
-def genuine(name: str) -> Path:
-    path = RECORDINGS / name
-    if not path.is_file():
-        pytest.skip(f"recording {name} is not in {RECORDINGS.parent.name}/{RECORDINGS.name}")
-    return path
 
 
 def test_units_on_one_electrode_are_summed_and_silent_electrodes_keep_their_column(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recordings import genuine
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers.read import read_recording
@@ -17,7 +18,6 @@ from ndt3_dist.prep.recipe import Recipe, load_recipe
 from ndt3_dist.prep.windows import cut
 
 RECIPES = Path(__file__).resolve().parents[3] / "data_prep" / "recipes"
-RECORDINGS = Path(__file__).resolve().parents[4] / "shared" / "recordings"
 SECONDS = 12.0
 BINS = 600
 IMPULSE = 333
@@ -371,13 +371,6 @@ def test_nlb_shows_all_that_was_observed_and_nothing_else(written, name):
     # The train windows are whole, so what is over before the split and the hole is not shown.
     assert set(shown.tolist()) <= set(OBSERVED.tolist())
     assert set(range(480, 600)) <= set(shown.tolist())
-
-
-def genuine(name: str) -> Path:
-    path = RECORDINGS / name
-    if not path.is_file():
-        pytest.skip(f"recording {name} is not in {RECORDINGS.parent.name}/{RECORDINGS.name}")
-    return path
 
 
 def test_genuine_epochs_and_trials_cut_a_recording():
