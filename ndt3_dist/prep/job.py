@@ -63,7 +63,8 @@ def prepare(recipe: Recipe) -> Manifest:
             return commit(recipe, before, [], [], []) if before.failed else before
         with ray_pool(recipe, len(new)) as run_all:
             spools, failed = run_sessions(recipe, key, new, before, run_all)
-            check_ids(spools, before)
+            spools, claims = one_of_each(spools, before)
+            failed = sorted([*failed, *claims], key=lambda f: f.source)
             if not spools and not before:
                 first = f"{failed[0].source}: {failed[0].error}"
                 raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
@@ -275,17 +276,29 @@ def describe(spool: dict) -> str:
     return f"{session.id}: {kept} windows, {rejected} rejected{done_before}"
 
 
-def check_ids(spools: list[dict], before: Manifest | None) -> None:
-    """Refuse two recordings that claim to be the same session."""
-    seen = {s.id: s.source for s in before.sessions} if before else {}
+def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict], list[Failure]]:
+    """Spools whose session no other claims, and the failures of those that claim one together.
+
+    Which of them is right cannot be known: none is taken, and one that the corpus has stays.
+    """
+    claims: dict[str, list[str]] = {s.id: [s.source] for s in before.sessions} if before else {}
+    for spool in spools:
+        session = spool["session"]
+        claims.setdefault(session["id"], []).append(session["source"])
+    kept, failed = [], []
     for spool in spools:
         session, source = spool["session"]["id"], spool["session"]["source"]
-        if session in seen:
-            raise BadInput(
-                f"{source} and {seen[session]} are both session {session}; give the files "
-                "different session ids, or prepare them as two datasets"
-            )
-        seen[session] = source
+        others = [name for name in claims[session] if name != source]
+        if not others:
+            kept.append(spool)
+            continue
+        reason = (
+            f"is session {session}, as {', '.join(others[:3])} is; give the files different "
+            "session ids, or prepare them as two datasets"
+        )
+        failed.append(Failure(source=source, error=reason))
+        print(f"failed: {source}: {reason}", file=sys.stderr, flush=True)
+    return kept, failed
 
 
 def run_shards(

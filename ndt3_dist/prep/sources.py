@@ -75,10 +75,13 @@ def fetched(source: Source) -> Iterator[tuple[Path, str]]:
     """A local file of a recording and its sha256; a remote one lies on this host's disk meanwhile.
 
     Raises:
+        BadInput: It is no file, but a pipe or the like.
         NoRoom: It does not fit.
         StoreFailed: It cannot be had.
     """
     if not storage.is_remote(source.path):
+        if Path(source.path).exists() and not Path(source.path).is_file():
+            raise BadInput(f"{source.path}: not a regular file; expected a recording")
         yield Path(source.path), storage.sha256_file(source.path)
         return
     storage.check_room(tempfile.gettempdir(), source.bytes)

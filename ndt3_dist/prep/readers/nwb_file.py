@@ -36,6 +36,13 @@ class NwbFile:
             return np.array([as_str(v) for v in np.ravel(values)], object).reshape(np.shape(values))
         return np.asarray(values)
 
+    def numbers(self, dataset, field: str) -> np.ndarray:
+        """The values of an array of numbers, as they are stored."""
+        if dataset.dtype.kind not in "biuf" or not dataset.ndim:
+            what = f"an array of {dataset.dtype}" if dataset.ndim else "a single value"
+            raise BadInput(f"{field} is {what}; expected an array of numbers")
+        return self.read(dataset, field)
+
     def text(self, path: str) -> str | None:
         """A string of the file, such as general/session_id."""
         found = self.h5.get(path)
@@ -55,7 +62,10 @@ class NwbFile:
 
     def intervals(self) -> "dict[str, Table]":
         """Tables of intervals by name: trials, epochs and others."""
-        return {name: Table(self, group, name) for name, group in groups(self.h5, "intervals")}
+        return {
+            name: Table(self, group, f"intervals/{name}")
+            for name, group in groups(self.h5, "intervals")
+        }
 
     def children(self, path: str) -> dict[str, Any]:
         """Groups below a path ("" = those where recipes' paths begin), by name."""
@@ -81,29 +91,32 @@ class TimeSeries:
 
     def data(self) -> np.ndarray:
         """Samples as they are stored, (samples, ...)."""
-        return self.nwb.read(self.group["data"], f"{self.path}/data")
+        return self.nwb.numbers(self.group["data"], f"{self.path}/data")
 
     def timestamps(self) -> np.ndarray | None:
         """Time of each sample in s, (samples,) float64; None where the file gives a rate."""
         if "timestamps" not in self.group:
             return None
-        found = self.nwb.read(self.group["timestamps"], f"{self.path}/timestamps")
-        return np.atleast_1d(found.astype(np.float64, copy=False))
+        times = self.nwb.numbers(self.group["timestamps"], f"{self.path}/timestamps")
+        return times.astype(np.float64, copy=False).ravel()
 
     @property
     def rate(self) -> float | None:
+        """In Hz; None where the file says none."""
         start = self.group.get("starting_time")
-        return None if start is None or "rate" not in start.attrs else float(start.attrs["rate"])
+        if start is None or "rate" not in start.attrs:
+            return None
+        return number(start.attrs["rate"], f"{self.path}: its rate")
 
     @property
     def starting_time(self) -> float:
         """In s; 0 where the file says none."""
         start = self.group.get("starting_time")
-        return 0.0 if start is None else float(start[()])
+        return 0.0 if start is None else number(start[()], f"{self.path}/starting_time")
 
     def attribute(self, name: str, default: float) -> float:
         """A number beside the data: its conversion or offset."""
-        return float(self.group["data"].attrs.get(name, default))
+        return number(self.group["data"].attrs.get(name, default), f"{self.path}: its {name}")
 
     @property
     def unit(self) -> str:
@@ -125,6 +138,8 @@ class Table:
         self.colnames = [name for name in named if name in group]
 
     def __len__(self) -> int:
+        if "id" not in self.group:
+            raise BadInput(f"{self.path} has no ids; the file is damaged")
         return len(self.group["id"])
 
     def is_ragged(self, name: str) -> bool:
@@ -132,7 +147,28 @@ class Table:
 
     def column(self, name: str) -> np.ndarray:
         """All values of a column; strings as objects of str."""
-        return self.nwb.read(self.group[name], f"{self.path}/{name}")
+        return self.nwb.read(self._dataset(name), f"{self.path}/{name}")
+
+    def rows(self, name: str) -> np.ndarray:
+        """A column with one value a row."""
+        values = self.column(name)
+        if values.shape != (len(self),):
+            raise BadInput(
+                f"{self.path}/{name} has shape {values.shape}, the table {len(self)} rows; "
+                "expected one value a row"
+            )
+        return values
+
+    def numbers(self, name: str) -> np.ndarray:
+        """All values of a column of numbers, float64."""
+        found = self.nwb.numbers(self._dataset(name), f"{self.path}/{name}")
+        return found.astype(np.float64, copy=False)
+
+    def _dataset(self, name: str):
+        try:
+            return self.group[name]
+        except (RuntimeError, KeyError) as e:
+            raise BadInput(f"{self.path}/{name} is a link that leads nowhere") from e
 
     def ends(self, name: str, values: int) -> np.ndarray:
         """Where the values of each row of a ragged column end, (rows,) int64.
@@ -140,7 +176,7 @@ class Table:
         Raises:
             BadInput: They do not divide its values among the rows.
         """
-        ends = self.column(f"{name}_index").astype(np.int64)
+        ends = self.numbers(f"{name}_index").astype(np.int64)
         fits = len(ends) == len(self) and len(ends) and (np.diff(ends, prepend=0) >= 0).all()
         if not fits or ends[-1] != values:
             raise BadInput(
@@ -183,6 +219,13 @@ def groups(h5, path: str) -> Iterator[tuple[str, Any]]:
     for name, found in (h5.get(path) or {}).items():
         if isinstance(found, h5py.Group):
             yield str(name), found
+
+
+def number(value: Any, field: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as e:
+        raise BadInput(f"{field} is {value!r}; expected a number") from e
 
 
 def is_series(group) -> bool:

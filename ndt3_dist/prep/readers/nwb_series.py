@@ -111,7 +111,17 @@ def read_times(
     ascends = np.isfinite(times).all() and (np.diff(times) > 0).all()
     if not ascends and not ("repeated_times" in recipe.drop and np.isfinite(times).all()):
         raise BadInput(f"{item.path}: timestamps are not strictly ascending")
+    if contradicts(lasts := float(times[-1] - times[0]), float(times[0]), period, file_s):
+        raise BadInput(
+            f"{item.path}: its timestamps span {lasts:.0f} s, all else in the file ends at "
+            f"{file_s:.0f} s; expected seconds since the start of the session"
+        )
     return times - period if recipe.stamped == "end" else times, period
+
+
+def contradicts(lasts: float, start: float, period: float, file_s: float) -> bool:
+    """Whether a series lasts so much longer than the rest of its file that its clock is wrong."""
+    return file_s > 0 and lasts > CONTRADICTION * max(file_s - min(start, 0.0), period)
 
 
 def regular_times(item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float):
@@ -122,7 +132,7 @@ def regular_times(item: TimeSeries, samples: int, recipe: CovariatesRecipe, file
     period = rate if recipe.rate_is_period else 1.0 / rate
     start = item.attribute("offset", 0.0) if recipe.offset_is_start else item.starting_time
     lasts = samples * period
-    if lasts > CONTRADICTION * max(file_s - min(start, 0.0), period) > 0 and file_s > 0:
+    if contradicts(lasts, start, period, file_s):
         other = "false" if recipe.rate_is_period else "true"
         raise BadInput(
             f"{item.path}: {samples} samples at rate {rate:g} last {lasts:.0f} s, all else in the "
@@ -152,7 +162,7 @@ def find_series(nwb: NwbFile, path: str, what: str = "covariates") -> TimeSeries
     if series := nwb.series(path):
         return series
     kind = as_str(nwb.h5[walk(nwb, path, what)].attrs.get("neurodata_type", "group"))
-    raise BadInput(f"{path} is a {kind}; expected a TimeSeries")
+    raise BadInput(f"{path} is a {kind} without data; expected a TimeSeries")
 
 
 def walk(nwb: NwbFile, path: str, what: str) -> str:

@@ -38,7 +38,9 @@ def read_units(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
     if units is None or "spike_times" not in units.colnames or not len(units):
         raise BadInput("has no units with spike times; expected a units table")
     times, ends = ragged(units, "spike_times")
-    if not len(times):
+    if times.ndim != 1 or not len(times):
+        if times.ndim != 1:
+            raise BadInput(f"units/spike_times has shape {times.shape}; expected one dimension")
         raise BadInput("has zero spikes in all its units")
     check_sorted(times, ends, lambda unit: f"unit {units.column('id')[unit]}")
     unit_times = np.split(times, ends[:-1])
@@ -57,7 +59,7 @@ def read_units(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
 
 def ragged(units: Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """A column of the units table: its values, float64, and where those of each unit end."""
-    values = units.column(name).astype(np.float64, copy=False)
+    values = units.numbers(name)
     if not units.is_ragged(name):  # one value a unit
         return values, np.arange(len(units)) + 1
     return values, units.ends(name, len(values))
@@ -65,7 +67,7 @@ def ragged(units: Table, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def read_observed(units: Table) -> np.ndarray | None:
     """Stretches in s in which units were observed, (spans, 2); None where none are said."""
-    spans = units.column("obs_intervals").astype(np.float64).reshape(-1, 2)
+    spans = units.numbers("obs_intervals").reshape(-1, 2)
     if not len(spans):
         return None
     if not np.isfinite(spans).all() or not len(merged := merge(spans)):
@@ -105,8 +107,8 @@ def electrode_order(table: Table | None) -> tuple[dict[int, int], list[Array]]:
     of their lowest electrode id, and by id within each."""
     if table is None or "group_name" not in table.colnames:
         raise BadInput("has no electrodes table with group names; use spikes.channels=unit")
-    groups = [str(g) for g in table.column("group_name")]
-    ids = [int(i) for i in table.column("id")]
+    groups = [str(g) for g in table.rows("group_name")]
+    ids = [int(i) for i in table.rows("id")]
     lowest: dict[str, int] = {}
     for group, id_ in zip(groups, ids, strict=True):
         lowest[group] = min(id_, lowest.get(group, id_))
@@ -118,7 +120,7 @@ def electrode_order(table: Table | None) -> tuple[dict[int, int], list[Array]]:
 
 def first_electrodes(units: Table, electrodes: int) -> list[int]:
     """The row of the electrodes table that each unit names first."""
-    rows = units.column("electrodes")
+    rows = units.numbers("electrodes")
     begins, ends = np.arange(len(rows)), np.arange(len(rows)) + 1
     if units.is_ragged("electrodes"):  # several electrodes a unit
         ends = units.ends("electrodes", len(rows))

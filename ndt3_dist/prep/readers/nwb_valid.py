@@ -43,11 +43,9 @@ def table_spans(nwb: NwbFile, recipe: Recipe) -> np.ndarray:
             raise BadInput(
                 f"{rule.table} has no column {column!r}; it has {', '.join(table.colnames)}"
             )
-    edges = np.column_stack(
-        [table.column(name).astype(np.float64) for name in (rule.start, rule.stop)]
-    )
+    edges = np.column_stack([table.numbers(name) for name in (rule.start, rule.stop)])
     if rule.column:
-        said = [as_text(v) for v in table.column(rule.column)]
+        said = [as_text(v) for v in table.rows(rule.column)]
         edges = edges[np.isin(said, rule.values)]
         if not len(edges):
             raise BadInput(

@@ -320,14 +320,26 @@ def test_a_changed_recording_is_refused_and_rebuilt_on_request(
     assert hashes(tmp_path / "corpus") == hashes(tmp_path / "fresh")
 
 
-def test_two_recordings_that_claim_one_session_are_refused_by_name(
+def test_recordings_that_claim_one_session_fail_by_name_and_the_rest_is_kept(
     tmp_path, without_ray, write_session
 ):
-    for name in ("a", "b"):
-        write_session(tmp_path / "nwb" / f"{name}.nwb", seed=0, session="01")
-    with pytest.raises(BadInput, match=r"b\.nwb and a\.nwb are both session t-A-01"):
-        job.prepare(recipe_of(tmp_path / "nwb", tmp_path / "corpus"))
-    assert not (tmp_path / "corpus" / "manifest.json").exists()
+    for number, name in enumerate("abc"):
+        session = "02" if name == "c" else "01"
+        write_session(tmp_path / "nwb" / f"{name}.nwb", seed=number, session=session)
+    recipe = recipe_of(tmp_path / "nwb", tmp_path / "corpus")
+    manifest = job.prepare(recipe)
+    assert [s.id for s in manifest.sessions] == ["t-A-02"]
+    assert [f.source for f in manifest.failed] == ["a.nwb", "b.nwb"]
+    assert manifest.failed[0].error.startswith("is session t-A-01, as b.nwb is; give the files")
+    assert verify_corpus(str(tmp_path / "corpus")) == []
+
+    # One of them is put right, and one comes that claims a session of the corpus.
+    write_session(tmp_path / "nwb" / "b.nwb", seed=1, session="03")
+    write_session(tmp_path / "nwb" / "d.nwb", seed=3, session="02")
+    manifest = job.prepare(recipe)
+    assert [s.id for s in manifest.sessions] == ["t-A-02", "t-A-01", "t-A-03"]
+    assert [f.source for f in manifest.failed] == ["d.nwb"]
+    assert "is session t-A-02, as c.nwb is" in manifest.failed[0].error
 
 
 def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
