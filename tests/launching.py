@@ -32,6 +32,39 @@ SMALL = [
 ]
 
 
+BREAK = """
+import builtins, os, sys
+if os.environ.get("RANK") == "1":
+    true = builtins.__import__
+    def hook(*args, **kwargs):
+        module = true(*args, **kwargs)
+        stream = sys.modules.get("ndt3_dist.data.stream")
+        if stream and hasattr(stream, "Stream") and not hasattr(stream.Stream, "whole"):
+            stream.Stream.whole = stream.Stream._fill
+            def fill(self, step, position):
+                self.whole(step, position)
+                if WHERE:
+                    step.batches[0][1]["covariates"][0] = float("nan")
+            stream.Stream._fill = fill
+        return module
+    builtins.__import__ = hook
+"""
+
+
+def break_rank_1(folder, monkeypatch, where: str, also: str = "") -> None:
+    """Every process started from here on gives rank 1 NaN in its first covariates.
+
+    Args:
+        folder: For the file that does it.
+        where: Python over `position`, the rows before a step: "position == 4".
+        also: Python that every process runs at its start.
+    """
+    (folder / "break").mkdir(exist_ok=True)
+    text = also + BREAK.replace("WHERE", where)
+    (folder / "break" / "sitecustomize.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(folder / "break"))
+
+
 def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True):
     """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process."""
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))

@@ -134,9 +134,8 @@ class Writer:
             return
         self.failed += 1
         if self.rank == 0:
-            with contextlib.suppress(
-                OSError, Ndt3DistError
-            ):  # what is left without checkpoint.json is no step
+            # What is left without checkpoint.json is no step.
+            with contextlib.suppress(OSError, Ndt3DistError):
                 delete_step(self.run, save.step)
         why = f"{step_folder(self.run, save.step)} could not be written: {problems[0]}"
         if self.failed >= PATIENCE:

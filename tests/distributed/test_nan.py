@@ -5,34 +5,14 @@ import math
 import shutil
 
 import torch
-from launching import launch, losses
+from launching import break_rank_1, launch, losses
 
 from ndt3_dist.checkpoint.format import delete_step, open_step
 from ndt3_dist.train.metrics import read_metrics
 
-BREAK = """
-import builtins, os, sys
-if os.environ.get("RANK") == "1":
-    true = builtins.__import__
-    def hook(*args, **kwargs):
-        module = true(*args, **kwargs)
-        stream = sys.modules.get("ndt3_dist.data.stream")
-        if stream and hasattr(stream, "Stream") and not hasattr(stream.Stream, "whole"):
-            stream.Stream.whole = stream.Stream._fill
-            def fill(self, step, position):
-                self.whole(step, position)
-                if position in (0, 12):  # the first and the fourth step
-                    step.batches[0][1]["covariates"][0] = float("nan")
-            stream.Stream._fill = fill
-        return module
-    builtins.__import__ = hook
-"""
-
 
 def test_a_nan_of_one_rank_is_skipped_by_all_and_named(corpus, tmp_path, monkeypatch):
-    (tmp_path / "break").mkdir()
-    (tmp_path / "break" / "sitecustomize.py").write_text(BREAK)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "break"))
+    break_rank_1(tmp_path, monkeypatch, "position in (0, 12)")  # the first and the fourth step
     extra = ["train.precision=fp32", "checkpoint.every_steps=1", "checkpoint.keep_last=20"]
     code, log = launch(tmp_path, corpus, extra=extra)
     assert code == 0, log
@@ -56,10 +36,7 @@ def test_a_nan_of_one_rank_is_skipped_by_all_and_named(corpus, tmp_path, monkeyp
 def test_after_too_many_the_run_goes_back_and_on_with_the_data_that_follows(
     corpus, tmp_path, monkeypatch
 ):
-    (tmp_path / "break").mkdir()
-    broken = BREAK.replace("position in (0, 12)", "24 <= position <= 32")  # steps 7 to 9
-    (tmp_path / "break" / "sitecustomize.py").write_text(broken)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "break"))
+    break_rank_1(tmp_path, monkeypatch, "24 <= position <= 32")  # steps 7 to 9
     extra = ["train.max_skipped=2", "checkpoint.every_steps=5"]
     code, log = launch(tmp_path, corpus, extra=extra)
     assert code == 0, log

@@ -7,26 +7,12 @@ import time
 
 import psutil
 import pytest
-from launching import launch, log_of, losses, ranks_of, wait_for_steps
+from launching import break_rank_1, launch, log_of, losses, ranks_of, wait_for_steps
 
-BREAK = """
-import builtins, os, random, sys, time
+JUMPING = """
+import random, time
 clock = time.time
 time.time = lambda: clock() + 86400 * random.randint(-3, 3)
-if os.environ.get("RANK") == "1":
-    true = builtins.__import__
-    def hook(*args, **kwargs):
-        module = true(*args, **kwargs)
-        stream = sys.modules.get("ndt3_dist.data.stream")
-        if stream and hasattr(stream, "Stream") and not hasattr(stream.Stream, "whole"):
-            stream.Stream.whole = stream.Stream._fill
-            def fill(self, step, position):
-                self.whole(step, position)
-                if position == 4:  # the second step
-                    step.batches[0][1]["covariates"][0] = float("nan")
-            stream.Stream._fill = fill
-        return module
-    builtins.__import__ = hook
 """
 
 
@@ -36,9 +22,7 @@ if os.environ.get("RANK") == "1":
 def test_of_four_ranks_one_breaks_a_step_one_stands_still_and_one_is_killed(
     corpus, tmp_path, monkeypatch, stands_s
 ):
-    (tmp_path / "break").mkdir()
-    (tmp_path / "break" / "sitecustomize.py").write_text(BREAK)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "break"))
+    break_rank_1(tmp_path, monkeypatch, "position == 4", also=JUMPING)  # the second step
     extra = ["train.max_steps=100000", "train.slow_rank_s=4", "train.precision=fp32"]
     process = launch(tmp_path, corpus, 4, extra, wait=False)
     wait_for_steps(process, tmp_path, 3)
