@@ -188,7 +188,7 @@ def reject(spikes: np.ndarray, covariates: np.ndarray, window_bins: int) -> list
     mean = values.sum(axis=1) / np.maximum(count, 1)
     apart = np.where(finite, values - mean[:, None], 0)
     deviation = np.sqrt((apart**2).sum(axis=1) / np.maximum(count, 1))
-    # A dimension that is nowhere finite says nothing; one that varies is enough.
-    constant = (count > 0).any(axis=1) & ((deviation < CONSTANT) | (count == 0)).all(axis=1)
+    # A dimension that is nowhere finite deviates by nothing; one that varies is enough.
+    constant = (count > 0).any(axis=1) & (deviation < CONSTANT).all(axis=1)
     reasons = np.where(silent, "no_spikes", np.where(constant, "constant_covariates", ""))
     return reasons.tolist() + ["too_short"] * (rest > 0)

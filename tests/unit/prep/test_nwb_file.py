@@ -138,6 +138,22 @@ def test_zeros_that_unpack_to_a_thousand_times_their_size_are_refused(
     assert "units/spike_times declares" in refusal(path)
 
 
+def test_many_arrays_that_are_much_together_are_refused(write_session, tmp_path, monkeypatch):
+    path = write_session(tmp_path / "a.nwb", seed=0)
+    with h5py.File(path, "a") as f:
+        for name in "abcdef":
+            group = f.create_group(f"processing/behavior/Many/{name}")
+            packed = {"compression": "gzip", "compression_opts": 9}
+            group.create_dataset("data", data=np.zeros(1 << 17), **packed)
+            group["timestamps"] = h5py.SoftLink("/processing/behavior/Many/times")
+        f["processing/behavior/Many/times"] = np.arange(1 << 17) / 1e4
+    many = Recipe(dataset="t", covariates=CovariatesRecipe(path="processing/behavior/Many/*"))
+    assert read_nwb(path, many).covariates.shape == (1 << 17, 6)
+    monkeypatch.setattr(hdf5, "FREE_BYTES", 1 << 21)  # each takes half of it
+    monkeypatch.setattr(hdf5, "MOST_RATIO", 1)
+    assert "declares" in refusal(path, many)
+
+
 def test_an_external_file_behind_a_soft_link_is_never_opened(write_session, tmp_path):
     path, secret = write_session(tmp_path / "a.nwb", seed=0), tmp_path / "secret.h5"
     with h5py.File(secret, "w") as f:

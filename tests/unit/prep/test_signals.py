@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.signals import bin_covariates, bin_spikes, covariate_scales
+from ndt3_dist.prep.signals import TILE, bin_covariates, bin_spikes, covariate_scales
 
 BIN_S = 0.02
 STARTS = (0.0, 7.3, 1234.56)
@@ -135,3 +135,12 @@ def test_a_scale_is_the_quantile_of_absolute_finite_values():
 def test_a_dimension_that_is_zero_or_absent_has_scale_one():
     values = np.column_stack([np.zeros(50), np.full(50, np.nan), np.full(50, 1e-12)])
     assert covariate_scales(values, 0.999).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_counts_of_a_long_recording_are_those_of_a_histogram():
+    """Longer than what is turned about at once, and no multiple of it."""
+    rng, bins = np.random.default_rng(0), 2 * TILE + 77
+    times = [np.sort(rng.uniform(-1, bins * 0.02 + 1, 20_000)) for _ in range(5)]
+    edges = np.arange(bins + 1) * 0.02
+    expected = np.stack([np.histogram(t, edges)[0] for t in times], axis=1)
+    np.testing.assert_array_equal(bin_spikes(times, 0.0, 0.02, bins), expected)

@@ -123,6 +123,19 @@ def test_nothing_of_the_test_part_leaks_into_scales_or_windows_to_fit(fit):
     assert tests[0] != tests[1]
 
 
+def test_a_window_whose_finite_values_are_constant_is_rejected_whatever_is_missing():
+    recording = make_recording(500)
+    recording.covariates[100:200] = 7.0
+    recording.covariates[130:150] = np.nan  # finite values are all alike
+    recording.covariates[200:300, 0] = np.nan  # one dimension is missing, the other varies
+    recording.covariates[300:400, 0] = np.nan
+    recording.covariates[300:400, 1] = 3.0  # the other is constant
+    recording.covariates[400:500] = np.nan  # kept for its spikes
+    session, samples = cut(recording, recipe_of(train=(0, 1)), "a.nwb", "0" * 64)
+    assert session.windows["train"].rejected == {"constant_covariates": 2}
+    assert [s[3]["start_bin"] for s in samples] == [0, 200, 400]
+
+
 def test_each_rejected_window_is_counted_under_its_reason():
     recording = make_recording(850)
     silence(recording, 100, 300)
