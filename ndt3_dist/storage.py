@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from ndt3_dist import remote
-from ndt3_dist.errors import BadInput, NoRoom
+from ndt3_dist.errors import BadInput, NoRoom, StoreFailed
 
 READ_BYTES = 1 << 22
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -254,7 +254,13 @@ def chunks(path: str | Path) -> Iterator[bytes]:
         return
     start, total = 0, size(path)
     while start < total:
-        yield remote.read_range(str(path), start, start + READ_BYTES)
+        piece = remote.read_range(str(path), start, start + READ_BYTES)
+        if len(piece) != min(READ_BYTES, total - start):  # some web servers send all, always
+            raise StoreFailed(
+                f"{path}: {len(piece)} bytes came from byte {start} on, "
+                f"{min(READ_BYTES, total - start)} were asked for; does the server send parts?"
+            )
+        yield piece
         start += READ_BYTES
 
 

@@ -1,16 +1,22 @@
-"""The recordings of a recipe: found, sorted and measured before any work begins."""
+"""The recordings of a recipe: found, sorted and measured before any work begins.
+
+A source is a file, a folder, its like in a store, or the list of assets that DANDI keeps of each
+dandiset (assets.jsonld), whose recordings lie in its bucket under names without meaning.
+"""
 
 import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.recipe import Recipe
+
+LISTING = "assets.jsonld"
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,13 @@ class Source:
         path: Local path or URL.
         name: Path below the recipe's source, with '/'.
         bytes: Its size.
+        sha256: Hash that its content must have; "" where none is known beforehand.
     """
 
     path: str
     name: str
     bytes: int
+    sha256: str = ""
 
 
 def find_sources(recipe: Recipe) -> list[Source]:
@@ -40,7 +48,10 @@ def find_sources(recipe: Recipe) -> list[Source]:
             f"source {root or '(empty)'}: no such file or folder; "
             "give source=FILE or source=FOLDER, a path or an s3:// URL"
         )
-    found = _remote(recipe) if storage.is_remote(root) else _local(recipe)
+    if root.endswith(LISTING):
+        found = _listed(recipe)
+    else:
+        found = _remote(recipe) if storage.is_remote(root) else _local(recipe)
     if not found:
         raise BadInput(f"source {root}: no file matches {recipe.pattern}")
     return sorted(found, key=lambda source: source.name)
@@ -62,12 +73,56 @@ def _remote(recipe: Recipe) -> list[Source]:
     found = storage.walk(recipe.source)
     if len(found) == 1 and "" in found:
         return [Source(recipe.source, recipe.source.rsplit("/", 1)[-1], found[""])]
-    pattern = recipe.pattern.removeprefix("**/")
     return [
         Source(storage.join(recipe.source, name), name, size)
         for name, size in found.items()
-        if fnmatch(PurePosixPath(name).name if "/" not in pattern else name, pattern)
+        if matches(name, recipe.pattern)
     ]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name with '/' is of a pattern: * within a folder, **/ for any folders or none."""
+
+    def rest(parts: list[str], wanted: list[str]) -> bool:
+        if not wanted:
+            return not parts
+        if wanted[0] == "**":
+            return rest(parts, wanted[1:]) or (bool(parts) and rest(parts[1:], wanted))
+        return bool(parts) and fnmatchcase(parts[0], wanted[0]) and rest(parts[1:], wanted[1:])
+
+    return rest(name.split("/"), pattern.split("/"))
+
+
+def _listed(recipe: Recipe) -> list[Source]:
+    """Recordings of a dandiset by its list of assets: their names, where they lie, their hashes.
+
+    Source: the dandi-schema fields path, contentUrl, contentSize and digest.
+    """
+    found = []
+    for number, asset in enumerate(_list_of(recipe.source)):
+        try:
+            name, size, urls = asset["path"], int(asset["contentSize"]), list(asset["contentUrl"])
+            if not matches(name, recipe.pattern):
+                continue
+            # The archive's API comes first, and sends on to the bucket that the other one names.
+            path = next((url for url in urls if "/blobs/" in url), urls[0])
+            digest = asset.get("digest", {}).get("dandi:sha2-256", "")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+            raise BadInput(
+                f"{recipe.source}: asset {number} lacks path, contentSize or contentUrl ({e}); "
+                "expected the assets.jsonld of a dandiset"
+            ) from e
+        if not storage.is_remote(path) or ".." in name.split("/"):
+            raise BadInput(f"{recipe.source}: asset {name} at {path}: refused")
+        found.append(Source(path, name, size, digest))
+    return found
+
+
+def _list_of(path: str) -> list:
+    found = storage.read_json(path)
+    if not isinstance(found, list):
+        raise BadInput(f"{path}: not a list; expected the assets.jsonld of a dandiset")
+    return found
 
 
 @contextmanager
@@ -87,7 +142,8 @@ def fetched(source: Source) -> Iterator[tuple[Path, str]]:
     storage.check_room(tempfile.gettempdir(), source.bytes)
     with tempfile.TemporaryDirectory(prefix="ndt3_dist_") as folder:
         # Readers may take a name from the file's own or its folder's.
-        *_, above, name = PurePosixPath(source.path).parts
+        known = source.path if source.path.endswith(source.name) else f"recordings/{source.name}"
+        *_, above, name = PurePosixPath(known).parts
         path, digest = Path(folder) / above / name, hashlib.sha256()
         path.parent.mkdir()
         try:
@@ -99,6 +155,11 @@ def fetched(source: Source) -> Iterator[tuple[Path, str]]:
             if e.errno in storage.FULL:
                 raise storage.no_room(path, source.bytes) from e
             raise
+        if source.sha256 not in ("", digest.hexdigest()):
+            raise BadInput(
+                f"{source.path}: has sha256 {digest.hexdigest()[:12]}, the list of assets says "
+                f"{source.sha256[:12]}; get the list again"
+            )
         try:
             yield path, digest.hexdigest()
         except Ndt3DistError as e:
