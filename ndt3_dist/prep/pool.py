@@ -22,14 +22,14 @@ LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 CLUSTER = {
-    # A host that is cut off says no goodbye: ask it. Ray's own 300 and 120 s hold a task for 7 minutes.
+    # A host that is cut off says no goodbye: ask it. Ray itself does after 5 minutes, and waits 2.
     "RAY_grpc_client_keepalive_time_ms": "20000",
     "RAY_grpc_client_keepalive_timeout_ms": "20000",
 }
 
 
 def answers(address: str) -> None:
-    """Raises OSError or ValueError where nothing listens: Ray would try for a quarter of an hour."""
+    """Raises OSError or ValueError where nothing listens; Ray would try for many minutes."""
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", address)
     if address != "auto":

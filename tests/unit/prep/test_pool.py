@@ -1,4 +1,4 @@
-"""The Ray that tasks run on: who can reach ours, what a bad address says, what a lost host costs."""
+"""The Ray that tasks run on: who reaches ours, what a bad address says, what a lost host costs."""
 
 import json
 import os

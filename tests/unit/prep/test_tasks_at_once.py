@@ -1,4 +1,4 @@
-"""A host that is cut off works on while its tasks are repeated elsewhere: one output, two writers."""
+"""A host that is cut off works on while its tasks are repeated: two writers of one output."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +24,7 @@ def test_tasks_that_run_twice_at_once_write_the_bytes_of_one(tmp_path, write_ses
     write_session(tmp_path / "nwb" / "a.nwb", seed=1)
     recipe = Recipe(dataset="t", source=str(tmp_path / "nwb"), out=str(tmp_path / "one"))
     job.prepare(recipe)
+    assert not (tmp_path / "one" / "spool").exists()
     again = recipe.model_copy(update={"out": str(tmp_path / "two")})
     job.claim(again)
     (source,) = find_sources(again)
