@@ -22,6 +22,10 @@ class StoreFailed(Ndt3DistError):
     """An object store does not answer, however long one waits."""
 
 
+class ClusterFailed(Ndt3DistError):
+    """A Ray cluster cannot be reached, or does not keep the hosts that a task needs."""
+
+
 class ShardCorrupt(Ndt3DistError):
     """A shard or one of its samples does not have the bytes its index or manifest promises."""
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -124,13 +125,15 @@ def write_json(path: str | Path, value: Any) -> None:
 class atomic_file:
     """A local file that takes its name only when its block ends without an error.
 
+    Several writers of one name, on any hosts, do not meet: the last one that ends stays.
+
     Raises:
         BadInput: The disk is full (names the file and the free space); nothing is left behind.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.tmp = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self.tmp = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.tmp")
 
     def __enter__(self):
         try:

@@ -4,78 +4,40 @@ Needs root, iproute2, openssh-server and pdsh. Hosts share the file system; only
 apart. All of it is gone afterwards.
 """
 
-import contextlib
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import namespaces
 from launching import ROOT, SMALL
+from namespaces import ADDRESSES
 
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
 TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "pdsh")
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
 def missing() -> str:
     """What this machine lacks; empty where it can play two hosts."""
-    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    lacking = [tool for tool in TOOLS if not shutil.which(tool, path=path)]
-    if os.geteuid():
-        return "it needs root"
-    if lacking:
-        return f"no {', '.join(lacking)} (apt-get install iproute2 openssh-server pdsh)"
-    probe = f"ndt3-probe-{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", probe], capture_output=True).returncode:
-        return "no network namespaces here"
-    subprocess.run(["ip", "netns", "del", probe], check=True)
-    return ""
+    return namespaces.missing(TOOLS, "iproute2 openssh-server pdsh")
 
 
-class Hosts:
+class Hosts(namespaces.Namespaces):
     """A context; `names` are those of the two namespaces."""
 
     def __init__(self, folder: Path):
+        super().__init__()
         self.folder = folder
-        self.names = [f"ndt3-{os.getpid()}-{i}" for i in (0, 1)]
 
-    def __enter__(self):
-        try:
-            self._connect()
-            key = self.folder / "key"
-            ssh_keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
-            subprocess.run(ssh_keygen, check=True)
-            Path("/run/sshd").mkdir(exist_ok=True)
-            for number in (0, 1):
-                self.sshd(number)
-            self._serve_s3()
-            self._write_files(key)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        for number, name in enumerate(self.names):
-            self.kill(number)
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
-
-    def _connect(self):
-        def ip(*words):
-            subprocess.run(["ip", *words], check=True)
-
-        for name in self.names:
-            ip("netns", "add", name)
-        ends = [f"nv{os.getpid()}{i}" for i in (0, 1)]
-        ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
-        for name, end, address in zip(self.names, ends, ADDRESSES, strict=True):
-            ip("link", "set", end, "netns", name, "name", "eth0")
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
-            for device in ("eth0", "lo"):
-                ip("-n", name, "link", "set", device, "up")
+    def begin(self) -> None:
+        key = self.folder / "key"
+        ssh_keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+        subprocess.run(ssh_keygen, check=True)
+        Path("/run/sshd").mkdir(exist_ok=True)
+        for number in (0, 1):
+            self.sshd(number)
+        self._serve_s3()
+        self._write_files(key)
 
     def sshd(self, number: int) -> None:
         """Start a host's sshd."""
@@ -90,29 +52,9 @@ class Hosts:
         told = [word for k, v in options.items() for word in ("-o", f"{k}={v}")]
         subprocess.run([*self.on(number), "/usr/sbin/sshd", "-f", "/dev/null", *told], check=True)
 
-    def on(self, number: int) -> list[str]:
-        """Words before a command that is to run on a host."""
-        return ["ip", "netns", "exec", self.names[number]]
-
-    def kill(self, number: int) -> None:
-        """All processes of a host at once, sshd too."""
-        for pid in self._pids(number):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
     def ranks(self, number: int) -> list[int]:
         """Processes of a training on a host."""
-        found = []
-        for pid in self._pids(number):
-            with contextlib.suppress(OSError):
-                if b"launch/pretrain.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.append(pid)
-        return found
-
-    def _pids(self, number: int) -> list[int]:
-        command = ["ip", "netns", "pids", self.names[number]]
-        listed = subprocess.run(command, capture_output=True, text=True)
-        return [int(pid) for pid in listed.stdout.split()]
+        return self.pids(number, "launch/pretrain.py")
 
     def _serve_s3(self):
         (self.folder / "s3" / "bucket").mkdir(parents=True)
@@ -166,11 +108,3 @@ class Hosts:
                 command, cwd=ROOT, env=self.environment, stdout=f, stderr=subprocess.STDOUT
             )
         return process, log
-
-
-def wait_until(what, seconds: float, process: subprocess.Popen) -> None:
-    """Until something is so, or the process has ended."""
-    deadline = time.time() + seconds
-    while not what() and process.poll() is None:
-        assert time.time() < deadline
-        time.sleep(0.02)

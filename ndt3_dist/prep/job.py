@@ -7,16 +7,14 @@ that are added later become sessions and shards behind those that are there, whi
 are. A job that is killed is started again, and redoes what was not finished.
 """
 
-import logging
-import os
+import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, Ndt3DistError, NoRoom
 from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.pool import RunAll, ray_pool
 from ndt3_dist.prep.privacy import clean, key_of, source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source, find_sources
@@ -51,6 +49,7 @@ def prepare(recipe: Recipe) -> Manifest:
     """
     if not recipe.out:
         raise BadInput("out is empty; give out=FOLDER for the corpus")
+    check_places(recipe)
     key, sources = key_of(recipe), find_sources(recipe)
     claim(recipe)
     with Lease(recipe.out) as lease:
@@ -75,6 +74,17 @@ def prepare(recipe: Recipe) -> Manifest:
     return manifest
 
 
+def check_places(recipe: Recipe) -> None:
+    """Refuse places that mean something else on each host of a cluster."""
+    for name, place in (("source", recipe.source), ("out", recipe.out)):
+        absolute = storage.is_remote(place) or Path(place).is_absolute()
+        if place and not absolute and recipe.ray_address != "local":
+            raise BadInput(
+                f"{name} {place}: is relative, and each host of a cluster has its own working "
+                "folder; give the absolute path of a folder that all hosts share, or a URL"
+            )
+
+
 def commit(
     recipe: Recipe, before: Manifest | None, spools: list[dict], shards: list[Shard], failed: list
 ) -> Manifest:
@@ -95,16 +105,19 @@ def commit(
     )
     storage.write_json(storage.join(recipe.out, MANIFEST), manifest.model_dump(mode="json"))
     remove_strays(recipe.out, manifest)
-    storage.remove(storage.join(recipe.out, "spool"))
     return manifest
 
 
 def remove_strays(out: str, manifest: Manifest) -> None:
-    """Remove shards that a manifest does not name: of a job that was killed, or of before."""
+    """Remove spools, and shards that a manifest does not name: of a killed job, or of before."""
     named = {s.name for s in manifest.shards}
     for name in storage.list_names(storage.join(out, "shards")):
         if name.split(".")[0] not in named:
             storage.remove(storage.join(out, "shards", name))
+    with contextlib.suppress(
+        OSError
+    ):  # a host that is cut off may be writing; the next run does it
+        storage.remove(storage.join(out, "spool"))
 
 
 def claim(recipe: Recipe) -> None:
@@ -173,63 +186,6 @@ def new_sources(
     return [source for label, source in labels.items() if label not in have]
 
 
-RunAll = Callable[[Callable, list[tuple]], Iterator[tuple[int, Any]]]
-
-
-class ray_pool:
-    """A Ray to run tasks on; ours listens on the loopback address and ends with the block.
-
-    Entering gives `run_all(task, argument_tuples)`, which yields (number, result or exception) as
-    tasks end.
-    """
-
-    def __init__(self, recipe: Recipe, tasks: int):
-        self.recipe = recipe
-        self.workers = recipe.num_workers or min(os.cpu_count() or 1, max(tasks, 1))
-
-    def __enter__(self) -> RunAll:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-        # GPUs are none of preparation's business; this silences Ray's notice about it.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-
-        self.ray = ray
-        if self.recipe.ray_address == "local":
-            ray.init(
-                num_cpus=self.workers,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(
-                address=self.recipe.ray_address, log_to_driver=False, logging_level=logging.ERROR
-            )
-        return self._run_all
-
-    def _run_all(self, task: Callable, arguments: list[tuple]) -> Iterator[tuple[int, Any]]:
-        from ray.exceptions import RayError, RayTaskError
-
-        ray = self.ray
-        remote = ray.remote(num_cpus=1, max_retries=3)(task)
-        pending = {remote.remote(*args): number for number, args in enumerate(arguments)}
-        while pending:
-            done, _ = ray.wait(list(pending), num_returns=1)
-            for ref in done:
-                number = pending.pop(ref)
-                try:
-                    yield number, ray.get(ref)
-                except RayTaskError as e:
-                    yield number, e.cause
-                except RayError as e:
-                    yield number, e
-
-    def __exit__(self, *_) -> None:
-        self.ray.shutdown()
-
-
 def run_sessions(
     recipe: Recipe, key: bytes, sources: list[Source], before: Manifest | None, run_all: RunAll
 ):
@@ -243,6 +199,7 @@ def run_sessions(
         source = sources[number]
         if isinstance(result, NoRoom):
             raise result  # the next recording would not fit either
+        check_shared(recipe, source, result)
         if isinstance(result, Exception):
             # The manifest holds no absolute path, and the line says the file's name once.
             label, path = source_label(key, source.name), source.path
@@ -264,6 +221,22 @@ def run_sessions(
     return (
         sorted(spools, key=lambda s: s["session"]["id"]),
         sorted(failed, key=lambda f: f.source),
+    )
+
+
+def check_shared(recipe: Recipe, source: Source, result) -> None:
+    """Refuse hosts that do not share a folder: all their recordings would fail, or be elsewhere."""
+    if isinstance(result, FileNotFoundError) and str(result.filename) == source.path:
+        missing, where = source.path, "source="
+    elif isinstance(result, dict) and not storage.is_remote(recipe.out):
+        missing, where = result["base"] + ".json", "out="
+    else:
+        return
+    if storage.exists(missing) == isinstance(result, dict):
+        return
+    raise BadInput(
+        f"{missing}: there on some hosts of {recipe.ray_address} and not on others; {where} must "
+        "be a folder that all of them share, or a URL"
     )
 
 

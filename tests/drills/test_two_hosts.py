@@ -6,7 +6,8 @@ import subprocess
 import time
 
 import pytest
-from hosts import Hosts, missing, wait_until
+from hosts import Hosts, missing
+from namespaces import wait_until
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.train.metrics import read_metrics

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 """Rooms that each room may import, besides itself."""
 
 LAZY = {
-    "ray": {"prep/job.py"},
+    "ray": {"prep/pool.py"},
     "wandb": {"train/metrics.py"},
     "pynwb": {"prep/simulated_nwb.py"},
     "s3fs": set(),

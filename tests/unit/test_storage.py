@@ -23,6 +23,19 @@ def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    """On two hosts their processes may have the same number: here they are one process."""
+    path = tmp_path / "a.bin"
+    with storage.atomic_file(path) as slow:
+        slow.write(b"sl")
+        with storage.atomic_file(path) as fast:
+            fast.write(b"fast")
+        assert path.read_bytes() == b"fast"
+        slow.write(b"ow")
+    assert path.read_bytes() == b"slow"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
 def test_a_full_disk_is_one_clear_error(tmp_path):
     path = tmp_path / "a.bin"
     with (

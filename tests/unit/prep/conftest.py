@@ -1,102 +1,21 @@
-"""Small NWB files, written with pynwb the way a lab would."""
+"""Fixtures of preparation's tests."""
 
-from datetime import UTC, datetime
-from pathlib import Path
-
-import numpy as np
+import nwb_files
 import pytest
 
 from ndt3_dist.prep import job
 
 
-def write_small_nwb(
-    path: Path,
-    units: list,
-    electrodes: list[int] | None = None,
-    groups: tuple[str, ...] = ("M1",) * 4,
-    observed: tuple[float, float] | None = None,
-    covariates: np.ndarray | None = None,
-    subject: str = "A",
-    session: str | None = "01",
-    **series,
-) -> Path:
-    """Write one recording.
-
-    Args:
-        path: Where.
-        units: Spike times of each unit in s; an empty list writes no units table.
-        electrodes: Electrode row of each unit; None leaves the column out.
-        groups: Electrode group (array) of each electrode row.
-        observed: Observation interval of all units.
-        covariates: Samples of processing/behavior/Velocity/cursor_vel, (samples, dims).
-        subject: Subject id.
-        session: Session id.
-        series: Further arguments of its TimeSeries: rate and starting_time, or timestamps.
-    """
-    from pynwb import NWBHDF5IO, NWBFile, TimeSeries
-    from pynwb.behavior import BehavioralTimeSeries
-    from pynwb.file import Subject
-
-    nwb = NWBFile(
-        session_description="test",
-        identifier=path.stem,
-        session_start_time=datetime(2020, 1, 1, tzinfo=UTC),
-        session_id=session,
-        subject=Subject(subject_id=subject, species="Macaca mulatta", sex="U", age="P7Y"),
-    )
-    device = nwb.create_device(name="array")
-    if electrodes is not None:
-        made = {
-            name: nwb.create_electrode_group(
-                name=name, description=name, location=name, device=device
-            )
-            for name in dict.fromkeys(groups)
-        }
-        for name in groups:
-            nwb.add_electrode(group=made[name], location=name)
-    for number, times in enumerate(units):
-        columns = {} if electrodes is None else {"electrodes": [electrodes[number]]}
-        if observed is not None:
-            columns["obs_intervals"] = [observed]
-        nwb.add_unit(spike_times=np.asarray(times, np.float64), **columns)
-    if covariates is not None:
-        behavior = nwb.create_processing_module(name="behavior", description="hand")
-        samples = TimeSeries(name="cursor_vel", data=covariates, **{"unit": "cm/s", **series})
-        behavior.add(BehavioralTimeSeries(time_series=samples, name="Velocity"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NWBHDF5IO(path=path, mode="w") as io:
-        io.write(nwb)
-    return path
-
-
 @pytest.fixture(scope="session")
 def write_nwb():
-    """`write_small_nwb`, for test files to call."""
-    return write_small_nwb
+    """`nwb_files.write_small_nwb`, for test files to call."""
+    return nwb_files.write_small_nwb
 
 
 @pytest.fixture(scope="session")
 def write_session():
-    """Write an ordinary recording: (path, seed, seconds) -> 4 channels and a 100 Hz velocity."""
-
-    def write(path: Path, seed: int, seconds: float = 12.0, **changes) -> Path:
-        rng = np.random.default_rng(seed)
-        units = [np.sort(rng.uniform(0, seconds, int(seconds * 10))) for _ in range(4)]
-        t = np.arange(round(seconds * 100)) / 100
-        velocity = np.column_stack([10 * np.sin(t), 5 * np.cos(2 * t)])
-        return write_small_nwb(
-            path,
-            units,
-            **{
-                "electrodes": [0, 1, 2, 3],
-                "covariates": velocity,
-                "rate": 100.0,
-                "session": path.stem,
-                **changes,
-            },
-        )
-
-    return write
+    """`nwb_files.write_session`, for test files to call."""
+    return nwb_files.write_session
 
 
 def in_process(task, arguments):

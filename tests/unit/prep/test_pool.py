@@ -1,0 +1,170 @@
+"""The Ray that tasks run on: who reaches ours, what a bad address says, what a lost host costs."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ndt3_dist.errors import BadInput, ClusterFailed
+from ndt3_dist.prep import job
+from ndt3_dist.prep.pool import ray_pool
+from ndt3_dist.prep.recipe import Recipe
+
+LISTENERS = """
+import json, psutil
+from ndt3_dist.prep.pool import ray_pool
+from ndt3_dist.prep.recipe import Recipe
+
+def task(number):
+    return number * number
+
+def listeners(process):
+    try:
+        return [c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"]
+    except psutil.NoSuchProcess:
+        return []
+
+with ray_pool(Recipe(dataset="t", num_workers=1), 1) as run_all:
+    done = list(run_all(task, [(3,)]))
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = [ip for process in family for ip in listeners(process)]
+print(json.dumps([done, found]))
+"""
+
+LOST = """
+import json, os, sys, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from ndt3_dist.prep.pool import ray_pool
+from ndt3_dist.prep.recipe import Recipe
+
+def task(folder, number):
+    (folder / f"{number}-{os.getpid()}").touch()
+    return bytes(1_000_000)  # ten times what Ray sends along with a task's end
+
+folder = Path(sys.argv[1])
+cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+lost = cluster.add_node(num_cpus=1)
+with ray_pool(Recipe(dataset="t", ray_address=cluster.address), 6) as run_all:
+    running = run_all(task, [(folder, number) for number in range(6)])
+    done = [next(running)]
+    while len(list(folder.iterdir())) < 6:
+        time.sleep(0.1)
+    time.sleep(1)
+    cluster.remove_node(lost, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
+    done += running
+print(json.dumps([[number, len(result)] for number, result in done]))
+cluster.shutdown()
+"""
+
+
+def run(code: str, *words: str, **environment: str) -> list:
+    """What a Python program prints last; Ray stays away from this test's own process."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_ours_listens_on_the_loopback_address_alone_and_is_no_other():
+    """Not even where a variable names a cluster."""
+    done, found = run(LISTENERS, RAY_ADDRESS="192.0.2.1:6379")
+    assert done == [[0, 9]]
+    assert len(found) >= 4  # Ray's two servers, a worker and the driver
+    assert {ip.removeprefix("::ffff:") for ip in found} == {"127.0.0.1"}
+
+
+def test_results_that_a_lost_host_kept_are_made_again(tmp_path):
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "disabled"}
+    done = run(LOST, str(tmp_path), **loopback)
+    assert sorted(done) == [[number, 1_000_000] for number in range(6)]
+    assert len(list(tmp_path.iterdir())) > 6  # some of them twice, by another process
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def refused(address: str) -> str:
+    began = time.time()
+    with (
+        pytest.raises(ClusterFailed) as caught,
+        ray_pool(Recipe(dataset="t", ray_address=address), 1),
+    ):
+        pass
+    assert time.time() - began < 30
+    return str(caught.value)
+
+
+def test_an_address_without_a_cluster_is_refused_soon(closed_port, monkeypatch):
+    assert "Connection refused" in refused(f"127.0.0.1:{closed_port}")
+    assert "not HOST:PORT" in refused("ray://127.0.0.1:10001")
+    assert "not HOST:PORT" in refused("head")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
+    assert "Connection refused" in refused("auto")
+
+
+def test_a_cluster_takes_no_relative_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for places in ({"source": "nwb", "out": "/c"}, {"source": "s3://b/nwb", "out": "c"}):
+        recipe = Recipe(dataset="t", ray_address="auto", **places)
+        with pytest.raises(BadInput, match="is relative, and each host of a cluster"):
+            job.prepare(recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
+def prepare_with(monkeypatch, run_all, folder: Path):
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return run_all
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(job, "ray_pool", Pool)
+    recipe = Recipe(
+        dataset="t", ray_address="auto", source=str(folder / "nwb"), out=str(folder / "c")
+    )
+    return job.prepare(recipe)
+
+
+def test_hosts_that_share_no_source_end_the_job(tmp_path, monkeypatch, write_session):
+    path = write_session(tmp_path / "nwb" / "a.nwb", seed=1)
+
+    def elsewhere(task, arguments):
+        yield 0, FileNotFoundError(2, "No such file or directory", str(path))
+
+    with pytest.raises(BadInput, match=r"a\.nwb: there on some hosts.* source= must be"):
+        prepare_with(monkeypatch, elsewhere, tmp_path)
+    assert not (tmp_path / "c" / "manifest.json").exists()
+
+
+def test_hosts_that_share_no_out_end_the_job(tmp_path, monkeypatch, write_session, without_ray):
+    write_session(tmp_path / "nwb" / "a.nwb", seed=1)
+
+    def elsewhere(task, arguments):
+        for number, result in without_ray(task, arguments):
+            for file in (tmp_path / "c" / "spool").iterdir():
+                file.unlink()
+            yield number, result
+
+    with pytest.raises(BadInput, match=r"there on some hosts.* out= must be"):
+        prepare_with(monkeypatch, elsewhere, tmp_path)
