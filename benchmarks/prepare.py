@@ -25,12 +25,14 @@ import numpy as np
 
 from ndt3_dist import log
 from ndt3_dist.config import PROJECT
+from ndt3_dist.prep import spool
 from ndt3_dist.prep.readers.read import read_recording
 from ndt3_dist.prep.recipe import Recipe, load_recipe
 from ndt3_dist.prep.simulated_nwb import draw_trials, write_nwb
 from ndt3_dist.prep.sources import find_sources
 from ndt3_dist.prep.spool import session_task
 from ndt3_dist.prep.windows import cut
+from ndt3_dist.shards.format import INDEX
 from ndt3_dist.shards.report import text_table
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -48,6 +50,7 @@ def main() -> None:
     parser.add_argument("--bin-ms", type=float, default=20, help="of that file")
     parser.add_argument("--hours", type=float, default=1.0, help="of the simulated recording")
     parser.add_argument("--sessions", type=int, default=1000, help="of the job; 0 = no job")
+    parser.add_argument("--windows", type=int, default=1_000_000, help="to deal to shards")
     parser.add_argument("--session-s", type=float, default=60.0, help="length of each")
     args = parser.parse_args()
     text = [header("prepare.py")]
@@ -57,6 +60,7 @@ def main() -> None:
         for path, bin_ms in ((args.recording, args.bin_ms), (simulated, 20)):
             if path:
                 text.append(one_recording(path, bin_ms, folder))
+        text.append(growth(args.windows))
         if args.sessions:
             text.append(many(folder, args.sessions, args.session_s))
     log.say("\n\n".join(text))
@@ -101,8 +105,10 @@ def one_recording(path: Path, bin_ms: float, folder: Path) -> str:
         session_task(recipe, b"", source)
 
     rows = [("bare h5py reads of the same datasets", bare), ("reading", whole)]
-    rows += [("binning, scaling, cutting", cutting), ("the whole session task", timed(prepared))]
-    rows.append(("a loop of pynwb and numpy", timed(naive, path, bin_ms / 1000, times=1)))
+    rows += [("binning, scaling, cutting", cutting), ("these two", whole + cutting)]
+    rows.append(("the whole session task: hashed, written", timed(prepared)))
+    rows.append(("these two by pynwb and numpy", timed(naive, path, bin_ms / 1000)))
+    rows.append(("the same by window and unit", timed(by_window, path, bin_ms / 1000, times=1)))
     table = [
         {"what": what, "s": f"{s:.2f}", "x bare": f"{s / bare:.1f}", "hours/s": f"{hours / s:.2f}"}
         for what, s in rows
@@ -122,7 +128,7 @@ def one_recording(path: Path, bin_ms: float, folder: Path) -> str:
     )
 
 
-def timed(call, *args, times: int = 3) -> float:
+def timed(call, *args, times: int = 5) -> float:
     best = float("inf")
     for _ in range(times):
         began = time.perf_counter()
@@ -135,8 +141,10 @@ def bare_read(path: Path) -> None:
     import h5py
 
     with h5py.File(path) as f:
-        for name in ("units/spike_times", "units/spike_times_index", f"{VELOCITY}/data"):
-            f[name][()]  # pyright: ignore
+        names = [f"units/{n}{i}" for n in ("spike_times", "obs_intervals") for i in ("", "_index")]
+        for name in (*names, f"{VELOCITY}/data", f"{VELOCITY}/timestamps"):
+            if name in f:
+                f[name][()]  # pyright: ignore
 
 
 def naive(path: Path, bin_s: float) -> list[dict]:
@@ -165,6 +173,49 @@ def naive(path: Path, bin_s: float) -> list[dict]:
             {"spikes": counts[s : s + per].astype(np.uint8), "velocity": behaviour[s : s + per]}
             for s in range(0, bins - per + 1, per)
         ]
+
+
+def by_window(path: Path, bin_s: float) -> list[np.ndarray]:
+    """Spikes as a beginner would cut them: a histogram for each window and unit."""
+    from pynwb import NWBHDF5IO
+
+    with NWBHDF5IO(path=str(path), mode="r") as io:  # pyright: ignore
+        nwb: Any = io.read()
+        times = [nwb.units["spike_times"][u] for u in range(len(nwb.units))]
+        last = max(float(t[-1]) for t in times if len(t))
+        found = []
+        for start in np.arange(0, last - 2, 2.0):
+            edges = start + np.arange(round(2 / bin_s) + 1) * bin_s
+            found.append(np.stack([np.histogram(t, edges)[0] for t in times], 1))
+        return found
+
+
+def growth(windows: int) -> str:
+    """What the driver needs to deal so many windows to shards, and what a manifest takes."""
+    import tracemalloc
+
+    per = 1800  # an hour of 2 s
+    index = np.zeros(per, INDEX)
+    index["start_bin"], index["sizes"] = np.arange(per) * 100, [[19_328, 928, 0, 0]]
+    recipe, spools = Recipe(dataset="b"), []
+    for number in range(windows // per):
+        session = {"id": f"b-A-{number:06d}"}
+        spools.append({"session": session, "base": "", "index_sha256": "", "sha256": "0" * 64})
+        spools[-1]["splits"] = [0] * per
+    held = spool.load_spool_index
+    spool.load_spool_index = lambda *_: index
+    began = time.perf_counter()
+    spool.plan_shards(spools, recipe)
+    took = time.perf_counter() - began
+    tracemalloc.start()
+    plans = spool.plan_shards(spools, recipe)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    spool.load_spool_index = held
+    return (
+        f"dealing {windows} windows to {len(plans)} shards: {took:.1f} s, "
+        f"{peak / windows:.0f} bytes a window at most"
+    )
 
 
 def peak_memory(recipe: Recipe) -> int:
@@ -203,7 +254,7 @@ def many(folder: Path, sessions: int, seconds: float) -> str:
         with h5py.File(path, "r+") as f:
             del f["general/session_id"]
             f["general/session_id"] = f"{number:05d}"
-    rows, took = [], {}
+    rows, took, stages = [], {}, []
     for workers in (1, 2):
         out = folder / f"corpus{workers}"
         program = [sys.executable, PROJECT / "data_prep" / "preprocess.py", "--recipe", "nwb.yaml"]
@@ -214,15 +265,23 @@ def many(folder: Path, sessions: int, seconds: float) -> str:
         if done.returncode:
             raise SystemExit(done.stderr[-2000:])
         took[workers] = time.perf_counter() - began
-        told = [line for line in done.stdout.splitlines() if " sessions in " in line]
-        rows.append({"workers": workers, "s": f"{took[workers]:.1f}", "session tasks": told[0]})
+        lines = done.stdout.splitlines()
+        told = next(line for line in lines if " sessions in " in line)
+        rows.append({"workers": workers, "s": f"{took[workers]:.1f}", "session tasks": told})
+        first = next(n for n, line in enumerate(lines) if line.startswith("stage "))
+        last = next(n for n in range(first, len(lines)) if lines[n].startswith("all "))
+        stages.append(f"{workers} workers\n" + "\n".join(lines[first : last + 1]))
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
     efficiency = took[1] / (2 * took[2])
-    same = manifest_of(folder / "corpus1") == manifest_of(folder / "corpus2")
+    manifest = manifest_of(folder / "corpus2")
+    same = manifest_of(folder / "corpus1") == manifest
     return (
         f"{sessions} sessions of {seconds:g} s, 96 channels\n\n{text_table(rows)}\n\n"
+        + "\n\n".join(stages)
+        + "\n\n"
         f"parallel efficiency from 1 to 2 workers: {efficiency:.2f}; the same bytes: {same}; "
-        f"most memory of any process: {memory:.2f} GB"
+        f"most memory of any process: {memory:.2f} GB; "
+        f"{len(manifest) / sessions:.0f} bytes of manifest a session"
     )
 
 

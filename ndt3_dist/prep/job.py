@@ -18,8 +18,8 @@ from ndt3_dist.prep.pool import RunAll, ray_pool
 from ndt3_dist.prep.privacy import clean, key_of, source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source, find_sources
-from ndt3_dist.prep.spool import plan_shards, session_task, shard_task
-from ndt3_dist.prep.told import Told
+from ndt3_dist.prep.spool import ShardPlan, plan_shards, session_task, shard_task
+from ndt3_dist.prep.told import Stages, Told
 from ndt3_dist.shards.format import (
     REMOVED,
     Failure,
@@ -50,6 +50,8 @@ def prepare(recipe: Recipe) -> Manifest:
     if not recipe.out:
         raise BadInput("out is empty; give out=FOLDER for the corpus")
     check_places(recipe)
+    stages = Stages()
+    stages.begin("looking for recordings")
     key, sources = key_of(recipe), find_sources(recipe)
     claim(recipe)
     with Lease(recipe.out) as lease:
@@ -58,19 +60,30 @@ def prepare(recipe: Recipe) -> Manifest:
         new = new_sources(recipe, key, sources, before)
         if before and not new:
             remove_strays(recipe.out, before)
-            log.say(f"{recipe.out}: complete already, nothing to do")
-            return commit(recipe, before, [], [], []) if before.failed else before
+            if not before.failed:
+                log.say(f"{recipe.out}: complete already, nothing to do")
+                return before
+            log.say(f"{recipe.out}: what had failed is gone from the source; nothing else is new")
+            return commit(recipe, before, [], [], [])
+        stages.begin("starting Ray")
         with ray_pool(recipe, len(new)) as run_all:
-            spools, failed = run_sessions(recipe, key, new, before, run_all)
+            stages.begin("session tasks")
+            spools, failed = run_sessions(recipe, key, new, before, run_all, lease)
             spools, claims = one_of_each(spools, before)
             failed = sorted([*failed, *claims], key=lambda f: f.source)
             if not spools and not before:
                 first = f"{failed[0].source}: {failed[0].error}"
                 raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
             lease.check()
-            shards = run_shards(recipe, spools, before, run_all) if spools else []
+            stages.begin("dealing windows to shards")
+            plans = plans_of(recipe, spools, before) if spools else []
+            stages.begin("shard tasks")
+            shards = run_shards(recipe, plans, run_all, lease)
+            stages.begin("ending Ray")
+        stages.begin("manifest")
         lease.check()
         manifest = commit(recipe, before, spools, shards, failed)
+    log.say(stages.table())
     return manifest
 
 
@@ -114,9 +127,8 @@ def remove_strays(out: str, manifest: Manifest) -> None:
     for name in storage.list_names(storage.join(out, "shards")):
         if name.split(".")[0] not in named:
             storage.remove(storage.join(out, "shards", name))
-    with contextlib.suppress(
-        OSError
-    ):  # a host that is cut off may be writing; the next run does it
+    # A host that is cut off may still be writing into it; the next run removes that.
+    with contextlib.suppress(OSError):
         storage.remove(storage.join(out, "spool"))
 
 
@@ -187,7 +199,12 @@ def new_sources(
 
 
 def run_sessions(
-    recipe: Recipe, key: bytes, sources: list[Source], before: Manifest | None, run_all: RunAll
+    recipe: Recipe,
+    key: bytes,
+    sources: list[Source],
+    before: Manifest | None,
+    run_all: RunAll,
+    lease: Lease,
 ):
     """Run a session task for each source; finished spools by session id, and the failures."""
     spools, failed, told = [], [], Told(len(sources))
@@ -196,6 +213,7 @@ def run_sessions(
     there = frozenset(s.source_sha256 for s in rows) - removed
     running = run_all(session_task, [(recipe, key, source, removed, there) for source in sources])
     for number, result in told.each(running):
+        lease.still_held()
         source = sources[number]
         if isinstance(result, NoRoom):
             raise result  # the next recording would not fit either
@@ -274,21 +292,25 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
     return kept, failed
 
 
-def run_shards(
-    recipe: Recipe, spools: list[dict], before: Manifest | None, run_all: RunAll
-) -> list[Shard]:
-    """Merge new spools into new shards; raises the first error of a shard task."""
+def plans_of(recipe: Recipe, spools: list[dict], before: Manifest | None) -> list[ShardPlan]:
+    """Shards that new spools make, named on from those that are there."""
     rows = len(before.sessions) if before else 0
-    used = max((int(s.name) + 1 for s in before.shards), default=0) if before else 0
+    used = before.next_shard() if before else 0
     plans = plan_shards(spools, recipe, rows, used)
-    if not plans:
-        if before:
-            return []
+    if not plans and not before:
         raise BadInput("every window was rejected; the lines above say how many of each session")
     storage.check_room(recipe.out, sum(s["bytes"] for s in spools))
+    return plans
+
+
+def run_shards(
+    recipe: Recipe, plans: list[ShardPlan], run_all: RunAll, lease: Lease
+) -> list[Shard]:
+    """Merge spools into shards; raises the first error of a shard task."""
     entries: list = [None] * len(plans)
     running = run_all(shard_task, [(recipe, plan) for plan in plans])
     for number, result in log.progress(running, "shards", total=len(plans)):
+        lease.still_held()
         if isinstance(result, BaseException):
             raise result
         entries[number] = Shard(**result)

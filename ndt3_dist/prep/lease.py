@@ -28,6 +28,7 @@ class Lease:
         self.mine = {"id": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
         self.mine["space"] = os.readlink("/proc/self/ns/pid")  # containers count on their own
         self._over = threading.Event()
+        self._lost = False
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self):
@@ -53,6 +54,11 @@ class Lease:
                 f"{self.path}: another job has begun on this output "
                 f"(process {found.get('pid')} on {found.get('host')}); this one ends"
             )
+
+    def still_held(self) -> None:
+        """The same, by what was last seen; costs nothing."""
+        if self._lost:
+            self.check()
 
     def __exit__(self, *_) -> None:
         self._over.set()
@@ -93,7 +99,8 @@ class Lease:
         while not self._over.wait(BEAT_S):
             beat += 1
             try:
-                if self._read().get("id", self.mine["id"]) == self.mine["id"]:
+                self._lost = self._read().get("id", self.mine["id"]) != self.mine["id"]
+                if not self._lost:
                     self._write(beat)
             except (OSError, Ndt3DistError) as e:
                 log.warn(f"{self.path}: cannot be renewed ({e})")

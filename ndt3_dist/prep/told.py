@@ -1,4 +1,4 @@
-"""How far a preparation is: sessions, windows and hours by the second, and what is left."""
+"""How far a preparation is, and what its time went to: sessions, windows, hours by the second."""
 
 import sys
 import time
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ndt3_dist.shards.format import Session
+from ndt3_dist.shards.report import text_table
 
 
 class Told:
@@ -52,3 +53,23 @@ class Told:
     def summary(self) -> str:
         elapsed = time.perf_counter() - self.began
         return f"{self.done} sessions in {elapsed:.1f} s: {self.rates()}"
+
+
+class Stages:
+    """Seconds of a job by stage; one begins where the one before it ends."""
+
+    def __init__(self):
+        self.begun: list[tuple[str, float]] = []
+
+    def begin(self, stage: str) -> None:
+        self.begun.append((stage, time.perf_counter()))
+
+    def table(self) -> str:
+        """Seconds and share of each stage up to now, and of all."""
+        times = [t for _, t in self.begun] + [time.perf_counter()]
+        took = [(name, b - a) for (name, a), b in zip(self.begun, times[1:], strict=True)]
+        total = times[-1] - times[0]
+        rows = [*took, ("all", total)]
+        return text_table(
+            [{"stage": n, "s": f"{s:.2f}", "share": f"{s / total:.0%}"} for n, s in rows]
+        )

@@ -135,6 +135,10 @@ class Manifest(_Strict):
     shards: list[Shard]
     failed: list[Failure] = []
 
+    def next_shard(self) -> int:
+        """Number of the shard that would be written next; none is used twice."""
+        return max((int(s.name) + 1 for s in self.shards), default=0)
+
     def named(self, session: str) -> Session:
         """The session with this id; BadInput with the ids there are, otherwise."""
         for candidate in self.sessions:

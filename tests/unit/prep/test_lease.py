@@ -73,5 +73,7 @@ def test_a_job_whose_output_was_taken_over_ends(tmp_path):
         with pytest.raises(ManifestMismatch, match=r"has begun .*process 7 on elsewhere"):
             ours.check()
         time.sleep(0.3)  # nor does it renew another's mark
+        with pytest.raises(ManifestMismatch, match="has begun"):
+            ours.still_held()
         assert storage.read_json(tmp_path / "job.json")["id"] == "other"
     assert storage.read_json(tmp_path / "job.json")["id"] == "other"

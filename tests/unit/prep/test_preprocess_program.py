@@ -16,6 +16,7 @@ import pytest
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
 from ndt3_dist.prep import job
+from ndt3_dist.prep.lease import Lease
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.sources import find_sources
 from ndt3_dist.prep.spool import plan_shards, session_task
@@ -364,7 +365,7 @@ def test_a_spool_that_changed_since_it_was_written_is_refused(recordings, tmp_pa
     data[700] ^= 1
     tar.write_bytes(data)
     with pytest.raises(ShardCorrupt, match="changed since it was written"):
-        job.run_shards(recipe, [spool], None, without_ray)
+        job.run_shards(recipe, plan_shards([spool], recipe), without_ray, Lease(recipe.out))
 
 
 def test_a_recipe_that_is_broken_json_in_the_output_is_named(recordings, tmp_path):
