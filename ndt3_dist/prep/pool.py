@@ -57,6 +57,7 @@ class ray_pool:
         for key, value in {**SETTINGS, **(LOCAL if self.address == "local" else CLUSTER)}.items():
             os.environ.setdefault(key, value)
         import ray
+        from ray.exceptions import RayError
 
         self.ray = ray
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -66,7 +67,7 @@ class ray_pool:
         try:
             answers(self.address)
             ray.init(self.address, **quiet)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as e:
+        except (OSError, RuntimeError, ValueError, RayError) as e:
             lines = [line for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
             raise ClusterFailed(
                 f"ray_address {self.address}: no cluster to be had there ({lines[-1]}); give "
