@@ -4,7 +4,7 @@ Example:
     python data_prep/preprocess.py --recipe nwb.yaml source=nwb/ out=corpora/mine dataset=mine
     python data_prep/preprocess.py --recipe nwb.yaml source=nwb/ dataset=mine --dry-run
     python data_prep/preprocess.py --recipe nwb.yaml source=s3://lab/raw out=s3://lab/corpus \\
-        dataset=mine allow_failures=5
+        dataset=mine allow_failures=5 ray_address=10.0.0.1:6379
 """
 
 import argparse

@@ -145,9 +145,10 @@ class Recipe(Section):
     splits: list[SplitRule] = [SplitRule(intervals={"train": (0, 1)})]
     shard_mb: float = Field(default=32, gt=0)
     num_workers: int = Field(default=0, ge=0)
-    """Ray workers; 0 = one for each core."""
+    """Workers of a local Ray; 0 = one for each core. A cluster has one for each of its CPUs."""
     ray_address: str = "local"
-    """local = a Ray of our own on the loopback address; else the address of a running cluster."""
+    """local = a Ray of our own on the loopback address; else HOST:PORT of a cluster's head, or
+    auto on one of its hosts."""
     allow_failures: int = Field(default=0, ge=0)
     """Exit with 0 although so many recordings failed."""
     rebuild: bool = False

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,6 +93,28 @@ def test_results_that_a_lost_host_kept_are_made_again(tmp_path):
     done = run(LOST, str(tmp_path), **loopback)
     assert sorted(done) == [[number, 1_000_000] for number in range(6)]
     assert len(list(tmp_path.iterdir())) > 6  # some of them twice, by another process
+
+
+def test_a_task_that_the_cluster_gave_up_ends_the_job_and_one_that_kills_its_worker_does_not():
+    from ray.exceptions import NodeDiedError, WorkerCrashedError
+
+    def pool_that_gets(error):
+        def get(_):
+            raise error
+
+        pool = ray_pool(Recipe(dataset="t"), 1)
+        remote = SimpleNamespace(remote=lambda number: f"ref{number}")
+        pool.ray = SimpleNamespace(
+            remote=lambda **_: lambda task: remote,
+            wait=lambda refs, num_returns: (refs, []),
+            get=get,
+        )
+        return pool._run_all(print, [(0,)])
+
+    crash = WorkerCrashedError()
+    assert list(pool_that_gets(crash)) == [(0, crash)]
+    with pytest.raises(ClusterFailed, match="run the same command again"):
+        list(pool_that_gets(NodeDiedError("gone")))
 
 
 @pytest.fixture
