@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from ndt3_dist import remote
+from ndt3_dist import remote, versions
 from ndt3_dist.errors import BadInput, NoRoom, StoreFailed
 
 READ_BYTES = 1 << 22
@@ -210,6 +210,15 @@ def remove(path: str | Path) -> None:
         shutil.rmtree(path)
     else:
         Path(path).unlink(missing_ok=True)
+
+
+def forget_versions(folder: str | Path) -> list[str]:
+    """Delete the old versions and unfinished uploads that a bucket keeps below a folder.
+
+    Returns:
+        What remains and why, a line each; nothing on a disk.
+    """
+    return versions.forget(str(folder)) if is_remote(folder) else []
 
 
 def move_folder(folder: str | Path, to: str | Path, first: str) -> None:

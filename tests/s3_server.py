@@ -5,6 +5,7 @@ rclone's, or moto's where a bucket is to keep versions.
 
 import http.client
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -109,9 +110,12 @@ class Proxy(BaseHTTPRequestHandler):
         sent = self.rfile.read(length)
         if fault in REFUSALS:
             status, code = REFUSALS[fault]
-            body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
-            if fault == "200" and "?delete" in self.path:
-                body = f"<DeleteResult>{body}</DeleteResult>"
+            said = f"<Code>{code}</Code><Message>injected</Message>"
+            body = f"<Error>{said}</Error>"
+            if fault == "200" and "?delete" in self.path:  # each object's own error
+                named = re.findall(r"<Object>(.*?)</Object>", sent.decode())
+                each = "".join(f"<Error>{name}{said}</Error>" for name in named)
+                body = f"<DeleteResult>{each}</DeleteResult>"
             body = body.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
