@@ -191,6 +191,11 @@ def runs_that_saw(ids: set[str], runs: str) -> list[str]:
 def still_named(manifest: Manifest, sessions: list[Session]) -> list[str]:
     """Where a manifest still has the id or the file of a removed session."""
     names = {n for s in sessions for n in (s.id, s.source)}
-    rules = [str(r.get("match")) for r in manifest.recipe.get("splits", [])]
-    found = [f"split rule {rule}" for rule in rules if rule in names]
+    found = [f"split rule {rule}" for rule in rules_of(manifest.recipe) if rule in names]
     return found + [f"failure of {f.source}" for f in manifest.failed if f.source in names]
+
+
+def rules_of(recipe: dict) -> list[str]:
+    """What the split rules of a recipe match, those of all that a combined corpus is made of."""
+    own = [str(rule.get("match")) for rule in recipe.get("splits", [])]
+    return own + [m for part in recipe.get("combined", []) for m in rules_of(part["recipe"])]
