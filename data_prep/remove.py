@@ -1,7 +1,9 @@
 """Take sessions out of a corpus, as when a participant withdraws: no byte of them stays.
 
 The shards that hold them are rewritten, the manifest follows, then old shards go, here and in this
-host's cache. Runs that have seen them are listed; their weights and checkpoints stay as they are.
+host's cache, and with them all old versions and unfinished uploads that a bucket keeps below the
+corpus. What it does not let go is named, with exit code 1; the same without --session tries again.
+Runs that have seen them are listed; their weights and checkpoints stay as they are.
 
 Example:
     python data_prep/remove.py corpora/mine --session mine-A-01 --runs runs
@@ -10,6 +12,7 @@ Example:
 import argparse
 
 from ndt3_dist import log
+from ndt3_dist.errors import StoreFailed
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.cache import default_cache
 
@@ -19,7 +22,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", help="folder or s3:// URL of a corpus")
-    parser.add_argument("--session", action="append", required=True, help="id; may be repeated")
+    parser.add_argument("--session", action="append", default=[], help="id; may be repeated")
     parser.add_argument("--runs", default="", help="folder of runs to look through")
     args = parser.parse_args()
     done = remove_sessions(args.corpus, args.session, [default_cache()], args.runs)
@@ -33,8 +36,11 @@ def main() -> None:
         log.say(f"has seen them: {run}")
     for place in done.named:
         log.warn(f"{args.corpus}/manifest.json still names them: {place}")
-    if "://" in args.corpus:
-        log.warn("a bucket that keeps versions keeps the old objects until its rules delete them")
+    if done.left:
+        raise StoreFailed(
+            f"{args.corpus}: the corpus is without them, but there remain {'; '.join(done.left)}; "
+            f"once they may be deleted, run data_prep/remove.py {args.corpus} without --session"
+        )
 
 
 if __name__ == "__main__":

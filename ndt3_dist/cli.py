@@ -12,6 +12,7 @@ VERBS = {
     "simulate": ("data_prep/simulate.py", "write simulated NWB recordings"),
     "preprocess": ("data_prep/preprocess.py", "recordings -> corpus, on Ray"),
     "verify-corpus": ("data_prep/verify.py", "check every byte of a corpus"),
+    "combine": ("data_prep/combine.py", "several corpora -> one"),
     "pretrain": ("launch/pretrain.py", "pretrain on a corpus"),
     "finetune": ("launch/finetune.py", "fit a decoder to one session"),
     "evaluate": ("launch/evaluate.py", "score a decoder beside a ridge"),

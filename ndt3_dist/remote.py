@@ -15,10 +15,17 @@ from ndt3_dist.errors import BadInput, StoreFailed
 
 WHOLE_S = 600.0
 """For a request of a whole file, such as the manifest of a large corpus."""
+PART_BYTES = 50 << 20
+"""Of an upload in parts; what is smaller than two of them goes up in one request."""
 ATTEMPTS = 8
 LONGEST_WAIT_S = 30.0
 
 T = TypeVar("T")
+
+_OPENED: dict[int, object] = {}
+"""Every filesystem that was used, for good. A forked process has those of its parent too, with the
+parent's connections: s3fs would close them where one is collected, and the parent would wait for
+answers that never come. A child makes filesystems of its own (fsspec sees to that)."""
 
 
 def filesystem(path: str):
@@ -35,11 +42,13 @@ def filesystem(path: str):
     if protocol in ("s3", "s3a"):
         options["config_kwargs"] = {"response_checksum_validation": "when_required"}
     try:
-        return fsspec.filesystem(protocol, use_listings_cache=False, **options)
+        fs = fsspec.filesystem(protocol, use_listings_cache=False, **options)
     except ImportError as e:
         raise BadInput(f"{path}: reading {protocol}:// needs an extra package: {e}") from e
     except ValueError as e:
         raise BadInput(f"{path}: unknown protocol {protocol!r}; expected a path or s3://") from e
+    _OPENED[id(fs)] = fs
+    return fs
 
 
 def patiently(
@@ -119,33 +128,58 @@ def write(path: str, pieces: Callable[[], Iterable[bytes | memoryview]]) -> int:
     Returns:
         Its size in bytes.
     """
+    failed = []
 
     def upload() -> int:
-        total, file = 0, filesystem(path).open(path, "wb", autocommit=False)
+        total = 0
+        file = filesystem(path).open(path, "wb", block_size=PART_BYTES, autocommit=False)
         try:
             for piece in pieces():
                 file.write(piece)
                 total += len(piece)
             file.close()
             file.commit()
-        except BaseException:
+        except BaseException as e:
             file.closed = True  # what a garbage collector would else upload
-            with contextlib.suppress(Exception):  # the first error is the one that counts
-                file.discard()
             file.buffer = None
+            failed.append(file)
+            if _said(e) == "NoSuchUpload":  # it was completed, and the answer lost
+                raise OSError("the upload is gone") from e
             raise
         return total
 
-    return patiently(path, "written", upload)
+    try:
+        return patiently(path, "written", upload)
+    finally:
+        for file in failed:  # last, when the store may have come back
+            with contextlib.suppress(Exception):  # the first error is the one that counts
+                file.discard()
+
+
+def _said(error: BaseException) -> str:
+    """The code in a store's own answer, such as NoSuchUpload; "" where an error has none."""
+    answer = getattr(error.__cause__, "response", None) or getattr(error, "response", None) or {}
+    return answer.get("Error", {}).get("Code", "")
 
 
 def put(path: str, data: bytes) -> None:
-    """Upload a small object in one request."""
+    """Upload an object in one request, a large one in parts."""
+    if len(data) >= 2 * PART_BYTES:
+        whole, starts = memoryview(data), range(0, len(data), PART_BYTES)
+        write(path, lambda: (whole[start : start + PART_BYTES] for start in starts))
+        return
     patiently(path, "written", lambda: filesystem(path).pipe_file(path, data))
 
 
 def exists(path: str) -> bool:
-    return patiently(path, "looked for", lambda: filesystem(path).exists(path))
+    def look() -> bool:
+        try:
+            filesystem(path).info(path)  # exists() takes a bucket that does not answer for none
+        except FileNotFoundError:
+            return False
+        return True
+
+    return patiently(path, "looked for", look)
 
 
 def size(path: str) -> int:
@@ -186,12 +220,21 @@ def walk(root: str) -> dict[str, int]:
 
 
 def remove(path: str) -> None:
-    """Remove an object, or all below a folder; absent is fine."""
+    """Remove an object, or all below a folder; absent is fine.
+
+    Raises:
+        StoreFailed: Some of it is still there: a key may not delete it, as a rule.
+    """
 
     def delete() -> None:
         fs = filesystem(path)
-        if fs.exists(path):
+        found = list(fs.find(path))
+        if found == [path.split("://", 1)[1]]:
+            fs.rm_file(path)
+        elif found:
             fs.rm(path, recursive=True)
+            if left := fs.find(path):  # s3fs is silent on what it was refused
+                raise OSError(f"{len(left)} objects still there, such as {left[0]}")
 
     patiently(path, "removed", delete)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from ndt3_dist import remote
+from ndt3_dist import remote, versions
 from ndt3_dist.errors import BadInput, NoRoom, StoreFailed
 
 READ_BYTES = 1 << 22
@@ -210,6 +210,39 @@ def remove(path: str | Path) -> None:
         shutil.rmtree(path)
     else:
         Path(path).unlink(missing_ok=True)
+
+
+def forget_versions(folder: str | Path) -> list[str]:
+    """Delete the old versions and unfinished uploads that a bucket keeps below a folder.
+
+    Returns:
+        What remains and why, a line each; nothing on a disk.
+    """
+    return versions.forget(str(folder)) if is_remote(folder) else []
+
+
+def copy(source: str | Path, to: str | Path) -> None:
+    """Copy a file, whole or not at all: within a store by the store, on one disk as a hard link.
+
+    A link is as good as a copy: nothing is ever written into a file that is there.
+    """
+    if is_remote(source) and is_remote(to):
+        remote.copy(str(source), str(to))
+        return
+    if not (is_remote(source) or is_remote(to)):
+        tmp = Path(to).with_name(f".{Path(to).name}.{secrets.token_hex(8)}.tmp")
+        tmp.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(os.path.realpath(source), tmp)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            pass  # another disk, or one that has no links
+        else:
+            tmp.replace(to)
+            tmp.unlink(missing_ok=True)  # where `to` was the same file
+            return
+    write_pieces(to, lambda: chunks(source))
 
 
 def move_folder(folder: str | Path, to: str | Path, first: str) -> None:

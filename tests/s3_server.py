@@ -1,7 +1,11 @@
-"""A real S3 server (rclone) on a free port, behind a proxy that can fail in the ways stores do."""
+"""A real S3 server on a free port, behind a proxy that can fail in the ways stores do.
+
+rclone's, or moto's where a bucket is to keep versions.
+"""
 
 import http.client
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,7 +15,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 KEY, SECRET = "test-key", "test-secret"
-REFUSALS = {"403": (403, "AccessDenied"), "503": (503, "SlowDown")}
+REFUSALS = {
+    "403": (403, "AccessDenied"),
+    "500": (500, "InternalError"),
+    "503": (503, "SlowDown"),
+    "200": (200, "InternalError"),  # how a completion of parts may fail
+}
 
 
 def free_port() -> int:
@@ -21,24 +30,31 @@ def free_port() -> int:
 
 
 class S3:
-    """Buckets are folders of `root`.
+    """Buckets are folders of `root`; with `versions` they lie in the memory of another server.
 
     Attributes:
-        faults: (method, part of a key, kind, how often) to come; kinds are 403, 503, reset, slow,
-            cut, flip.
+        faults: (method, part of a path, kind, how often) to come; kinds are 403, 500, 503, 200 (an
+            error in it), storm (503 to everybody for 3 s), reset (in the middle of what is sent),
+            lost (done, and not answered), slow, cut, flip.
         gets: (path, bytes sent) of each object that was asked for with GET.
+        asked: (method, path and query) of every request.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, versions: bool = False):
         self.root = root
         self.port, behind = free_port(), free_port()
         self.faults: list[list] = []
         self.gets: list[tuple[str, int]] = []
-        rclone = Path(sys.executable).with_name("rclone")
-        command = [rclone, "serve", "s3", root, "--addr", f"127.0.0.1:{behind}"]
+        self.asked: list[tuple[str, str]] = []
+        self.storm_ends = 0.0
+        program = Path(sys.executable).with_name("moto_server" if versions else "rclone")
+        command = [program, "serve", "s3", root, "--addr", f"127.0.0.1:{behind}"]
         command += ["--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "10ms"]  # 0s: it hangs
-        self.rclone = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        for _ in range(200):
+        if versions:
+            command = [program, "-H", "127.0.0.1", "-p", str(behind)]
+        null = subprocess.DEVNULL
+        self.behind = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+        for _ in range(600):
             with socket.socket() as s:
                 if s.connect_ex(("127.0.0.1", behind)) == 0:
                     break
@@ -59,16 +75,23 @@ class S3:
         self.faults.append([method, key, kind, times])
 
     def fault_of(self, method: str, path: str) -> str | None:
+        if time.monotonic() < self.storm_ends:
+            return "503"
+        if "list-type" in path:
+            return None
         for fault in self.faults:
             if fault[0] == method and fault[1] in path and fault[3] > 0:
                 fault[3] -= 1
+                if fault[2] == "storm":
+                    self.storm_ends = time.monotonic() + 3
+                    return "503"
                 return fault[2]
         return None
 
     def close(self) -> None:
         self.server.shutdown()
-        self.rclone.kill()
-        self.rclone.wait()
+        self.behind.kill()
+        self.behind.wait()
 
 
 class Proxy(BaseHTTPRequestHandler):
@@ -78,15 +101,22 @@ class Proxy(BaseHTTPRequestHandler):
 
     def answer(self):
         length = int(self.headers.get("Content-Length") or 0)
-        sent, fault = self.rfile.read(length), None
-        if "list-type" not in self.path:
-            fault = self.s3.fault_of(self.command, self.path)
+        self.s3.asked.append((self.command, self.path))
+        fault = self.s3.fault_of(self.command, self.path)
         if fault == "reset":
+            self.rfile.read(length // 2)
             self.close_connection = True
             return
+        sent = self.rfile.read(length)
         if fault in REFUSALS:
             status, code = REFUSALS[fault]
-            body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+            said = f"<Code>{code}</Code><Message>injected</Message>"
+            body = f"<Error>{said}</Error>"
+            if fault == "200" and "?delete" in self.path:  # each object's own error
+                named = re.findall(r"<Object>(.*?)</Object>", sent.decode())
+                each = "".join(f"<Error>{name}{said}</Error>" for name in named)
+                body = f"<DeleteResult>{each}</DeleteResult>"
+            body = body.encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -98,6 +128,9 @@ class Proxy(BaseHTTPRequestHandler):
         upstream.request(self.command, self.path, sent, asked)
         response = upstream.getresponse()
         body = response.read()
+        if fault == "lost":
+            self.close_connection = True
+            return
         self.send_response(response.status)
         for name, value in response.getheaders():
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):

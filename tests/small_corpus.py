@@ -48,14 +48,15 @@ def write_corpus(
     recordings: list[Recording],
     shards: int = 2,
     extends: Manifest | None = None,
+    source_sha256: str = "0" * 64,
     **recipe_keys,
 ) -> Manifest:
     """A corpus as `prep.job` makes it, in one process, with so many shards of each split.
 
     Those of `extends`, which lies in the same folder, stay as they are and come first.
     """
-    recipe = Recipe(dataset="t", out=str(out), **recipe_keys)
-    cuts = [cut(r, recipe, f"{r.session}.nwb", "0" * 64) for r in recordings]
+    recipe = Recipe(**{"dataset": "t", "out": str(out), **recipe_keys})
+    cuts = [cut(r, recipe, f"{r.session}.nwb", source_sha256) for r in recordings]
     old = extends.sessions if extends else []
     sessions = [*old, *(session for session, _ in cuts)]
     written: list[Shard] = list(extends.shards) if extends else []

@@ -6,6 +6,7 @@ import numpy as np
 
 from ndt3_dist.config import DataConfig
 from ndt3_dist.errors import BadInput
+from ndt3_dist.shards.format import REMOVED
 
 
 def matching(corpus: str, ids: list[str], patterns: tuple[str, ...]) -> np.ndarray:
@@ -28,8 +29,12 @@ def matching(corpus: str, ids: list[str], patterns: tuple[str, ...]) -> np.ndarr
 
 
 def named(corpus: str, ids: list[str], data: DataConfig) -> np.ndarray:
-    """Which sessions `data.sessions` takes and `data.exclude` leaves, (sessions,) bool."""
-    return matching(corpus, ids, data.sessions) & ~matching(corpus, ids, data.exclude)
+    """Which sessions `data.sessions` takes and `data.exclude` leaves, (sessions,) bool.
+
+    Rows of removed sessions are never taken, so that no source of a mixture has to name them.
+    """
+    there = np.array([not i.startswith(f"{REMOVED}-") for i in ids])
+    return there & matching(corpus, ids, data.sessions) & ~matching(corpus, ids, data.exclude)
 
 
 def sources_of(corpus: str, ids: list[str], data: DataConfig) -> np.ndarray:

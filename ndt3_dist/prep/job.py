@@ -53,9 +53,9 @@ def prepare(recipe: Recipe) -> Manifest:
     stages = Stages()
     stages.begin("looking for recordings")
     key, sources = key_of(recipe), find_sources(recipe)
-    claim(recipe)
+    claim(recipe.out, recipe.identity())
     with Lease(recipe.out) as lease:
-        claim(recipe)  # two recipes may have come at once
+        claim(recipe.out, recipe.identity())  # two recipes may have come at once
         before = corpus_of(recipe)
         new = new_sources(recipe, key, sources, before)
         if before and not new:
@@ -132,25 +132,25 @@ def remove_strays(out: str, manifest: Manifest) -> None:
         storage.remove(storage.join(out, "spool"))
 
 
-def claim(recipe: Recipe) -> None:
-    """Take `recipe.out` for this recipe.
+def claim(out: str, identity: dict) -> None:
+    """Take an output for what is to be made of it.
 
     Raises:
-        ManifestMismatch: It is not empty and not this recipe's.
+        ManifestMismatch: It is not empty, and for something else.
     """
-    out, marker = recipe.out, storage.join(recipe.out, "recipe.json")
+    marker = storage.join(out, "recipe.json")
     if storage.exists(marker):
         theirs = storage.read_json(marker)
-        if theirs != recipe.identity():
-            changed = [k for k, v in recipe.identity().items() if theirs.get(k) != v]
+        if theirs != identity:
+            changed = [k for k, v in identity.items() if theirs.get(k) != v]
             raise ManifestMismatch(
-                f"{out}: exists, made by another recipe ({', '.join(changed)} differ); "
+                f"{out}: exists, made by another recipe ({', '.join(changed[:5])} differ); "
                 "choose another out=, or remove it first"
             )
     elif (not storage.is_remote(out) and Path(out).is_file()) or storage.list_names(out):
         raise ManifestMismatch(f"{out}: exists and is not a corpus; choose another out=")
     else:
-        storage.write_json(marker, recipe.identity())
+        storage.write_json(marker, identity)
 
 
 def corpus_of(recipe: Recipe) -> Manifest | None:

@@ -39,6 +39,7 @@ class Removed:
         cached: Files removed from caches.
         runs: Folders of runs whose model has seen them.
         named: Places of the manifest that still name one, as split rules do.
+        left: What the store keeps all the same, a line each; empty where nothing does.
     """
 
     windows: int
@@ -46,19 +47,20 @@ class Removed:
     cached: int
     runs: list[str]
     named: list[str]
+    left: list[str]
 
 
 def remove_sessions(
     corpus: str, ids: Iterable[str], caches: Iterable[Cache] = (), runs: str = ""
 ) -> Removed:
-    """Rewrite the shards that hold sessions, commit, then delete what held them.
+    """Rewrite the shards that hold sessions, commit, then delete what held them for good.
 
     Rows of the session table keep their numbers, which indexes refer to: a removed session leaves
     a row without content, but for its recording's hash, so that it does not come back unnoticed.
 
     Args:
         corpus: Folder or URL.
-        ids: Of the sessions.
+        ids: Of the sessions; none = finish what an earlier removal could not.
         caches: From which old shards go too; those of other hosts are theirs to clear.
         runs: Folder of runs to look through; "" = none.
     Raises:
@@ -68,7 +70,9 @@ def remove_sessions(
     seen = runs_that_saw(set(ids := list(ids)), runs) if runs else []
     with Lease(corpus) as lease:
         before = read_manifest(corpus)
-        clear(corpus, before)  # what a removal that was killed has left
+        left = clear(corpus, before)  # what a removal that was killed has left
+        if not ids and not has_removed(before):
+            raise BadInput(f"{corpus}: no session was ever taken out of it; say --session ID")
         sessions = [before.named(name) for name in ids]
         numbers = [before.sessions.index(s) for s in sessions]
         used = max((int(s.name) + 1 for s in before.shards), default=0)
@@ -96,16 +100,26 @@ def remove_sessions(
         lease.check()
         hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
         cached = sum(cache.forget(h) for cache in caches for h in hashes)
-        storage.write_json(storage.join(corpus, MANIFEST), after.model_dump(mode="json"))
-        clear(corpus, after)
-    return Removed(windows, rewritten, cached, seen, still_named(after, sessions))
+        if ids:
+            storage.write_json(storage.join(corpus, MANIFEST), after.model_dump(mode="json"))
+            left = clear(corpus, after)
+    return Removed(windows, rewritten, cached, seen, still_named(after, sessions), left)
 
 
-def clear(corpus: str, manifest: Manifest) -> None:
-    """Remove what lies below a corpus and is not of its manifest."""
+def clear(corpus: str, manifest: Manifest) -> list[str]:
+    """Remove what lies below a corpus and is not of its manifest.
+
+    Returns:
+        What a store keeps all the same, a line each; where nothing was taken out it may.
+    """
     remove_strays(corpus, manifest)
     for name in ("spool", "report.html"):
         storage.remove(storage.join(corpus, name))
+    return storage.forget_versions(corpus) if has_removed(manifest) else []
+
+
+def has_removed(manifest: Manifest) -> bool:
+    return any(s.dataset == REMOVED for s in manifest.sessions)
 
 
 def empty(number: int, session: Session) -> Session:
@@ -177,6 +191,11 @@ def runs_that_saw(ids: set[str], runs: str) -> list[str]:
 def still_named(manifest: Manifest, sessions: list[Session]) -> list[str]:
     """Where a manifest still has the id or the file of a removed session."""
     names = {n for s in sessions for n in (s.id, s.source)}
-    rules = [str(r.get("match")) for r in manifest.recipe.get("splits", [])]
-    found = [f"split rule {rule}" for rule in rules if rule in names]
+    found = [f"split rule {rule}" for rule in rules_of(manifest.recipe) if rule in names]
     return found + [f"failure of {f.source}" for f in manifest.failed if f.source in names]
+
+
+def rules_of(recipe: dict) -> list[str]:
+    """What the split rules of a recipe match, those of all that a combined corpus is made of."""
+    own = [str(rule.get("match")) for rule in recipe.get("splits", [])]
+    return own + [m for part in recipe.get("combined", []) for m in rules_of(part["recipe"])]

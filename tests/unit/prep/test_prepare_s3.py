@@ -65,6 +65,7 @@ def test_a_corpus_in_a_store_is_that_of_a_disk_whatever_the_store_does(
 
     done = remove_sessions("s3://out/corpus", ["t-A-b"])
     assert done.windows == 6
+    assert done.left == []  # nor does a store that knows of no versions say that it keeps any
     assert verify_corpus("s3://out/corpus") == []
     left = b"".join(files_below(tmp_path / "s3" / "out").values())
     assert b"t-A-b" not in left

@@ -1,0 +1,172 @@
+"""One corpus made of several: shards linked or copied, their indexes renumbered, a new manifest.
+
+The combined corpus owns its bytes, so that nothing which happens to the others breaks it. The
+first corpus's sessions and shards come first and stay as they are, names included: a run on it
+alone may go on with the combined one.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ndt3_dist import log, storage
+from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
+from ndt3_dist.prep.job import MANIFEST, claim, remove_strays
+from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.remove import empty
+from ndt3_dist.shards.format import (
+    REMOVED,
+    VERSION,
+    Manifest,
+    Session,
+    Shard,
+    fingerprint,
+    index_path,
+    read_manifest,
+    shard_path,
+)
+from ndt3_dist.shards.read import read_index
+from ndt3_dist.shards.write import npy_bytes
+
+
+def combine(out: str, corpora: Sequence[str]) -> Manifest:
+    """Make a corpus of several, or find it complete; one that was interrupted is finished.
+
+    Args:
+        out: Folder or URL of the new corpus.
+        corpora: Folders or URLs of the others, in order.
+    Returns:
+        Its manifest, whose `recipe` says what it was made of.
+    Raises:
+        BadInput: They do not go together.
+        ManifestMismatch: One is no corpus, or changes meanwhile; or `out` holds something else.
+    """
+    parts = {path: read_manifest(path) for path in corpora}
+    if len(parts) < 2:
+        raise BadInput(f"{', '.join(parts) or 'nothing'} to combine; expected two corpora or more")
+    check(parts)
+    recipe = origin(parts)
+    claim(out, recipe)
+    with Lease(out) as lease:
+        claim(out, recipe)
+        if storage.exists(storage.join(out, MANIFEST)):
+            log.say(f"{out}: complete already, nothing to do")
+            return read_manifest(out)
+        sessions, jobs = [], []
+        for path, part in parts.items():
+            used = max((int(name) + 1 for *_, name, _ in jobs), default=0)
+            for number, shard in enumerate(part.shards, used):
+                name = f"{number:06d}" if used else shard.name
+                jobs.append((out, path, shard, name, len(sessions)))
+            sessions += [row(n, s) for n, s in enumerate(part.sessions, len(sessions))]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            placed = pool.map(lambda job: place(*job), jobs)
+            shards = list(log.progress(placed, "shards", total=len(jobs)))
+        lease.check()
+        first = next(iter(parts.values()))
+        made = Manifest(
+            fingerprint=fingerprint(sessions, shards, first.bin_size_ms, first.window_bins),
+            bin_size_ms=first.bin_size_ms,
+            window_bins=first.window_bins,
+            streams={k: v for part in parts.values() for k, v in part.streams.items()},
+            recipe=recipe,
+            recipe_sha256=storage.sha256_bytes(storage.canonical_json(recipe)),
+            sessions=sessions,
+            shards=shards,
+            failed=[f for part in parts.values() for f in part.failed],
+        )
+        for path, part in parts.items():  # a session may have been taken out meanwhile
+            if read_manifest(path).fingerprint != part.fingerprint:
+                raise ManifestMismatch(f"{path}: changed meanwhile; remove {out} and start again")
+        storage.write_json(storage.join(out, MANIFEST), made.model_dump(mode="json"))
+        remove_strays(out, made)
+    return made
+
+
+def origin(parts: dict[str, Manifest]) -> dict:
+    """What a combined corpus is made of: no path, as in any manifest."""
+    made_of = [
+        p.model_dump(include={"fingerprint", "recipe_sha256", "recipe"}) for p in parts.values()
+    ]
+    return {"version": VERSION, "combined": made_of}
+
+
+def check(parts: dict[str, Manifest]) -> None:
+    """Refuse corpora that do not go together.
+
+    Raises:
+        BadInput: Bins or windows differ, a session or recording is in two, or was taken out of one.
+    """
+    ids: dict[str, str] = {}
+    hashes: dict[str, tuple[str, Session]] = {}
+    first, *_ = parts
+    for path, part in parts.items():
+        for field in ("bin_size_ms", "window_bins"):
+            here, there = getattr(part, field), getattr(parts[first], field)
+            if here != there:
+                raise BadInput(
+                    f"{path}: {field} is {here:g}, {first} has {there:g}; prepare them alike"
+                )
+        live = [s for s in part.sessions if s.dataset != REMOVED]
+        if twice := [s.id for s in live if s.id in ids]:
+            raise BadInput(
+                f"{path}: {len(twice)} sessions are in {ids[twice[0]]} too: "
+                f"{', '.join(twice[:5])}; data_prep/remove.py takes them out of one"
+            )
+        for session in part.sessions:
+            other, its = hashes.get(session.source_sha256, ("", session))
+            if not other or session.dataset == its.dataset == REMOVED:
+                continue
+            if REMOVED in (session.dataset, its.dataset):
+                has, lacks = (other, path) if session.dataset == REMOVED else (path, other)
+                name = its.id if session.dataset == REMOVED else session.id
+                raise BadInput(f"{has}: {name} was taken out of {lacks}; take it out here, too")
+            raise BadInput(
+                f"{path}: {session.id} is the same recording as {its.id} of {other}; "
+                "data_prep/remove.py takes it out of one"
+            )
+        ids |= {s.id: path for s in live}
+        hashes |= {s.source_sha256: (path, s) for s in part.sessions}
+
+
+def row(number: int, session: Session) -> Session:
+    """A session's row under another number, which the id of a removed one has in it."""
+    return empty(number, session) if session.dataset == REMOVED else session
+
+
+def place(out: str, path: str, shard: Shard, name: str, rows: int) -> Shard:
+    """Bring a shard to `out` under a name, its index with rows moved on by so many.
+
+    Raises:
+        ShardCorrupt: The index is not the manifest's, or the shard is missing or of another length.
+    """
+    index = read_index(path, shard).copy()
+    index["session"] += rows
+    data = npy_bytes(index)
+    tar, to = shard_path(path, shard.name), shard_path(out, name)
+    try:
+        if not storage.exists(to):  # what is there of a run that was killed is whole
+            storage.copy(tar, to)
+        if storage.size(to) != shard.bytes:
+            storage.remove(to)
+            raise ShardCorrupt(f"{tar}: its length is not the manifest's {shard.bytes}; restore it")
+    except FileNotFoundError as e:
+        raise ShardCorrupt(f"{tar}: missing; restore it") from e
+    storage.write_bytes(index_path(out, name), data)
+    return shard.model_copy(update={"name": name, "index_sha256": storage.sha256_bytes(data)})
+
+
+def patterns(parts: Sequence[Manifest]) -> list[list[str]]:
+    """Patterns for `data.mixture` that name each part's sessions and no other's.
+
+    By dataset where no other part has it, else every id.
+    """
+    ids = [[s.id for s in part.sessions if s.dataset != REMOVED] for part in parts]
+    datasets = [{i.split("-")[0] for i in own} for own in ids]
+    found = []
+    for number, own in enumerate(ids):
+        others = set().union(*(d for n, d in enumerate(datasets) if n != number))
+        shared = datasets[number] & others
+        whole = sorted(f"{d}-*" for d in datasets[number] - shared)
+        found.append(whole + [i for i in own if i.split("-")[0] in shared])
+    return found
