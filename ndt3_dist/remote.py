@@ -1,7 +1,7 @@
 """Objects of a store, by fsspec, with patience: each request is tried again while it may help.
 
-An object appears at the end of its upload, so that what is there is whole. Only `storage` imports
-this; a path is a URL such as `s3://bucket/folder`.
+An object appears at the end of its upload, so that what is there is whole. Most go through
+`storage`; a path is a URL such as `s3://bucket/folder`.
 """
 
 import contextlib

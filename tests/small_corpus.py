@@ -8,7 +8,7 @@ from ndt3_dist import storage
 from ndt3_dist.data.order import generator
 from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.spool import DESCRIPTION, order_key
+from ndt3_dist.prep.spool import order_key
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.shards.format import (
     Array,
@@ -19,6 +19,7 @@ from ndt3_dist.shards.format import (
     sample_key,
     shard_path,
 )
+from ndt3_dist.shards.members import DESCRIPTION
 from ndt3_dist.shards.write import write_shard
 
 

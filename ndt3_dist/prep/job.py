@@ -21,6 +21,7 @@ from ndt3_dist.prep.sources import Source, find_sources
 from ndt3_dist.prep.spool import ShardPlan, plan_shards, session_task, shard_task
 from ndt3_dist.prep.told import Stages, Told
 from ndt3_dist.shards.format import (
+    MANIFEST,
     REMOVED,
     Failure,
     Manifest,
@@ -30,7 +31,6 @@ from ndt3_dist.shards.format import (
     read_manifest,
 )
 
-MANIFEST = "manifest.json"
 STREAMS = {
     "spikes": "counts per bin, uint8 (bins, channels of all arrays side by side)",
     "covariates": "recorded value / scale, float32 (bins, dims), NaN where not valid",

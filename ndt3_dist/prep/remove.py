@@ -1,20 +1,18 @@
 """Take sessions out of a corpus, with every byte of them, and say which runs have seen them."""
 
 import dataclasses
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, Ndt3DistError, ShardCorrupt
-from ndt3_dist.prep.job import MANIFEST, remove_strays
+from ndt3_dist.errors import BadInput, Ndt3DistError
+from ndt3_dist.prep.job import remove_strays
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.spool import DESCRIPTION
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.format import (
-    MEMBERS,
+    MANIFEST,
     REMOVED,
     Manifest,
     Session,
@@ -25,6 +23,7 @@ from ndt3_dist.shards.format import (
     sample_key,
     shard_path,
 )
+from ndt3_dist.shards.members import DESCRIPTION, read_members
 from ndt3_dist.shards.read import read_index
 from ndt3_dist.shards.write import write_shard
 
@@ -75,7 +74,7 @@ def remove_sessions(
             raise BadInput(f"{corpus}: no session was ever taken out of it; say --session ID")
         sessions = [before.named(name) for name in ids]
         numbers = [before.sessions.index(s) for s in sessions]
-        used = max((int(s.name) + 1 for s in before.shards), default=0)
+        used = before.next_shard()
         shards, rewritten, old, windows = [], [], [], 0
         for shard in log.progress(before.shards, "shards"):
             index = read_index(corpus, shard)
@@ -153,14 +152,7 @@ def without(
 
     def samples() -> Iterator[tuple[str, dict, dict]]:
         for entry in index:
-            places = zip(MEMBERS, entry["offsets"].tolist(), entry["sizes"].tolist(), strict=True)
-            members = {
-                stream: storage.read_range(tar, offset, size).tobytes()
-                for stream, offset, size in places
-                if size
-            }
-            if zlib.crc32(b"".join(members.values())) != entry["crc32"]:
-                raise ShardCorrupt(f"{tar}: damaged; data_prep/verify.py says where")
+            members = read_members(tar, entry)
             fields = {field: entry[field] for field in (*DESCRIPTION, "session")}
             session = manifest.sessions[int(entry["session"])]
             yield sample_key(session.id, int(entry["start_bin"])), members, fields

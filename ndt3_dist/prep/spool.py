@@ -6,7 +6,6 @@ attempt left, with the same bytes.
 """
 
 import hashlib
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,26 +19,16 @@ from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source, fetched
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.shards.format import (
-    MEMBERS,
     SPLITS,
     Shard,
     index_path,
     sample_key,
     shard_path,
 )
+from ndt3_dist.shards.members import DESCRIPTION, read_members
 from ndt3_dist.shards.npy import parse_npy
 from ndt3_dist.shards.verify import shard_problems
 from ndt3_dist.shards.write import write_shard
-
-DESCRIPTION = (
-    "start_bin",
-    "bins",
-    "tokens",
-    "context_tokens",
-    "spike_targets",
-    "covariate_targets",
-)
-"""Index fields that describe a sample whatever file it lies in."""
 
 
 def spool_base(out: str, source: str) -> str:
@@ -154,13 +143,14 @@ def plan_shards(spools: list[dict], recipe: Recipe, rows: int = 0, shards: int =
         A `ShardPlan` for each shard.
     """
     windows: dict[str, list] = {split: [] for split in SPLITS}
+    identity = recipe.sha256()
     for number, spool in enumerate(spools):
         index = load_spool_index(spool["base"], spool["index_sha256"])
-        session = spool["session"]["id"]
+        session, starts = spool["session"]["id"], index["start_bin"].tolist()
+        sizes = (index["sizes"] + 1024 * (index["sizes"] > 0)).sum(axis=1).tolist()
         for record, split in enumerate(spool["splits"]):
-            key = sample_key(session, int(index[record]["start_bin"]))
-            size = int(sum(s + 1024 for s in index[record]["sizes"].tolist() if s))
-            windows[SPLITS[split]].append((order_key(recipe.sha256(), key), number, record, size))
+            key = order_key(identity, sample_key(session, starts[record]))
+            windows[SPLITS[split]].append((key, number, record, sizes[record]))
     cuts: list[tuple[str, list]] = []
     for split, found in windows.items():
         filled = 0.0
@@ -215,17 +205,6 @@ def samples_of(plan: ShardPlan) -> Iterator[tuple[str, dict, dict]]:
     indexes = {n: load_spool_index(s["base"], s["index_sha256"]) for n, s in plan.spools.items()}
     for number, record in plan.samples:
         entry, spool = indexes[number][record], plan.spools[number]
-        sizes = entry["sizes"].tolist()
-        spans = [(o, o + n) for o, n in zip(entry["offsets"].tolist(), sizes, strict=True) if n]
-        first, last = spans[0][0], spans[-1][1]
-        data = storage.read_range(spool["base"] + ".tar", first, last - first).tobytes()
-        members, crc = {}, 0
-        for stream, offset, size in zip(MEMBERS, entry["offsets"].tolist(), sizes, strict=True):
-            if size:
-                members[stream] = data[offset - first : offset - first + size]
-                crc = zlib.crc32(members[stream], crc)
-        if crc != entry["crc32"]:
-            path = spool["base"] + ".tar"
-            raise ShardCorrupt(f"{path}: changed since it was written; remove it and run again")
+        members = read_members(spool["base"] + ".tar", entry)
         fields = {name: entry[name] for name in DESCRIPTION} | {"session": spool["row"]}
         yield sample_key(spool["id"], int(entry["start_bin"])), members, fields

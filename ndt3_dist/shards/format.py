@@ -17,6 +17,7 @@ from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
 
 VERSION = 1
+MANIFEST = "manifest.json"
 MEMBERS = ("spikes", "covariates", "constraint", "return")
 """Streams of a sample in the order of its tar members; the last two only where recorded."""
 REMOVED = "removed"
@@ -198,7 +199,7 @@ def read_manifest(corpus: str) -> Manifest:
     Raises:
         ManifestMismatch: There is none, or it is of another format, version or content.
     """
-    path = storage.join(corpus, "manifest.json")
+    path = storage.join(corpus, MANIFEST)
     try:
         values = storage.read_json(path)
     except (FileNotFoundError, NotADirectoryError) as e:
