@@ -113,9 +113,9 @@ def test_a_host_that_is_cut_off_changes_no_byte(hosts):
     began = time.time()
     assert process.poll() is None
     assert "[36/36]" not in log.read_text()
-    text = finish(process, log)
-    took = time.time() - began
-    assert "0 failed" in text
+    wait_until(lambda: "[36/36]" in log.read_text(), 300, process)
+    took = time.time() - began  # until its last task was done elsewhere
+    assert "0 failed" in finish(process, log)
     assert hashes(out) == expected
     assert took < 100  # with Ray's own settings 120 to 420
     # Its Ray ends by itself when it has not found the head for a minute; then it comes back.
@@ -134,4 +134,4 @@ def test_a_host_that_is_cut_off_changes_no_byte(hosts):
     assert hosts.at_work(1)
     finish(process, log)
     assert hashes(hosts.folder / "again") == expected
-    print(f"cut off: the job had ended {took:.0f} s later")
+    print(f"cut off: its task was done elsewhere {took:.0f} s later")
