@@ -211,7 +211,8 @@ def run_sessions(
     rows = before.sessions if before else []
     removed = frozenset(s.source_sha256 for s in rows if s.dataset == REMOVED)
     there = frozenset(s.source_sha256 for s in rows) - removed
-    running = run_all(session_task, [(recipe, key, source, removed, there) for source in sources])
+    arguments = [(recipe, key, source) for source in sources]
+    running = run_all(session_task, arguments, shared=(removed, there))
     for number, result in told.each(running):
         lease.still_held()
         source = sources[number]

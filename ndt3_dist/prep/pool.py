@@ -4,12 +4,15 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from ndt3_dist.errors import ClusterFailed
 from ndt3_dist.prep.recipe import Recipe
 
-RunAll = Callable[[Callable, list[tuple]], Iterator[tuple[int, Any]]]
+RunAll = Callable[..., Iterator[tuple[int, Any]]]
+MOST_PENDING = 1000
+"""Tasks that Ray knows of at once: enough to make a cluster grow, few enough to be waited for."""
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,8 +45,9 @@ def answers(address: str) -> None:
 class ray_pool:
     """A Ray to run tasks on; ours ends with the block.
 
-    Entering gives `run_all(task, argument_tuples)`, which yields (number, result or exception) as
-    tasks end. Tasks of workers and hosts that are lost are repeated, three times each.
+    Entering gives `run_all(task, argument_tuples, shared)`, which yields (number, result or
+    exception) as tasks end; `shared` are last arguments of all of them, sent to each host once.
+    Tasks of workers and hosts that are lost are repeated, three times each.
 
     Raises:
         ClusterFailed: A cluster cannot be reached, or lost the hosts of one task again and again.
@@ -76,13 +80,20 @@ class ray_pool:
             ) from e
         return self._run_all
 
-    def _run_all(self, task: Callable, arguments: list[tuple]) -> Iterator[tuple[int, Any]]:
+    def _run_all(
+        self, task: Callable, arguments: list[tuple], shared: tuple = ()
+    ) -> Iterator[tuple[int, Any]]:
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
         ray = self.ray
         remote = ray.remote(num_cpus=1, max_retries=3)(task)
-        pending = {remote.remote(*args): number for number, args in enumerate(arguments)}
-        while pending:
+        same = [ray.put(value) for value in shared]
+        waiting, pending = iter(enumerate(arguments)), {}
+        while True:
+            for number, args in islice(waiting, MOST_PENDING - len(pending)):
+                pending[remote.remote(*args, *same)] = number
+            if not pending:
+                return
             done, _ = ray.wait(list(pending), num_returns=1)
             for ref in done:
                 number = pending.pop(ref)

@@ -18,11 +18,11 @@ def write_session():
     return nwb_files.write_session
 
 
-def in_process(task, arguments):
+def in_process(task, arguments, shared=()):
     """What a Ray pool does, one task after the other."""
     for number, args in enumerate(arguments):
         try:
-            yield number, task(*args)
+            yield number, task(*args, *shared)
         except Exception as e:
             yield number, e
 

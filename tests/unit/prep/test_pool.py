@@ -13,6 +13,7 @@ import pytest
 
 from ndt3_dist.errors import BadInput, ClusterFailed
 from ndt3_dist.prep import job
+from ndt3_dist.prep import pool as pools
 from ndt3_dist.prep.pool import ray_pool
 from ndt3_dist.prep.recipe import Recipe
 
@@ -172,7 +173,7 @@ def prepare_with(monkeypatch, run_all, folder: Path):
 def test_hosts_that_share_no_source_end_the_job(tmp_path, monkeypatch, write_session):
     path = write_session(tmp_path / "nwb" / "a.nwb", seed=1)
 
-    def elsewhere(task, arguments):
+    def elsewhere(task, arguments, shared=()):
         yield 0, FileNotFoundError(2, "No such file or directory", str(path))
 
     with pytest.raises(BadInput, match=r"a\.nwb: there on some hosts.* source= must be"):
@@ -183,7 +184,7 @@ def test_hosts_that_share_no_source_end_the_job(tmp_path, monkeypatch, write_ses
 def test_hosts_that_share_no_out_end_the_job(tmp_path, monkeypatch, write_session, without_ray):
     write_session(tmp_path / "nwb" / "a.nwb", seed=1)
 
-    def elsewhere(task, arguments):
+    def elsewhere(task, arguments, shared=()):
         for number, result in without_ray(task, arguments):
             for file in (tmp_path / "c" / "spool").iterdir():
                 file.unlink()
@@ -191,3 +192,24 @@ def test_hosts_that_share_no_out_end_the_job(tmp_path, monkeypatch, write_sessio
 
     with pytest.raises(BadInput, match=r"there on some hosts.* out= must be"):
         prepare_with(monkeypatch, elsewhere, tmp_path)
+
+
+def test_tasks_are_handed_over_a_few_at_a_time_and_what_they_share_once(monkeypatch):
+    monkeypatch.setattr(pools, "MOST_PENDING", 3)
+    seen, stored = [], []
+    pool = ray_pool(Recipe(dataset="t"), 1)
+
+    def wait(refs, num_returns):
+        seen.append(len(refs))
+        return refs[-1:], refs[:-1]
+
+    pool.ray = SimpleNamespace(
+        put=lambda value: stored.append(value) or f"ref of {value}",
+        remote=lambda **_: lambda task: SimpleNamespace(remote=lambda *args: args),
+        wait=wait,
+        get=lambda ref: ref,
+    )
+    done = dict(pool._run_all(print, [(n,) for n in range(10)], shared=("all",)))
+    assert done == {n: (n, "ref of all") for n in range(10)}
+    assert max(seen) == 3
+    assert stored == ["all"]
