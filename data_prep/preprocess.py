@@ -24,8 +24,12 @@ def main() -> int:
     parser.add_argument("--recipe", required=True, help="YAML file or name of a shipped recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to change")
     parser.add_argument("--dry-run", action="store_true", help="list what would be read, and stop")
+    parser.add_argument(
+        "--allow-failures", metavar="N", help="exit code 0 where no more recordings fail (0)"
+    )
     args = parser.parse_intermixed_args()
-    recipe = load_recipe(find_file(args.recipe, "data_prep/recipes"), args.overrides)
+    allowed = [f"allow_failures={args.allow_failures}"] if args.allow_failures else []
+    recipe = load_recipe(find_file(args.recipe, "data_prep/recipes"), [*args.overrides, *allowed])
     if args.dry_run:
         rows = dry_rows(recipe)
         log.say(f"{text_table(rows)}\n{dry_line(rows)}")

@@ -139,12 +139,13 @@ def test_a_manifest_names_no_place_of_the_machine_it_was_made_on(finished):
         assert str(ROOT) not in text
 
 
-def test_two_workers_write_the_bytes_that_one_worker_writes(finished):
+@pytest.mark.parametrize("workers", [2, 8])
+def test_any_number_of_workers_writes_the_bytes_that_one_writes(finished, workers):
     folder, _ = finished
-    done = run_program(folder, "source=nwb", "out=other", "num_workers=2")
+    done = run_program(folder, "source=nwb", f"out=by{workers}", f"num_workers={workers}")
     assert done.returncode == 0, done.stderr
-    assert hashes(folder / "other") == hashes(folder / "corpus")
-    assert len(hashes(folder / "other")) >= 6
+    assert hashes(folder / f"by{workers}") == hashes(folder / "corpus")
+    assert len(hashes(folder / f"by{workers}")) >= 6
 
 
 def test_a_second_run_says_complete_and_touches_nothing(finished):
@@ -180,7 +181,7 @@ def test_one_bad_recording_fails_alone_by_name(recordings, tmp_path, write_nwb):
     assert str(tmp_path) not in manifest.failed[0].error
     assert verify_corpus(str(tmp_path / "corpus")) == []
 
-    again = run_program(tmp_path, "source=nwb", "out=corpus", "allow_failures=1")
+    again = run_program(tmp_path, "source=nwb", "out=corpus", "--allow-failures", "1")
     assert again.returncode == 0, again.stderr
     assert "left out b.nwb" in again.stderr
     assert read_manifest(str(tmp_path / "corpus")) == manifest
