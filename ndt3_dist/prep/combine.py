@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
-from ndt3_dist.prep.job import claim, remove_strays
 from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.output import claim, remove_strays
 from ndt3_dist.prep.remove import empty
 from ndt3_dist.shards.format import (
     MANIFEST,

@@ -8,8 +8,8 @@ import numpy as np
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
-from ndt3_dist.prep.job import remove_strays
 from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.output import remove_strays
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.format import (
     MANIFEST,

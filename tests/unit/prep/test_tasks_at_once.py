@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from ndt3_dist.prep import job
+from ndt3_dist.prep.output import claim
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import find_sources
 from ndt3_dist.prep.spool import plan_shards, session_task, shard_task
@@ -26,7 +27,7 @@ def test_tasks_that_run_twice_at_once_write_the_bytes_of_one(tmp_path, write_ses
     job.prepare(recipe)
     assert not (tmp_path / "one" / "spool").exists()
     again = recipe.model_copy(update={"out": str(tmp_path / "two")})
-    job.claim(again)
+    claim(again.out, again.identity())
     (source,) = find_sources(again)
     spools = at_once(session_task, again, b"", source)
     assert {spool["sha256"] for spool in spools} == {spools[0]["sha256"]}
