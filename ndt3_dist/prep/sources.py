@@ -4,16 +4,12 @@ A source is a file, a folder, its like in a store, or the list of assets that DA
 dandiset (assets.jsonld), whose recordings lie in its bucket under names without meaning.
 """
 
-import hashlib
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ndt3_dist import storage
-from ndt3_dist.errors import BadInput, Ndt3DistError
+from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.recipe import Recipe
 
 LISTING = "assets.jsonld"
@@ -123,44 +119,3 @@ def _list_of(path: str) -> list:
     if not isinstance(found, list):
         raise BadInput(f"{path}: not a list; expected the assets.jsonld of a dandiset")
     return found
-
-
-@contextmanager
-def fetched(source: Source) -> Iterator[tuple[Path, str]]:
-    """A local file of a recording and its sha256; a remote one lies on this host's disk meanwhile.
-
-    Raises:
-        BadInput: It is no file, but a pipe or the like.
-        NoRoom: It does not fit.
-        StoreFailed: It cannot be had.
-    """
-    if not storage.is_remote(source.path):
-        if Path(source.path).exists() and not Path(source.path).is_file():
-            raise BadInput(f"{source.path}: not a regular file; expected a recording")
-        yield Path(source.path), storage.sha256_file(source.path)
-        return
-    storage.check_room(tempfile.gettempdir(), source.bytes)
-    with tempfile.TemporaryDirectory(prefix="ndt3_dist_") as folder:
-        # Readers may take a name from the file's own or its folder's.
-        known = source.path if source.path.endswith(source.name) else f"recordings/{source.name}"
-        *_, above, name = PurePosixPath(known).parts
-        path, digest = Path(folder) / above / name, hashlib.sha256()
-        path.parent.mkdir()
-        try:
-            with path.open("wb") as file:
-                for piece in storage.chunks(source.path):
-                    file.write(piece)
-                    digest.update(piece)
-        except OSError as e:
-            if e.errno in storage.FULL:
-                raise storage.no_room(path, source.bytes) from e
-            raise
-        if source.sha256 not in ("", digest.hexdigest()):
-            raise BadInput(
-                f"{source.path}: has sha256 {digest.hexdigest()[:12]}, the list of assets says "
-                f"{source.sha256[:12]}; get the list again"
-            )
-        try:
-            yield path, digest.hexdigest()
-        except Ndt3DistError as e:
-            raise type(e)(str(e).replace(str(path), source.path)) from e

@@ -13,10 +13,11 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ShardCorrupt
+from ndt3_dist.prep.fetch import fetched
 from ndt3_dist.prep.privacy import pseudonym, source_label
 from ndt3_dist.prep.readers.read import read_recording
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.sources import Source, fetched
+from ndt3_dist.prep.sources import Source
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.shards.format import (
     SPLITS,

@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+import tempfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +15,9 @@ import pytest
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, StoreFailed
 from ndt3_dist.prep import job
+from ndt3_dist.prep.fetch import fetched, own_folder
 from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe
-from ndt3_dist.prep.sources import fetched, find_sources, matches
+from ndt3_dist.prep.sources import find_sources, matches
 
 
 def test_a_source_is_named_by_its_path_below_the_folder(tmp_path):
@@ -157,3 +161,27 @@ def test_a_server_that_sends_no_parts_is_named_and_no_wrong_bytes_are_taken(web,
     (folder / "a.nwb").write_bytes(bytes(2500))
     with pytest.raises(StoreFailed, match="does the server send parts"):
         storage.sha256_file(f"{url}/a.nwb")
+
+
+def test_the_folder_of_a_killed_process_goes_with_the_next_and_one_in_use_stays(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "ndt3_dist_mine").mkdir()
+    program = (
+        "import os, signal, sys, tempfile\n"
+        "from ndt3_dist.prep.fetch import own_folder\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "with own_folder() as folder:\n"
+        "    (folder / 'patient.nwb').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    (abandoned,) = tmp_path.glob("ndt3_dist_recording_*")
+    assert (abandoned / "patient.nwb").exists()
+    with own_folder() as first, own_folder() as second:
+        assert not abandoned.exists()
+        assert first.is_dir()
+        assert second.is_dir()
+        assert first != second
+    assert [p.name for p in tmp_path.iterdir()] == ["ndt3_dist_mine"]
