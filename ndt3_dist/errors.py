@@ -14,6 +14,10 @@ class BadInput(Ndt3DistError, ValueError):
     """A recording, recipe, config or argument that cannot be used as it is."""
 
 
+class Withdrawn(BadInput):
+    """A recording that was taken out of a corpus, and is not to come back."""
+
+
 class NoRoom(BadInput):
     """The disk of an output is full; more work on it would fail alike."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from ndt3_dist import log
-from ndt3_dist.errors import BadInput, StoreFailed
+from ndt3_dist.errors import BadInput, ManifestMismatch, StoreFailed
 
 WHOLE_S = 600.0
 """For a request of a whole file, such as the manifest of a large corpus."""
@@ -68,24 +68,28 @@ def patiently(
         timeout_s: That each call keeps, for messages.
         patience_s: First wait after a fault; it doubles up to `LONGEST_WAIT_S`.
     Raises:
-        FileNotFoundError, PermissionError, BadInput: At once.
+        FileNotFoundError, PermissionError, BadInput, ManifestMismatch: At once.
         StoreFailed: None of the calls was answered.
     """
     wait, attempts = patience_s, attempts or ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:
             return call()
-        except (FileNotFoundError, PermissionError, BadInput):
+        except (FileNotFoundError, PermissionError, BadInput, ManifestMismatch):
             raise
         except Exception as e:  # each store and library has faults of its own
             if "Credentials" in type(e).__name__:  # botocore's; waiting brings none
                 raise PermissionError(str(e)) from e
-            said = f"{type(e).__name__}: {e}"
+            # What follows a question mark may be a signature that opens the store to anybody.
+            shown = path.split("?")[0]
+            said = f"{type(e).__name__}: {e}".replace(path, shown)
             if isinstance(e, TimeoutError):
                 said = f"no whole answer in {timeout_s:g} s"
             if attempt == attempts:
-                raise StoreFailed(f"{path}: cannot be {what} after {attempt} tries ({said})") from e
-            log.warn(f"{path}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
+                raise StoreFailed(
+                    f"{shown}: cannot be {what} after {attempt} tries ({said})"
+                ) from e
+            log.warn(f"{shown}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
         time.sleep(wait * random.uniform(0.5, 1))
         wait = min(2 * wait, LONGEST_WAIT_S)
     raise AssertionError("unreachable")
@@ -162,13 +166,21 @@ def _said(error: BaseException) -> str:
     return answer.get("Error", {}).get("Code", "")
 
 
-def put(path: str, data: bytes) -> None:
-    """Upload an object in one request, a large one in parts."""
+def put(path: str, data: bytes, check: Callable[[], None] | None = None) -> None:
+    """Upload an object in one request, a large one in parts; `check` goes before each attempt."""
     if len(data) >= 2 * PART_BYTES:
         whole, starts = memoryview(data), range(0, len(data), PART_BYTES)
+        if check:
+            check()
         write(path, lambda: (whole[start : start + PART_BYTES] for start in starts))
         return
-    patiently(path, "written", lambda: filesystem(path).pipe_file(path, data))
+
+    def upload() -> None:
+        if check:
+            check()
+        filesystem(path).pipe_file(path, data)
+
+    patiently(path, "written", upload)
 
 
 def exists(path: str) -> bool:
@@ -209,10 +221,13 @@ def walk(root: str) -> dict[str, int]:
     """Path below `root` -> bytes, of every object there; "" for `root` where it is one itself."""
 
     def look() -> dict[str, int]:
+        info = filesystem(root).info(root)  # find() knows no single file of a web server
+        if info["type"] == "file" and info.get("size") is not None:
+            return {"": info["size"]}
         found = filesystem(root).find(root, detail=True)
         base = root.split("://", 1)[1].rstrip("/")
         return {
-            name.split("://", 1)[-1].removeprefix(base).lstrip("/"): info["size"]
+            name.split("://", 1)[-1].removeprefix(base).lstrip("/"): info.get("size") or 0
             for name, info in found.items()
         }
 

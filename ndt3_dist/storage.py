@@ -90,11 +90,17 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+def write_bytes(path: str | Path, data: bytes, check: Callable[[], None] | None = None) -> None:
+    """Write `data` to `path`, whole or not at all.
+
+    Args:
+        check: Called before each attempt, of which a store may need several over minutes.
+    """
     if is_remote(path):
-        remote.put(str(path), data)
+        remote.put(str(path), data, check)
         return
+    if check:
+        check()
     with atomic_file(path) as f:
         f.write(data)
 
@@ -117,9 +123,14 @@ def write_pieces(path: str | Path, pieces: Callable[[], Iterable[bytes | memoryv
     return total
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+def write_json(path: str | Path, value: Any, check: Callable[[], None] | None = None) -> None:
+    """Write `value` as indented JSON, whole or not at all; `check` as for `write_bytes`."""
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode(), check)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is that of an `atomic_file` which was never finished."""
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 class atomic_file:
@@ -226,7 +237,8 @@ def copy(source: str | Path, to: str | Path) -> None:
 
     A link is as good as a copy: nothing is ever written into a file that is there.
     """
-    if is_remote(source) and is_remote(to):
+    protocols = {str(path).split("://", 1)[0] for path in (source, to)}
+    if is_remote(source) and is_remote(to) and len(protocols) == 1:
         remote.copy(str(source), str(to))
         return
     if not (is_remote(source) or is_remote(to)):

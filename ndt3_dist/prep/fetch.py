@@ -45,7 +45,7 @@ def fetched(source: Source) -> Iterator[tuple[Path, str]]:
                     digest.update(piece)
         except OSError as e:
             if e.errno in storage.FULL:
-                raise storage.no_room(path, source.bytes) from e
+                raise storage.no_room(folder, source.bytes) from e
             raise
         if source.sha256 not in ("", digest.hexdigest()):
             raise BadInput(

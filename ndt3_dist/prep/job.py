@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, Ndt3DistError, NoRoom
+from ndt3_dist.errors import BadInput, Ndt3DistError, NoRoom, Withdrawn
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import claim, commit, corpus_of, new_sources, remove_strays
+from ndt3_dist.prep.output import claim, commit, corpus_of, new_sources, remove_strays, withdrawn
 from ndt3_dist.prep.pool import RunAll, ray_pool
 from ndt3_dist.prep.privacy import clean, key_of, source_label
 from ndt3_dist.prep.recipe import Recipe
@@ -26,6 +26,9 @@ from ndt3_dist.shards.format import (
     Session,
     Shard,
 )
+
+LONGEST = 600
+"""Characters of a failure's reason."""
 
 
 def prepare(recipe: Recipe) -> Manifest:
@@ -55,7 +58,7 @@ def prepare(recipe: Recipe) -> Manifest:
                 log.say(f"{recipe.out}: complete already, nothing to do")
                 return before
             log.say(f"{recipe.out}: what had failed is gone from the source; nothing else is new")
-            return commit(recipe, before, [], [], [])
+            return commit(recipe, before, [], [], [], lease.check)
         stages.begin("starting Ray")
         with ray_pool(recipe, len(new)) as run_all:
             stages.begin("session tasks")
@@ -63,7 +66,7 @@ def prepare(recipe: Recipe) -> Manifest:
             spools, claims = one_of_each(spools, before)
             failed = sorted([*failed, *claims], key=lambda f: f.source)
             if not spools and not before:
-                first = f"{failed[0].source}: {failed[0].error}"
+                first = f"{failed[0].source}: {failed[0].error}" if failed else "was taken out"
                 raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
             lease.check()
             stages.begin("dealing windows to shards")
@@ -72,8 +75,7 @@ def prepare(recipe: Recipe) -> Manifest:
             shards = run_shards(recipe, plans, run_all, lease)
             stages.begin("ending Ray")
         stages.begin("manifest")
-        lease.check()
-        manifest = commit(recipe, before, spools, shards, failed)
+        manifest = commit(recipe, before, spools, shards, failed, lease.check)
     log.say(stages.table())
     return manifest
 
@@ -100,24 +102,24 @@ def run_sessions(
     """Run a session task for each source; finished spools by session id, and the failures."""
     spools, failed, told = [], [], Told(len(sources))
     rows = before.sessions if before else []
-    removed = frozenset(s.source_sha256 for s in rows if s.dataset == REMOVED)
+    removed = {s.source_sha256 for s in rows if s.dataset == REMOVED}
+    removed = frozenset(removed | set(withdrawn(recipe.out)["recordings"]))
     there = frozenset(s.source_sha256 for s in rows) - removed
     arguments = [(recipe, key, source) for source in sources]
     running = run_all(session_task, arguments, shared=(removed, there))
     for number, result in told.each(running):
         lease.still_held()
         source = sources[number]
+        label = source_label(key, source.name)
         if isinstance(result, NoRoom):
             raise result  # the next recording would not fit either
-        check_shared(recipe, source, result)
+        if isinstance(result, Withdrawn):  # nothing that is kept may name it again
+            log.warn(f"{label}: was taken out of this corpus; remove the file from the source")
+            told.failed += 1
+            continue
+        check_shared(recipe, source, result, label)
         if isinstance(result, Exception):
-            # The manifest holds no absolute path, and the line says the file's name once.
-            label, path = source_label(key, source.name), source.path
-            reason = " ".join(str(result).split()).removeprefix(f"{path}: ").replace(path, label)
-            reason = clean(reason, key, source.name)
-            if not isinstance(result, Ndt3DistError | OSError):
-                # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
-                reason = f"{type(result).__name__}: {reason[:500]}"
+            reason = reason_of(result, key, source)
             failed.append(Failure(source=label, error=reason))
             told.failed += 1
             print(f"failed: {label}: {reason}", file=sys.stderr, flush=True)
@@ -134,7 +136,17 @@ def run_sessions(
     )
 
 
-def check_shared(recipe: Recipe, source: Source, result) -> None:
+def reason_of(error: Exception, key: bytes, source: Source) -> str:
+    """Why a recording failed: without an absolute path, with no name that has a pseudonym."""
+    label, path = source_label(key, source.name), source.path
+    reason = " ".join(str(error).split()).removeprefix(f"{path}: ").replace(path, label)
+    if not isinstance(error, Ndt3DistError | OSError):
+        # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
+        reason = f"{type(error).__name__}: {reason}"
+    return clean(reason, key, source.name)[:LONGEST]
+
+
+def check_shared(recipe: Recipe, source: Source, result, label: str) -> None:
     """Refuse hosts that do not share a folder: all their recordings would fail, or be elsewhere."""
     if isinstance(result, FileNotFoundError) and str(result.filename) == source.path:
         missing, where = source.path, "source="
@@ -144,8 +156,9 @@ def check_shared(recipe: Recipe, source: Source, result) -> None:
         return
     if storage.exists(missing) == isinstance(result, dict):
         return
+    what = label if missing == source.path else missing
     raise BadInput(
-        f"{missing}: there on some hosts of {recipe.ray_address} and not on others; {where} must "
+        f"{what}: there on some hosts of {recipe.ray_address} and not on others; {where} must "
         "be a folder that all of them share, or a URL"
     )
 
@@ -162,23 +175,28 @@ def describe(spool: dict) -> str:
 def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict], list[Failure]]:
     """Spools whose session no other claims, and the failures of those that claim one together.
 
-    Which of them is right cannot be known: none is taken, and one that the corpus has stays.
+    Which of them is right cannot be known: none is taken, and one that the corpus has stays. Of
+    files with the same bytes the first by name is taken.
     """
     claims: dict[str, list[str]] = {s.id: [s.source] for s in before.sessions} if before else {}
-    for spool in spools:
-        session = spool["session"]
-        claims.setdefault(session["id"], []).append(session["source"])
+    first: dict[str, str] = {}
+    for session in sorted((s["session"] for s in spools), key=lambda s: s["source"]):
+        if first.setdefault(session["source_sha256"], session["source"]) == session["source"]:
+            claims.setdefault(session["id"], []).append(session["source"])
     kept, failed = [], []
     for spool in spools:
         session, source = spool["session"]["id"], spool["session"]["source"]
-        others = [name for name in claims[session] if name != source]
-        if not others:
+        same = first[spool["session"]["source_sha256"]]
+        others = [name for name in claims.get(session, []) if name != source]
+        if same == source and not others:
             kept.append(spool)
             continue
-        reason = (
-            f"is session {session}, as {', '.join(others[:3])} is; give the files different "
-            "session ids, or prepare them as two datasets"
-        )
+        reason = f"is the same file as {same}"
+        if same == source:
+            reason = (
+                f"is session {session}, as {', '.join(others[:3])} is; give the files different "
+                "session ids, or prepare them as two datasets"
+            )
         failed.append(Failure(source=source, error=reason))
         print(f"failed: {source}: {reason}", file=sys.stderr, flush=True)
     return kept, failed
@@ -187,7 +205,7 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
 def plans_of(recipe: Recipe, spools: list[dict], before: Manifest | None) -> list[ShardPlan]:
     """Shards that new spools make, named on from those that are there."""
     rows = len(before.sessions) if before else 0
-    used = before.next_shard() if before else 0
+    used = max(before.next_shard() if before else 0, withdrawn(recipe.out)["next_shard"])
     plans = plan_shards(spools, recipe, rows, used)
     if not plans and not before:
         raise BadInput("every window was rejected; the lines above say how many of each session")
@@ -200,7 +218,7 @@ def run_shards(
 ) -> list[Shard]:
     """Merge spools into shards; raises the first error of a shard task."""
     entries: list = [None] * len(plans)
-    running = run_all(shard_task, [(recipe, plan) for plan in plans])
+    running = run_all(shard_task, [(recipe, plan) for plan in plans], shared=(lease.mine["id"],))
     for number, result in log.progress(running, "shards", total=len(plans)):
         lease.still_held()
         if isinstance(result, BaseException):

@@ -20,6 +20,21 @@ BEAT_S = 5.0
 """Time between two renewals; a mark is watched for two and a half of them."""
 
 
+def check_job(out: str, job: str) -> None:
+    """Raises ManifestMismatch where another job than `job` is at work on an output; "" = any may.
+
+    A host that was cut off may go on with a task when its job is over and the next one has begun.
+    """
+    if not job:
+        return
+    try:
+        found = storage.read_json(storage.join(out, FILE))
+    except (FileNotFoundError, BadInput):
+        found = {}
+    if found.get("id") != job:
+        raise ManifestMismatch(f"{out}: the job of this task is over; nothing is written")
+
+
 class Lease:
     """Held as a context: `ManifestMismatch` on entering where another job is at work."""
 
@@ -28,7 +43,7 @@ class Lease:
         self.mine = {"id": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
         self.mine["space"] = os.readlink("/proc/self/ns/pid")  # containers count on their own
         self._over = threading.Event()
-        self._lost = False
+        self._missed = 0
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self):
@@ -56,8 +71,8 @@ class Lease:
             )
 
     def still_held(self) -> None:
-        """The same, by what was last seen; costs nothing."""
-        if self._lost:
+        """The same, where the mark was last seen to be another's, or could not be renewed."""
+        if self._missed:
             self.check()
 
     def __exit__(self, *_) -> None:
@@ -99,8 +114,11 @@ class Lease:
         while not self._over.wait(BEAT_S):
             beat += 1
             try:
-                self._lost = self._read().get("id", self.mine["id"]) != self.mine["id"]
-                if not self._lost:
+                if self._read().get("id", self.mine["id"]) == self.mine["id"]:
                     self._write(beat)
+                    self._missed = 0
+                else:
+                    self._missed += 1
             except (OSError, Ndt3DistError) as e:
+                self._missed += 1
                 log.warn(f"{self.path}: cannot be renewed ({e})")

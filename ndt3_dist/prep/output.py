@@ -5,10 +5,12 @@ manifest comes last.
 """
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import ManifestMismatch
+from ndt3_dist.errors import ManifestMismatch, StoreFailed
+from ndt3_dist.prep.lease import FILE
 from ndt3_dist.prep.privacy import source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source
@@ -22,6 +24,7 @@ from ndt3_dist.shards.format import (
     read_manifest,
 )
 
+WITHDRAWN = "removed.json"
 STREAMS = {
     "spikes": "counts per bin, uint8 (bins, channels of all arrays side by side)",
     "covariates": "recorded value / scale, float32 (bins, dims), NaN where not valid",
@@ -43,10 +46,13 @@ def claim(out: str, identity: dict) -> None:
                 f"{out}: exists, made by another recipe ({', '.join(changed[:5])} differ); "
                 "choose another out=, or remove it first"
             )
-    elif (not storage.is_remote(out) and Path(out).is_file()) or storage.list_names(out):
+        return
+    names = [n for n in storage.list_names(out) if not storage.is_temporary(n)]
+    if (not storage.is_remote(out) and Path(out).is_file()) or names:
+        if storage.exists(marker):  # another job has come meanwhile
+            return claim(out, identity)
         raise ManifestMismatch(f"{out}: exists and is not a corpus; choose another out=")
-    else:
-        storage.write_json(marker, identity)
+    storage.write_json(marker, identity)
 
 
 def corpus_of(recipe: Recipe) -> Manifest | None:
@@ -76,9 +82,7 @@ def new_sources(
     changed = [
         label
         for label, source in labels.items()
-        if label in have
-        and not storage.is_remote(source.path)
-        and storage.sha256_file(source.path) != have[label]
+        if label in have and hash_now(source, label) not in ("", have[label])
     ]
     if changed:
         raise ManifestMismatch(
@@ -94,10 +98,40 @@ def new_sources(
     return [source for label, source in labels.items() if label not in have]
 
 
+def hash_now(source: Source, label: str) -> str:
+    """The sha256 of a recording, where it costs no transfer; "" where it is not known."""
+    if storage.is_remote(source.path):
+        return source.sha256
+    try:
+        return storage.sha256_file(source.path)
+    except OSError as e:
+        log.warn(f"{label}: cannot be read now ({e.strerror}); the corpus keeps what it has of it")
+        return ""
+
+
+def withdrawn(out: str) -> dict:
+    """What removals have left: hashes of recordings, and the number of the next shard.
+
+    It outlives the manifest, so that a corpus which is made anew has neither them nor a shard under
+    a name that was used.
+    """
+    path = storage.join(out, WITHDRAWN)
+    return storage.read_json(path) if storage.exists(path) else {"recordings": [], "next_shard": 0}
+
+
 def commit(
-    recipe: Recipe, before: Manifest | None, spools: list[dict], shards: list[Shard], failed: list
+    recipe: Recipe,
+    before: Manifest | None,
+    spools: list[dict],
+    shards: list[Shard],
+    failed: list,
+    check: Callable[[], None],
 ) -> Manifest:
-    """Write the manifest of what was there and what is new; then remove what is needed no more."""
+    """Write the manifest of what was there and what is new; then remove what is needed no more.
+
+    Args:
+        check: Raises where the output is another job's by now.
+    """
     sessions = [Session.model_validate(s["session"]) for s in spools]
     if before:
         sessions, shards = [*before.sessions, *sessions], [*before.shards, *shards]
@@ -112,17 +146,20 @@ def commit(
         shards=shards,
         failed=failed,
     )
-    storage.write_json(storage.join(recipe.out, MANIFEST), manifest.model_dump(mode="json"))
+    storage.write_json(storage.join(recipe.out, MANIFEST), manifest.model_dump(mode="json"), check)
     remove_strays(recipe.out, manifest)
     return manifest
 
 
 def remove_strays(out: str, manifest: Manifest) -> None:
-    """Remove spools, and shards that a manifest does not name: of a killed job, or of before."""
+    """Remove spools, shards that a manifest does not name, and files that were never finished."""
+    for name in storage.list_names(out):
+        if storage.is_temporary(name) and not name.startswith(f".{FILE}"):
+            storage.remove(storage.join(out, name))
     named = {s.name for s in manifest.shards}
     for name in storage.list_names(storage.join(out, "shards")):
         if name.split(".")[0] not in named:
             storage.remove(storage.join(out, "shards", name))
     # A host that is cut off may still be writing into it; the next run removes that.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, StoreFailed):
         storage.remove(storage.join(out, "spool"))

@@ -12,6 +12,8 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.recipe import Recipe
 
 SHORTEST_KEY = 16
+SUFFIXES = (".nwb", ".mat")
+"""What a label keeps of a file's name."""
 
 
 def key_of(recipe: Recipe) -> bytes:
@@ -47,7 +49,8 @@ def pseudonym(key: bytes, kind: str, name: str) -> str:
 
 def source_label(key: bytes, name: str) -> str:
     """What manifests and messages call a recording."""
-    return pseudonym(key, "file", name) + (PurePosixPath(name).suffix if key else "")
+    kept = [s for s in SUFFIXES if key and name.lower().endswith(s)]
+    return pseudonym(key, "file", name) + "".join(kept)
 
 
 def clean(text: str, key: bytes, source: str) -> str:
@@ -57,9 +60,11 @@ def clean(text: str, key: bytes, source: str) -> str:
     parts = PurePosixPath(source).parts
     names = {source, *parts, *(PurePosixPath(part).stem for part in parts)}
     names |= {piece for part in parts for piece in re.split(r"[-_.]", part)}
-    for name in sorted((n for n in names if len(n) > 2), key=len, reverse=True):
-        if name not in COMMON:
+    for name in sorted(names - COMMON, key=len, reverse=True):
+        if len(name) > 2:
             text = text.replace(name, "...")
+        elif name.isalpha():  # initials, which stand alone
+            text = re.sub(rf"(?<![A-Za-z0-9]){name}(?![A-Za-z0-9])", "...", text)
     return text
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from ndt3_dist import storage
 from ndt3_dist.config import Section, load_config
 from ndt3_dist.prep.readers.mat_recipe import MatRecipe
-from ndt3_dist.shards.format import VERSION
+from ndt3_dist.shards.format import REMOVED, VERSION
 
 Split = Literal["train", "val", "calibration", "test"]
 RUNTIME_KEYS = {"source", "out", "num_workers", "ray_address", "allow_failures", "rebuild"}
@@ -157,6 +157,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _whole_windows(self):
+        if self.dataset == REMOVED:
+            raise ValueError(f"dataset {REMOVED} is kept for sessions that were taken out")
         if round(self.window_ms / self.bin_size_ms, 6) % 1 or self.window_bins < 1:
             raise ValueError(
                 f"window_ms {self.window_ms:g} is not a multiple of bin_size_ms "
@@ -196,6 +198,8 @@ class Recipe(Section):
     def identity(self) -> dict:
         """The part of the recipe that decides the corpus."""
         told = self.model_dump(mode="json", exclude=RUNTIME_KEYS)
+        if self.privacy.pseudonyms:
+            told["pattern"] = ""  # it may name somebody
         return {"version": VERSION, **told, "privacy": {"pseudonyms": self.privacy.pseudonyms}}
 
     def sha256(self) -> str:

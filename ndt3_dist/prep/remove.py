@@ -9,7 +9,7 @@ import numpy as np
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import remove_strays
+from ndt3_dist.prep.output import WITHDRAWN, remove_strays, withdrawn
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.format import (
     MANIFEST,
@@ -74,7 +74,8 @@ def remove_sessions(
             raise BadInput(f"{corpus}: no session was ever taken out of it; say --session ID")
         sessions = [before.named(name) for name in ids]
         numbers = [before.sessions.index(s) for s in sessions]
-        used = before.next_shard()
+        past = withdrawn(corpus)
+        used = max(before.next_shard(), past["next_shard"])
         shards, rewritten, old, windows = [], [], [], 0
         for shard in log.progress(before.shards, "shards"):
             index = read_index(corpus, shard)
@@ -100,7 +101,11 @@ def remove_sessions(
         hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
         cached = sum(cache.forget(h) for cache in caches for h in hashes)
         if ids:
-            storage.write_json(storage.join(corpus, MANIFEST), after.model_dump(mode="json"))
+            gone = {*past["recordings"], *(s.source_sha256 for s in sessions)}
+            left_by = {"recordings": sorted(gone), "next_shard": used}
+            storage.write_json(storage.join(corpus, WITHDRAWN), left_by)
+            dumped = after.model_dump(mode="json")
+            storage.write_json(storage.join(corpus, MANIFEST), dumped, lease.check)
             left = clear(corpus, after)
     return Removed(windows, rewritten, cached, seen, still_named(after, sessions), left)
 

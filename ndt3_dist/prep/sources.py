@@ -68,7 +68,8 @@ def _local(recipe: Recipe) -> list[Source]:
 def _remote(recipe: Recipe) -> list[Source]:
     found = storage.walk(recipe.source)
     if len(found) == 1 and "" in found:
-        return [Source(recipe.source, recipe.source.rsplit("/", 1)[-1], found[""])]
+        name = recipe.source.split("?")[0].rsplit("/", 1)[-1]  # less what signs a URL
+        return [Source(recipe.source, name, found[""])]
     return [
         Source(storage.join(recipe.source, name), name, size)
         for name, size in found.items()
@@ -94,7 +95,7 @@ def _listed(recipe: Recipe) -> list[Source]:
 
     Source: the dandi-schema fields path, contentUrl, contentSize and digest.
     """
-    found = []
+    found, names, host = [], set(), recipe.source.split("/")[:3]
     for number, asset in enumerate(_list_of(recipe.source)):
         try:
             name, size, urls = asset["path"], int(asset["contentSize"]), list(asset["contentUrl"])
@@ -108,8 +109,12 @@ def _listed(recipe: Recipe) -> list[Source]:
                 f"{recipe.source}: asset {number} lacks path, contentSize or contentUrl ({e}); "
                 "expected the assets.jsonld of a dandiset"
             ) from e
-        if not storage.is_remote(path) or ".." in name.split("/"):
-            raise BadInput(f"{recipe.source}: asset {name} at {path}: refused")
+        allowed = path.split("://")[0] in ("https", "s3") or path.split("/")[:3] == host
+        if not allowed or ".." in name.split("/"):
+            raise BadInput(f"{recipe.source}: asset {number} has a path or URL that is refused")
+        if name in names:
+            raise BadInput(f"{recipe.source}: asset {number} has the path of another one")
+        names.add(name)
         found.append(Source(path, name, size, digest))
     return found
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.errors import BadInput, ShardCorrupt
+from ndt3_dist.errors import BadInput, ShardCorrupt, Withdrawn
 from ndt3_dist.prep.fetch import fetched
+from ndt3_dist.prep.lease import check_job
 from ndt3_dist.prep.privacy import pseudonym, source_label
 from ndt3_dist.prep.readers.read import read_recording
 from ndt3_dist.prep.recipe import Recipe
@@ -70,9 +71,7 @@ def session_task(
     base = spool_base(recipe.out, label)
     with fetched(source) as (path, source_sha256):
         if source_sha256 in removed:
-            raise BadInput(
-                f"{source.path}: was taken out of this corpus; remove the file from the source"
-            )
+            raise Withdrawn(f"{source.path}: was taken out of this corpus")
         if source_sha256 in there:
             raise BadInput(
                 f"{source.path}: the corpus has this recording under another name; was it renamed, "
@@ -181,10 +180,15 @@ def load_spool_index(base: str, sha256: str) -> np.ndarray:
     return parse_npy(data, path)
 
 
-def shard_task(recipe: Recipe, plan: ShardPlan) -> dict:
+def shard_task(recipe: Recipe, plan: ShardPlan, job: str = "") -> dict:
     """Merge windows of several spools into one shard, or find it whole; its manifest entry.
 
     Only the shard's own windows are read, each checked by its crc32.
+
+    Args:
+        recipe: Of the job.
+        plan: Of the shard.
+        job: Whose task it is, by its lease; "" = of none.
     """
     done = storage.join(recipe.out, "spool", f"shard-{plan.name}.json")
     if storage.exists(done):
@@ -193,8 +197,10 @@ def shard_task(recipe: Recipe, plan: ShardPlan) -> dict:
             entry = Shard.model_validate(found["entry"])
             if not shard_problems(recipe.out, entry):
                 return found["entry"]
+    samples = list(samples_of(plan))
+    check_job(recipe.out, job)
     written = write_shard(
-        shard_path(recipe.out, plan.name), index_path(recipe.out, plan.name), samples_of(plan)
+        shard_path(recipe.out, plan.name), index_path(recipe.out, plan.name), samples
     )
     entry = {"name": plan.name, "split": plan.split, **written}
     storage.write_json(done, {"plan": plan.sha256(), "entry": entry})

@@ -23,6 +23,8 @@ from ndt3_dist.shards.format import (
 )
 from ndt3_dist.shards.write import npy_bytes
 
+MOST_COUNTS = 8_000_000_000
+"""Bins times channels of a session: a day of 20 ms and 1,800 channels."""
 CONSTANT = 1e-6
 """A covariate whose standard deviation in units of its scale is below this is constant."""
 
@@ -46,6 +48,12 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         raise BadInput(
             f"recording of {max(bins, 0) * bin_s:.2f} s is shorter than a window "
             f"({recipe.window_ms / 1000:g} s)"
+        )
+    channels = sum(array.channels for array in recording.arrays)
+    if bins * channels > MOST_COUNTS:
+        raise BadInput(
+            f"{bins} bins of {channels} channels are {bins * channels / 1e9:.0f} GB of counts; "
+            "expected a session of hours and an array of hundreds of channels"
         )
     spikes = count_spikes(recording, bin_s, bins)
     spans = span_bins(recording, bin_s, bins)

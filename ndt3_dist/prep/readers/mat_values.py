@@ -92,7 +92,7 @@ def text(value: Any, field: str) -> str:
     if isinstance(value, np.ndarray) and value.dtype == object and value.size:
         each = {text(v, field) for v in value.flat}
         if len(each) > 1:
-            raise BadInput(f"{field} has several values: {', '.join(sorted(each)[:5])}")
+            raise BadInput(f"{field} has {len(each)} values; expected one")  # they may be names
         return each.pop()
     if isinstance(value, np.ndarray) and value.dtype.kind in "iuf" and value.size == 1:
         value = f"{value.item():.15g}"

@@ -15,6 +15,8 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers.hdf5 import refuse_bomb, refuse_elsewhere
 
+STRINGS = 1000
+"""Strings that are read at once."""
 PLACES = ("acquisition", "analysis", "processing", "scratch", "stimulus")
 """Groups of a file in which a recipe's paths begin."""
 
@@ -27,14 +29,31 @@ class NwbFile:
 
     def read(self, dataset, field: str) -> np.ndarray:
         """The values of a dataset, after a look at what it declares; strings as objects of str."""
-        declared = dataset.size * dataset.dtype.itemsize
-        self.unpacked += declared
-        refuse_bomb(field, declared, dataset.id.get_storage_size())
-        refuse_bomb(field, self.unpacked, self.size)
-        values = dataset[()]
+        declared = dataset.size * max(dataset.dtype.itemsize, 8)  # numbers become float64
+        self._count(field, declared, dataset.id.get_storage_size())
         if dataset.dtype.kind in "OS":
-            return np.array([as_str(v) for v in np.ravel(values)], object).reshape(np.shape(values))
-        return np.asarray(values)
+            return self._strings(dataset, field)
+        return np.asarray(dataset[()])
+
+    def _count(self, field: str, more: int, stored: int) -> None:
+        self.unpacked += more
+        refuse_bomb(field, more, stored)
+        refuse_bomb(field, self.unpacked, self.size)
+
+    def _strings(self, dataset, field: str) -> np.ndarray:
+        """Strings, a few at a time: what they take shows when they are read."""
+        import h5py
+
+        if dataset.dtype.kind == "O" and not h5py.check_string_dtype(dataset.dtype):
+            raise BadInput(f"{field} holds references or arrays; expected text")
+        if not dataset.ndim:
+            return np.array(as_str(dataset[()]), object)
+        found = []
+        for start in range(0, len(dataset), STRINGS):
+            some = [as_str(v) for v in np.ravel(dataset[start : start + STRINGS])]
+            self._count(field, sum(map(len, some)), self.size)
+            found += some
+        return np.array(found, object).reshape(dataset.shape)
 
     def numbers(self, dataset, field: str) -> np.ndarray:
         """The values of an array of numbers, as they are stored."""
@@ -134,13 +153,17 @@ class Table:
 
     def __init__(self, nwb: NwbFile, group, path: str):
         self.nwb, self.group, self.path = nwb, group, path
-        named = [as_str(name) for name in group.attrs.get("colnames", ())]
+        said = group.attrs.get("colnames")
+        if said is None:  # required, but some writers leave it out
+            named = [n for n in group if n != "id" and not n.endswith("_index")]
+        else:
+            named = [n.strip() for text in np.ravel(said) for n in as_str(text).split(",")]
         self.colnames = [name for name in named if name in group]
 
     def __len__(self) -> int:
         if "id" not in self.group:
             raise BadInput(f"{self.path} has no ids; the file is damaged")
-        return len(self.group["id"])
+        return self.group["id"].size
 
     def is_ragged(self, name: str) -> bool:
         return f"{name}_index" in self.group
@@ -223,7 +246,7 @@ def groups(h5, path: str) -> Iterator[tuple[str, Any]]:
 
 def number(value: Any, field: str) -> float:
     try:
-        return float(value)
+        return float(value.item() if isinstance(value, np.ndarray) else value)
     except (TypeError, ValueError) as e:
         raise BadInput(f"{field} is {value!r}; expected a number") from e
 
@@ -231,8 +254,21 @@ def number(value: Any, field: str) -> float:
 def is_series(group) -> bool:
     import h5py
 
-    return isinstance(group, h5py.Group) and isinstance(group.get("data"), h5py.Dataset)
+    if not isinstance(group, h5py.Group) or "colnames" in group.attrs:  # a table's column
+        return False
+    return isinstance(group.get("data"), h5py.Dataset)
 
 
 def as_str(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """Text as h5py gives it: bytes, str, an array of one of them, or Empty."""
+    import h5py
+
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if isinstance(value, h5py.Empty):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip("\0 ")
+    if isinstance(value, np.ndarray | h5py.Reference):
+        raise BadInput(f"found {type(value).__name__} of {np.size(value)} where text is expected")
+    return str(value)

@@ -60,7 +60,14 @@ def read_units(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
 def ragged(units: Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """A column of the units table: its values, float64, and where those of each unit end."""
     values = units.numbers(name)
-    if not units.is_ragged(name):  # one value a unit
+    if not units.is_ragged(name):  # one value a unit, or all of a single one
+        if len(units) == 1:
+            return values, np.array([len(values)])
+        if values.shape != (len(units),):
+            raise BadInput(
+                f"units/{name} has shape {values.shape} and no index for {len(units)} units; "
+                f"expected units/{name}_index"
+            )
         return values, np.arange(len(units)) + 1
     return values, units.ends(name, len(values))
 

@@ -58,8 +58,6 @@ def table_spans(nwb: NwbFile, recipe: Recipe) -> np.ndarray:
 
 def as_text(value) -> str:
     """A value of a table as a recipe writes it: R, 1, 2.5."""
-    if isinstance(value, bytes):
-        return value.decode()
     if isinstance(value, bool | np.bool_ | int | float | np.number):
         return f"{float(value):.10g}"
     return str(value)

@@ -103,7 +103,24 @@ HDF5_KINDS = {
     "no_version": (lambda f: f.attrs.__delitem__("nwb_version"), "no nwb_version"),
     "no_units": (delete("units"), "no units with spike times"),
     "no_spike_times": (delete(TIMES), "no units with spike times"),
-    "no_columns": (lambda f: f["units"].attrs.__delitem__("colnames"), "no units with spike times"),
+    "no_index": (delete("units/spike_times_index"), "no index for 4 units"),
+    "references_as_names": (
+        put(
+            f"{ELECTRODES}/group_name",
+            lambda f, n: f.create_dataset(n, (4,), h5py.ref_dtype),
+        ),
+        "electrodes/group_name holds references",
+    ),
+    "day_of_thousands_of_channels": (
+        lambda f: (
+            delete("processing/behavior/Velocity/cursor_vel/data")(f),
+            f.create_dataset(
+                f"{VELOCITY}/data", data=np.zeros((8_000_000, 1), "i1"), compression=9
+            ),
+            attribute(f"{VELOCITY}/starting_time", "rate", 100.0)(f),
+        ),
+        "at rate 100 last 80000 s",
+    ),
     "no_ids": (delete("units/id"), "units has no ids"),
     "zero_units": (replace("units/id", np.zeros(0, int)), "no units with spike times"),
     "zero_spikes": (

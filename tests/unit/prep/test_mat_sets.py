@@ -262,7 +262,8 @@ def test_pyaldata_trials_that_differ_or_lack_a_field_are_refused(tmp_path):
     )
     values["trial_data"][0, 1]["monkey"] = "Mihi"
     message = refusal(write_mat(tmp_path / "Chewie_1.mat", values), how)
-    assert "trial_data.monkey has several values: Chewie, Mihi" in message
+    assert "trial_data.monkey has 2 values; expected one" in message
+    assert "Mihi" not in message  # who may have a pseudonym
     path = write_mat(tmp_path / "Chewie_1.mat", {"trial_data": np.ones(3)})
     assert "trial_data" in refusal(path, recipe("pyaldata", 'mat.subject=""'))
 

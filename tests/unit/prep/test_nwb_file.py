@@ -103,6 +103,32 @@ def test_strings_of_fixed_length_are_strings(write_nwb, tmp_path):
     assert read_nwb(path, SPIKES_ONLY).arrays == expected
 
 
+@pytest.mark.parametrize(
+    "said", [["spike_times", "electrodes"], "spike_times,electrodes", "spike_times", None]
+)
+def test_column_names_are_read_in_every_form_that_writers_have(write_nwb, tmp_path, said):
+    path = write_nwb(tmp_path / "a.nwb", [[0.1, 0.3], [0.2]])
+    expected = [t.tolist() for t in read_nwb(path, SPIKES_ONLY).spike_times]
+    with h5py.File(path, "a") as f:
+        del f["units"].attrs["colnames"]
+        if said is not None:
+            f["units"].attrs["colnames"] = said
+    assert [t.tolist() for t in read_nwb(path, SPIKES_ONLY).spike_times] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "session"), [(np.array(["s1"], object), "s1"), (b"s1", "s1"), (None, "07")]
+)
+def test_a_session_is_text_in_whatever_form_or_that_of_the_file_name(
+    write_nwb, tmp_path, value, session
+):
+    path = write_nwb(tmp_path / "sub-A_ses-07.nwb", [[0.1]])
+    with h5py.File(path, "a") as f:
+        del f["general/session_id"]
+        f["general/session_id"] = h5py.Empty("S1") if value is None else value
+    assert read_nwb(path, SPIKES_ONLY).session == session
+
+
 def test_a_file_of_nwb_1_is_refused_by_its_version(write_nwb, tmp_path):
     path = write_nwb(tmp_path / "a.nwb", [[0.1]])
     with h5py.File(path, "a") as f:

@@ -12,6 +12,7 @@ from ndt3_dist.config import DataConfig
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput, ManifestMismatch
 from ndt3_dist.prep import job
+from ndt3_dist.prep.output import withdrawn
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.cache import Cache
@@ -102,8 +103,43 @@ def test_what_was_taken_out_does_not_come_back_unnoticed(
     shutil.move(tmp_path / "nwb" / "a.nwb", tmp_path / "nwb" / "renamed.nwb")
     manifest = job.prepare(recipe)
     assert [s.id for s in manifest.sessions] == ["removed-000000", "t-A-b"]
-    assert [f.source for f in manifest.failed] == ["renamed.nwb"]
-    assert "was taken out of this corpus" in manifest.failed[0].error
+    assert manifest.failed == []  # nothing that is kept names it again
+    assert "renamed.nwb: was taken out of this corpus" in capsys.readouterr().err
+    # Nor does it with a corpus that is made anew, killed or not.
+    for killed in (True, False):
+        if killed:
+            (tmp_path / "c" / "manifest.json").unlink()
+        manifest = job.prepare(recipe.model_copy(update={"rebuild": not killed}))
+        assert [s.id for s in manifest.sessions] == ["t-A-b"]
+        assert "renamed.nwb: was taken out" in capsys.readouterr().err
+    assert verify_corpus(str(tmp_path / "c")) == []
+
+
+def test_no_name_of_a_shard_is_used_twice(corpus):
+    names = {s.name for s in read_manifest(str(corpus)).shards}
+    remove_sessions(str(corpus), [s.id for s in read_manifest(str(corpus)).sessions])
+    emptied = read_manifest(str(corpus))
+    assert emptied.shards == []
+    assert withdrawn(str(corpus))["next_shard"] >= len(names)
+
+
+def test_files_that_were_never_finished_are_removed_too(corpus):
+    (corpus / ".manifest.json.0a1b.tmp").write_text("t-S-02")
+    (corpus / ".report.html.0a1b.tmp").write_text("t-S-02")
+    remove_sessions(str(corpus), ["t-S-02"])
+    assert b"t-S-02" not in bytes_below(corpus)
+
+
+def test_the_same_bytes_under_two_names_are_one_session(
+    tmp_path, write_session, without_ray, capsys
+):
+    first = write_session(tmp_path / "nwb" / "sub-A_ses-1.nwb", seed=0, session=None)
+    shutil.copy(first, tmp_path / "nwb" / "sub-A_ses-2.nwb")
+    keys = [f"source={tmp_path / 'nwb'}", f"out={tmp_path / 'c'}", "dataset=t"]
+    manifest = job.prepare(load_recipe(NWB_YAML, keys))
+    assert [s.id for s in manifest.sessions] == ["t-A-1"]
+    assert [f.source for f in manifest.failed] == ["sub-A_ses-2.nwb"]
+    assert manifest.failed[0].error == "is the same file as sub-A_ses-1.nwb"
 
 
 def test_pseudonyms_are_all_that_a_corpus_and_its_messages_know(

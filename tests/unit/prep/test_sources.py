@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ndt3_dist import storage
-from ndt3_dist.errors import BadInput, StoreFailed
+from ndt3_dist.errors import BadInput, ManifestMismatch, StoreFailed
 from ndt3_dist.prep import job
 from ndt3_dist.prep.fetch import fetched, own_folder
 from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe
@@ -134,6 +134,13 @@ def test_the_list_of_a_dandiset_is_a_source_whose_recordings_lie_in_its_bucket(
     assert [f.source for f in failed] == ["sub-A/sub-A_ses-1.nwb"]
     assert "the list of assets says" in failed[0].error
 
+    # A recording of the corpus that the list has another hash of now.
+    (folder / "assets.jsonld").write_text(json.dumps([wrong, assets[1]]))
+    with pytest.raises(ManifestMismatch, match=r"sub-A_ses-1\.nwb changed since"):
+        prepare(f"{url}/assets.jsonld", "listed")
+    (alone,) = find_sources(Recipe(dataset="t", source=f"{url}/blobs/0a1/0a1b-0?X-Signature=s"))
+    assert (alone.name, alone.bytes) == ("0a1b-0", storage.size(f"{url}/blobs/0a1/0a1b-0"))
+
 
 @pytest.mark.parametrize(
     ("text", "said"),
@@ -144,7 +151,17 @@ def test_the_list_of_a_dandiset_is_a_source_whose_recordings_lie_in_its_bucket(
         ('[{"path": "a.nwb", "contentSize": 1}]', "asset 0 lacks path, contentSize or contentUrl"),
         ('[{"path": "a.nwb", "contentSize": 1, "contentUrl": []}]', "asset 0 lacks"),
         ('[{"path": "a.nwb", "contentSize": 1, "contentUrl": ["/etc/passwd"]}]', "refused"),
-        ('[{"path": "../a.nwb", "contentSize": 1, "contentUrl": ["http://x/blobs/1"]}]', "refused"),
+        (
+            '[{"path": "../a.nwb", "contentSize": 1, "contentUrl": ["https://x/blobs/1"]}]',
+            "refused",
+        ),
+        ('[{"path": "a.nwb", "contentSize": 1, "contentUrl": ["file:///blobs/1"]}]', "refused"),
+        ('[{"path": "a.nwb", "contentSize": 1, "contentUrl": ["http://10.0.0.1/1"]}]', "refused"),
+        (
+            '[{"path": "a.nwb", "contentSize": 1, "contentUrl": ["s3://b/1"]}, '
+            '{"path": "a.nwb", "contentSize": 1, "contentUrl": ["s3://b/2"]}]',
+            "asset 1 has the path of another one",
+        ),
     ],
 )
 def test_a_list_that_is_none_is_refused(tmp_path, text, said):
