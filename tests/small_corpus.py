@@ -55,9 +55,14 @@ def write_corpus(
     """A corpus as `prep.job` makes it, in one process, with so many shards of each split.
 
     Those of `extends`, which lies in the same folder, stay as they are and come first.
+    `source_sha256` is the first recording's, the others' are made of it.
     """
     recipe = Recipe(**{"dataset": "t", "out": str(out), **recipe_keys})
-    cuts = [cut(r, recipe, f"{r.session}.nwb", source_sha256) for r in recordings]
+    hashes = [source_sha256[n:] + "f" * n for n in range(len(recordings))]
+    cuts = [
+        cut(r, recipe, f"{r.session}.nwb", sha256)
+        for r, sha256 in zip(recordings, hashes, strict=True)
+    ]
     old = extends.sessions if extends else []
     sessions = [*old, *(session for session, _ in cuts)]
     written: list[Shard] = list(extends.shards) if extends else []

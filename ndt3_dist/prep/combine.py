@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import claim, remove_strays
+from ndt3_dist.prep.output import WITHDRAWN, claim, remove_strays, withdrawn
 from ndt3_dist.prep.remove import empty
 from ndt3_dist.shards.format import (
     MANIFEST,
@@ -45,7 +45,8 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
     parts = {path: read_manifest(path) for path in corpora}
     if len(parts) < 2:
         raise BadInput(f"{', '.join(parts) or 'nothing'} to combine; expected two corpora or more")
-    check(parts)
+    past = {path: withdrawn(path) for path in parts}
+    check(parts, past)
     recipe = origin(parts)
     claim(out, recipe)
     with Lease(out) as lease:
@@ -54,17 +55,20 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
             log.say(f"{out}: complete already, nothing to do")
             return read_manifest(out)
         sessions, jobs = [], []
+        first = next(iter(parts.values()))
+        used = max(first.next_shard(), past[next(iter(parts))]["next_shard"])
         for path, part in parts.items():
-            used = max((int(name) + 1 for *_, name, _ in jobs), default=0)
-            for number, shard in enumerate(part.shards, used):
-                name = f"{number:06d}" if used else shard.name
+            names = [shard.name for shard in part.shards]
+            if part is not first:
+                names = [f"{n:06d}" for n in range(used, used + len(names))]
+                used += len(names)
+            for name, shard in zip(names, part.shards, strict=True):
                 jobs.append((out, path, shard, name, len(sessions)))
             sessions += [row(n, s) for n, s in enumerate(part.sessions, len(sessions))]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             placed = pool.map(lambda job: place(*job), jobs)
             shards = list(log.progress(placed, "shards", total=len(jobs)))
         lease.check()
-        first = next(iter(parts.values()))
         made = Manifest(
             fingerprint=fingerprint(sessions, shards, first.bin_size_ms, first.window_bins),
             bin_size_ms=first.bin_size_ms,
@@ -79,7 +83,11 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
         for path, part in parts.items():  # a session may have been taken out meanwhile
             if read_manifest(path).fingerprint != part.fingerprint:
                 raise ManifestMismatch(f"{path}: changed meanwhile; remove {out} and start again")
-        storage.write_json(storage.join(out, MANIFEST), made.model_dump(mode="json"))
+        if gone := {h for left in past.values() for h in left["recordings"]}:
+            left = {"recordings": sorted(gone), "next_shard": used}
+            storage.write_json(storage.join(out, WITHDRAWN), left)
+        dumped = made.model_dump(mode="json")
+        storage.write_json(storage.join(out, MANIFEST), dumped, lease.check)
         remove_strays(out, made)
     return made
 
@@ -92,14 +100,19 @@ def origin(parts: dict[str, Manifest]) -> dict:
     return {"version": VERSION, "combined": made_of}
 
 
-def check(parts: dict[str, Manifest]) -> None:
+def check(parts: dict[str, Manifest], past: dict[str, dict]) -> None:
     """Refuse corpora that do not go together.
 
+    Args:
+        past: Of each, what removals have left (`withdrawn`).
     Raises:
         BadInput: Bins or windows differ, a session or recording is in two, or was taken out of one.
     """
     ids: dict[str, str] = {}
-    hashes: dict[str, tuple[str, Session]] = {}
+    hashes: dict[str, tuple[str, str]] = {}
+    gone = {h: path for path, left in past.items() for h in left["recordings"]}
+    for path, part in parts.items():
+        gone |= {s.source_sha256: path for s in part.sessions if s.dataset == REMOVED}
     first, *_ = parts
     for path, part in parts.items():
         for field in ("bin_size_ms", "window_bins"):
@@ -114,20 +127,20 @@ def check(parts: dict[str, Manifest]) -> None:
                 f"{path}: {len(twice)} sessions are in {ids[twice[0]]} too: "
                 f"{', '.join(twice[:5])}; data_prep/remove.py takes them out of one"
             )
-        for session in part.sessions:
-            other, its = hashes.get(session.source_sha256, ("", session))
-            if not other or session.dataset == its.dataset == REMOVED:
-                continue
-            if REMOVED in (session.dataset, its.dataset):
-                has, lacks = (other, path) if session.dataset == REMOVED else (path, other)
-                name = its.id if session.dataset == REMOVED else session.id
-                raise BadInput(f"{has}: {name} was taken out of {lacks}; take it out here, too")
-            raise BadInput(
-                f"{path}: {session.id} is the same recording as {its.id} of {other}; "
-                "data_prep/remove.py takes it out of one"
-            )
+        for session in live:
+            if session.source_sha256 in gone:
+                raise BadInput(
+                    f"{path}: {session.id} was taken out of {gone[session.source_sha256]}; "
+                    "take it out here, too"
+                )
+            if session.source_sha256 in hashes:
+                other, its = hashes[session.source_sha256]
+                raise BadInput(
+                    f"{path}: {session.id} is the same recording as {its} of {other}; "
+                    "data_prep/remove.py takes it out of one"
+                )
         ids |= {s.id: path for s in live}
-        hashes |= {s.source_sha256: (path, s) for s in part.sessions}
+        hashes |= {s.source_sha256: (path, s.id) for s in live}
 
 
 def row(number: int, session: Session) -> Session:

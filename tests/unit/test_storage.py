@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from ndt3_dist import storage
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, ManifestMismatch
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_remains(tmp_path):
@@ -61,3 +61,30 @@ def test_broken_json_is_named(tmp_path):
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(BadInput, match=r"m\.json: not valid JSON"):
         storage.read_json(tmp_path / "m.json")
+
+
+def test_a_job_that_is_over_writes_nothing_with_a_later_attempt(monkeypatch):
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    attempts = []
+
+    def fails(self, path, data, **_):
+        attempts.append(path)
+        raise OSError("503")
+
+    def check():
+        if attempts:
+            raise ManifestMismatch("another job has begun")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", fails)
+    with pytest.raises(ManifestMismatch, match="another job"):
+        storage.write_json("memory://c/manifest.json", {}, check)
+    assert len(attempts) == 1
+
+
+def test_a_file_goes_from_one_kind_of_store_to_another(tmp_path):
+    storage.write_bytes("memory://from/a", b"of a shard")
+    storage.copy("memory://from/a", f"file://{tmp_path}/a")
+    storage.copy(f"file://{tmp_path}/a", tmp_path / "b")
+    storage.copy(tmp_path / "b", "memory://to/c")
+    assert storage.read_bytes("memory://to/c") == (tmp_path / "a").read_bytes() == b"of a shard"

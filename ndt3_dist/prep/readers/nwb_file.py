@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.readers.hdf5 import refuse_bomb, refuse_elsewhere
+from ndt3_dist.prep.readers.hdf5 import FREE_BYTES, refuse_bomb, refuse_elsewhere
 
-STRINGS = 1000
-"""Strings that are read at once."""
+STRINGS = 32
+"""Strings that are read at once: all may be the same one, as long as the file."""
 PLACES = ("acquisition", "analysis", "processing", "scratch", "stimulus")
 """Groups of a file in which a recipe's paths begin."""
 
@@ -48,10 +48,12 @@ class NwbFile:
             raise BadInput(f"{field} holds references or arrays; expected text")
         if not dataset.ndim:
             return np.array(as_str(dataset[()]), object)
-        found = []
+        found, total = [], 0
         for start in range(0, len(dataset), STRINGS):
             some = [as_str(v) for v in np.ravel(dataset[start : start + STRINGS])]
-            self._count(field, sum(map(len, some)), self.size)
+            total += sum(map(len, some))
+            if total > FREE_BYTES:
+                raise BadInput(f"{field} holds more than {FREE_BYTES / 1e9:.0f} GB of text")
             found += some
         return np.array(found, object).reshape(dataset.shape)
 

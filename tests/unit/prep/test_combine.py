@@ -17,6 +17,7 @@ from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.prep import combine as module
 from ndt3_dist.prep.combine import combine, patterns
+from ndt3_dist.prep.output import WITHDRAWN, withdrawn
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.corpus_page import write_page
 from ndt3_dist.shards.format import read_manifest, shard_path
@@ -134,7 +135,7 @@ def test_patterns_name_a_part_and_no_other(parts, tmp_path):
         ({"window_ms": 1000}, r"v: window_bins is 50, .*t has 100; prepare them alike"),
         ({"dataset": "t"}, r"v: 1 sessions are in .*/t too: t-S-02; data_prep/remove.py"),
         ({"source_sha256": "3" * 64}, r"v: v-S-02 was taken out of .*/t; take it out here, too"),
-        ({"source_sha256": "1" * 64}, r"v: v-S-02 is the same recording as u-S-04 of .*/u; data"),
+        ({"source_sha256": "1" * 64}, r"v: v-S-02 is the same recording as u-S-02 of .*/u; data"),
     ],
 )
 def test_what_does_not_go_together_is_refused(parts, tmp_path, keys, message):
@@ -148,6 +149,21 @@ def test_what_does_not_go_together_is_refused(parts, tmp_path, keys, message):
     with pytest.raises(BadInput):
         combine(str(tmp_path / "both"), [str(tmp_path / "v"), *parts])
     assert not (tmp_path / "both").exists()
+
+
+def test_what_was_taken_out_of_a_part_stays_out_though_that_was_made_anew(parts, tmp_path):
+    write_corpus(tmp_path / "v", [make_recording(5, 20, [8])], dataset="v", source_sha256="2" * 64)
+    left = {"recordings": ["2" * 64], "next_shard": 20}
+    storage.write_json(Path(parts[0]) / WITHDRAWN, left)
+    with pytest.raises(BadInput, match=r"v: v-S-05 was taken out of .*/t; take it out here, too"):
+        combine(str(tmp_path / "both"), [*parts, str(tmp_path / "v")])
+    made = combine(str(tmp_path / "both"), parts)
+    assert withdrawn(str(tmp_path / "both"))["recordings"] == ["2" * 64]
+    own = [s.name for s in read_manifest(parts[0]).shards]
+    count = len(made.shards) - len(own)  # no name that a run on the first may have seen
+    assert [s.name for s in made.shards] == [*own, *(f"{20 + n:06d}" for n in range(count))]
+    assert withdrawn(str(tmp_path / "both"))["next_shard"] == 20 + count
+    assert verify_corpus(str(tmp_path / "both")) == []
 
 
 def test_an_output_that_is_something_else_is_left_alone(parts, tmp_path):

@@ -10,8 +10,10 @@ import pytest
 
 from ndt3_dist import storage
 from ndt3_dist.errors import ManifestMismatch
-from ndt3_dist.prep import lease
+from ndt3_dist.prep import job, lease
 from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.output import claim
+from ndt3_dist.prep.recipe import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +79,31 @@ def test_a_job_whose_output_was_taken_over_ends(tmp_path):
             ours.still_held()
         assert storage.read_json(tmp_path / "job.json")["id"] == "other"
     assert storage.read_json(tmp_path / "job.json")["id"] == "other"
+
+
+def test_a_late_task_of_a_job_that_is_over_writes_nothing(
+    tmp_path, write_session, without_ray, monkeypatch
+):
+    write_session(tmp_path / "nwb" / "a.nwb", seed=0)
+    out, real = tmp_path / "c", job.plans_of
+
+    def taken_over(*arguments):
+        plans = real(*arguments)
+        storage.write_json(out / "job.json", {"id": "other", "host": "elsewhere", "pid": 7})
+        return plans
+
+    monkeypatch.setattr(job, "plans_of", taken_over)
+    recipe = Recipe(dataset="t", source=str(tmp_path / "nwb"), out=str(out))
+    with pytest.raises(ManifestMismatch, match="the job of this task is over; nothing is written"):
+        job.prepare(recipe)
+    assert not (out / "shards").exists()
+    assert storage.read_json(out / "job.json")["id"] == "other"
+
+
+def test_what_a_killed_claim_has_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / ".recipe.json.0a1b.tmp").write_text("{")
+    claim(str(tmp_path), {"dataset": "t"})
+    assert storage.read_json(tmp_path / "recipe.json") == {"dataset": "t"}
+    (tmp_path / "recipe.json").rename(tmp_path / "notes.tmp")
+    with pytest.raises(ManifestMismatch, match="exists and is not a corpus"):
+        claim(str(tmp_path), {"dataset": "t"})

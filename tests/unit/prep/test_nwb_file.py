@@ -1,5 +1,6 @@
 """NWB files through h5py: the same values as pynwb's, whatever way a file has written them."""
 
+import resource
 from pathlib import Path
 
 import h5py
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 from recordings import genuine, refusal
 
+from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.readers import hdf5
 from ndt3_dist.prep.readers.nwb import read_nwb
-from ndt3_dist.prep.readers.nwb_file import open_nwb
+from ndt3_dist.prep.readers.nwb_file import NwbFile, open_nwb
 from ndt3_dist.prep.recipe import CovariatesRecipe, Recipe
 
 VELOCITY = "processing/behavior/Velocity/cursor_vel"
@@ -189,3 +191,20 @@ def test_an_external_file_behind_a_soft_link_is_never_opened(write_session, tmp_
         del f[f"{VELOCITY}/data"]
         f[f"{VELOCITY}/data"] = h5py.SoftLink("/scratch/there")
     assert "scratch/there is an external link" in refusal(path, WITH_VELOCITY)
+
+
+def test_one_long_string_named_many_times_is_refused_before_it_fills_the_memory(tmp_path):
+    path, rows = tmp_path / "a.h5", 1000
+    with h5py.File(path, "w") as f:
+        names = f.create_dataset("names", (rows,), h5py.string_dtype())
+        names[0] = "n" * 3_000_000
+        at = names.id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[at : at + 16 * rows] = data[at : at + 16] * rows  # length, heap and number in it
+    path.write_bytes(data)
+    with h5py.File(path) as f:
+        assert len(f["names"][rows - 1]) == 3_000_000
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(BadInput, match="names holds more than 1 GB of text"):
+            NwbFile(f, path.stat().st_size).read(f["names"], "names")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2_000_000  # KB
