@@ -39,9 +39,10 @@ def find_sources(recipe: Recipe) -> list[Source]:
         BadInput: The source is not there, or no file of it matches the pattern.
     """
     root = recipe.source
+    shown = root.split("?")[0] if storage.is_remote(root) else root  # less what signs a URL
     if not root or not storage.exists(root):
         raise BadInput(
-            f"source {root or '(empty)'}: no such file or folder; "
+            f"source {shown or '(empty)'}: no such file or folder; "
             "give source=FILE or source=FOLDER, a path or an s3:// URL"
         )
     if root.endswith(LISTING):
@@ -49,7 +50,7 @@ def find_sources(recipe: Recipe) -> list[Source]:
     else:
         found = _remote(recipe) if storage.is_remote(root) else _local(recipe)
     if not found:
-        raise BadInput(f"source {root}: no file matches {recipe.pattern}")
+        raise BadInput(f"source {shown}: no file matches {recipe.pattern}")
     return sorted(found, key=lambda source: source.name)
 
 
