@@ -27,6 +27,8 @@ def main() -> None:
     args = parser.parse_args()
     given = [split(text) for text in args.corpora]
     corpora, weights = [path for path, _ in given], [weight for _, weight in given]
+    if weights and not any(weight is None or weight for weight in weights):
+        raise BadInput(f"all weights are 0: {' '.join(args.corpora)}; nothing would be trained on")
     manifest = combine(args.out, corpora)
     windows = sum(s.samples for s in manifest.shards)
     log.say(

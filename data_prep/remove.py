@@ -10,9 +10,10 @@ Example:
 """
 
 import argparse
+from pathlib import Path
 
 from ndt3_dist import log
-from ndt3_dist.errors import StoreFailed
+from ndt3_dist.errors import BadInput, StoreFailed
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.cache import default_cache
 
@@ -24,13 +25,24 @@ def main() -> None:
     parser.add_argument("corpus", help="folder or s3:// URL of a corpus")
     parser.add_argument("--session", action="append", default=[], help="id; may be repeated")
     parser.add_argument("--runs", default="", help="folder of runs to look through")
+    parser.add_argument(
+        "--cache",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="data.cache of a run, to be cleared too; may be repeated (the default one always is)",
+    )
     args = parser.parse_args()
-    done = remove_sessions(args.corpus, args.session, [default_cache()], args.runs)
+    for folder in args.cache:
+        if not Path(folder).is_dir():
+            raise BadInput(f"--cache {folder}: no such folder; nothing was done")
+    caches = [default_cache(), *map(default_cache, args.cache)]
+    done = remove_sessions(args.corpus, args.session, caches, args.runs)
     for old, new in done.rewritten:
         log.say(f"shard {old}: {f'rewritten as {new}' if new else 'removed'}")
     log.say(
         f"{done.windows} windows of {len(args.session)} sessions are gone from {args.corpus}; "
-        f"{done.cached} files from this host's cache, other hosts have caches of their own"
+        f"{done.cached} files from {len(caches)} caches; other hosts and users have their own"
     )
     for run in done.runs:
         log.say(f"has seen them: {run}")

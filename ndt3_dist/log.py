@@ -1,6 +1,7 @@
 """How programs speak: one error line, progress on a terminal, plain lines elsewhere."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -12,6 +13,15 @@ from typing import TypeVar
 from ndt3_dist.errors import Ndt3DistError
 
 T = TypeVar("T")
+SECRETS = re.compile(
+    r"(\w://)(?:[^\s/@'\"]*@)?([^\s?'\"]*)(?:\?[^\s'\")]*=[^\s'\")]*[^\s'\"):,;])?"
+)
+"""Password and query of a URL: the latter may hold a signature that opens a store to anybody."""
+
+
+def without_secrets(text: str) -> str:
+    """A text with nothing in its URLs that must not be kept or shown."""
+    return SECRETS.sub(r"\1\2", text)
 
 
 def is_first_rank() -> bool:
@@ -22,13 +32,13 @@ def is_first_rank() -> bool:
 def say(message: str = "") -> None:
     """Print a line from rank 0 only, at once."""
     if is_first_rank():
-        print(message, flush=True)
+        print(without_secrets(message), flush=True)
 
 
 def warn(message: str) -> None:
     """Print a warning to standard error from rank 0 only."""
     if is_first_rank():
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        print(f"warning: {without_secrets(message)}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
@@ -57,21 +67,25 @@ def one_voice():
 def run_program(main: Callable[[], int | None]) -> None:
     """Run a program's `main` and exit: 0, what it returned, or 1 after one `error:` line.
 
-    Only the project's own errors and missing or forbidden files are shortened to a line; any other
-    exception is a defect and shows its traceback. NDT3_TRACEBACK=1 shows all of them.
+    Only the project's own errors and what a system says of a file are shortened to a line; any
+    other exception is a defect and shows its traceback. NDT3_TRACEBACK=1 shows all of them.
     """
     try:
         code = main() or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         code = 130
-    except (Ndt3DistError, FileNotFoundError, PermissionError) as e:
+    except (Ndt3DistError, OSError) as e:
+        known = Ndt3DistError | FileNotFoundError | PermissionError
+        if not isinstance(e, known) and getattr(e, "filename", None) is None:
+            raise
         if os.environ.get("NDT3_TRACEBACK"):
             traceback.print_exc()
         message = str(e)
         if isinstance(e, OSError) and e.filename is not None:
             message = f"{e.filename}: {e.strerror}"
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        told = without_secrets(" ".join(message.split()))
+        print(f"error: {told}", file=sys.stderr, flush=True)
         code = 1
     sys.stdout.flush()
     sys.exit(code)

@@ -5,6 +5,7 @@ An object appears at the end of its upload, so that what is there is whole. Most
 """
 
 import contextlib
+import errno
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -68,28 +69,28 @@ def patiently(
         timeout_s: That each call keeps, for messages.
         patience_s: First wait after a fault; it doubles up to `LONGEST_WAIT_S`.
     Raises:
-        FileNotFoundError, PermissionError, BadInput, ManifestMismatch: At once.
+        FileNotFoundError (names it), PermissionError, BadInput, ManifestMismatch: At once.
         StoreFailed: None of the calls was answered.
     """
     wait, attempts = patience_s, attempts or ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:
             return call()
-        except (FileNotFoundError, PermissionError, BadInput, ManifestMismatch):
+        except FileNotFoundError as e:
+            said = str(e.strerror or e)
+            told = "no such file" if path.split("://", 1)[1] in said else said
+            raise FileNotFoundError(errno.ENOENT, told, path) from e
+        except (PermissionError, BadInput, ManifestMismatch):
             raise
         except Exception as e:  # each store and library has faults of its own
             if "Credentials" in type(e).__name__:  # botocore's; waiting brings none
                 raise PermissionError(str(e)) from e
-            # What follows a question mark may be a signature that opens the store to anybody.
-            shown = path.split("?")[0]
-            said = f"{type(e).__name__}: {e}".replace(path, shown)
+            said = f"{type(e).__name__}: {e}"
             if isinstance(e, TimeoutError):
                 said = f"no whole answer in {timeout_s:g} s"
             if attempt == attempts:
-                raise StoreFailed(
-                    f"{shown}: cannot be {what} after {attempt} tries ({said})"
-                ) from e
-            log.warn(f"{shown}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
+                raise StoreFailed(f"{path}: cannot be {what} after {attempt} tries ({said})") from e
+            log.warn(f"{path}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
         time.sleep(wait * random.uniform(0.5, 1))
         wait = min(2 * wait, LONGEST_WAIT_S)
     raise AssertionError("unreachable")
@@ -225,9 +226,10 @@ def walk(root: str) -> dict[str, int]:
         if info["type"] == "file" and info.get("size") is not None:
             return {"": info["size"]}
         found = filesystem(root).find(root, detail=True)
-        base = root.split("://", 1)[1].rstrip("/")
+        base = root.split("://", 1)[1].strip("/")
         return {
-            name.split("://", 1)[-1].removeprefix(base).lstrip("/"): info.get("size") or 0
+            name.split("://", 1)[-1].lstrip("/").removeprefix(base).lstrip("/"): info.get("size")
+            or 0
             for name, info in found.items()
         }
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import WITHDRAWN, claim, remove_strays, withdrawn
+from ndt3_dist.prep.output import WITHDRAWN, claim, put_manifest, remove_strays, withdrawn
 from ndt3_dist.prep.remove import empty
 from ndt3_dist.shards.format import (
     MANIFEST,
@@ -45,18 +45,18 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
     parts = {path: read_manifest(path) for path in corpora}
     if len(parts) < 2:
         raise BadInput(f"{', '.join(parts) or 'nothing'} to combine; expected two corpora or more")
-    past = {path: withdrawn(path) for path in parts}
+    past = {path: withdrawn(path) for path in (*parts, out)}
     check(parts, past)
     recipe = origin(parts)
     claim(out, recipe)
     with Lease(out) as lease:
-        claim(out, recipe)
+        claim(out, recipe, alone=True)
         if storage.exists(storage.join(out, MANIFEST)):
             log.say(f"{out}: complete already, nothing to do")
             return read_manifest(out)
         sessions, jobs = [], []
         first = next(iter(parts.values()))
-        used = max(first.next_shard(), past[next(iter(parts))]["next_shard"])
+        used = max(first.next_shard(), *(past[p]["next_shard"] for p in (next(iter(parts)), out)))
         for path, part in parts.items():
             names = [shard.name for shard in part.shards]
             if part is not first:
@@ -82,12 +82,12 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
         )
         for path, part in parts.items():  # a session may have been taken out meanwhile
             if read_manifest(path).fingerprint != part.fingerprint:
+                storage.remove(storage.join(out, "shards"))
                 raise ManifestMismatch(f"{path}: changed meanwhile; remove {out} and start again")
         if gone := {h for left in past.values() for h in left["recordings"]}:
             left = {"recordings": sorted(gone), "next_shard": used}
             storage.write_json(storage.join(out, WITHDRAWN), left)
-        dumped = made.model_dump(mode="json")
-        storage.write_json(storage.join(out, MANIFEST), dumped, lease.check)
+        put_manifest(out, made, None, lease.check)
         remove_strays(out, made)
     return made
 

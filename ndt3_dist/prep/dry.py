@@ -1,9 +1,11 @@
 """What a preparation would do, without doing it."""
 
 import math
+from collections.abc import Collection
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.output import withdrawn
 from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
 from ndt3_dist.prep.readers.read import read_recording
 from ndt3_dist.prep.recipe import Recipe
@@ -17,16 +19,19 @@ def dry_rows(recipe: Recipe) -> list[dict]:
 
     Recordings in a store are listed with their size alone: to look into them is to fetch them.
     """
-    key = key_of(recipe)
-    return [row_of(recipe, key, source) for source in log.progress(find_sources(recipe), "plan")]
+    key, sources = key_of(recipe), find_sources(recipe)
+    gone = withdrawn(recipe.out)["recordings"] if recipe.out else []
+    return [row_of(recipe, key, source, gone) for source in log.progress(sources, "plan")]
 
 
-def row_of(recipe: Recipe, key: bytes, source: Source) -> dict:
+def row_of(recipe: Recipe, key: bytes, source: Source, gone: Collection[str] = ()) -> dict:
     row = {"recording": source_label(key, source.name), "MB": f"{source.bytes / 1e6:.1f}"}
     row |= {"session": "", "hours": "", "windows": "", "problem": ""}
     if storage.is_remote(source.path):
         return row
     try:
+        if gone and storage.sha256_file(source.path) in gone:
+            raise BadInput("was taken out of this corpus")
         recording = read_recording(source.path, recipe)
         subject = pseudonym(key, "subject", recording.subject)
         name = session_id(recipe.dataset, subject, pseudonym(key, "session", recording.session))

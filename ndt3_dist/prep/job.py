@@ -6,6 +6,7 @@ later become sessions and shards behind those that are there, which stay as they
 killed is started again, and redoes what was not finished.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ndt3_dist.errors import BadInput, Ndt3DistError, NoRoom, Withdrawn
 from ndt3_dist.prep.lease import Lease
 from ndt3_dist.prep.output import claim, commit, corpus_of, new_sources, remove_strays, withdrawn
 from ndt3_dist.prep.pool import RunAll, ray_pool
-from ndt3_dist.prep.privacy import clean, key_of, source_label
+from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source, find_sources
 from ndt3_dist.prep.spool import ShardPlan, plan_shards, session_task, shard_task
@@ -29,6 +30,8 @@ from ndt3_dist.shards.format import (
 
 LONGEST = 600
 """Characters of a failure's reason."""
+LEAST_HZ = 0.03
+"""Mean rate of a channel that nobody is asked about."""
 
 
 def prepare(recipe: Recipe) -> Manifest:
@@ -47,10 +50,14 @@ def prepare(recipe: Recipe) -> Manifest:
     stages = Stages()
     stages.begin("looking for recordings")
     key, sources = key_of(recipe), find_sources(recipe)
-    claim(recipe.out, recipe.identity())
+    identity = recipe.identity()
+    if key:  # another one would give the same people other names
+        identity["privacy.key_file"] = pseudonym(key, "key", "")
+    claim(recipe.out, identity)
     with Lease(recipe.out) as lease:
-        claim(recipe.out, recipe.identity())  # two recipes may have come at once
-        before = corpus_of(recipe)
+        claim(recipe.out, identity, alone=True)  # two recipes may have come at once
+        there = corpus_of(recipe.out)
+        before = None if recipe.rebuild else there
         new = new_sources(recipe, key, sources, before)
         if before and not new:
             remove_strays(recipe.out, before)
@@ -58,7 +65,7 @@ def prepare(recipe: Recipe) -> Manifest:
                 log.say(f"{recipe.out}: complete already, nothing to do")
                 return before
             log.say(f"{recipe.out}: what had failed is gone from the source; nothing else is new")
-            return commit(recipe, before, [], [], [], lease.check)
+            return commit(recipe, there, [], [], [], lease.check)
         stages.begin("starting Ray")
         with ray_pool(recipe, len(new)) as run_all:
             stages.begin("session tasks")
@@ -70,19 +77,21 @@ def prepare(recipe: Recipe) -> Manifest:
                 raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
             lease.check()
             stages.begin("dealing windows to shards")
-            plans = plans_of(recipe, spools, before) if spools else []
+            plans = plans_of(recipe, spools, there) if spools else []
             stages.begin("shard tasks")
             shards = run_shards(recipe, plans, run_all, lease)
             stages.begin("ending Ray")
         stages.begin("manifest")
-        manifest = commit(recipe, before, spools, shards, failed, lease.check)
+        manifest = commit(recipe, there, spools, shards, failed, lease.check)
     log.say(stages.table())
     return manifest
 
 
 def check_places(recipe: Recipe) -> None:
-    """Refuse places that mean something else on each host of a cluster."""
+    """Refuse places that are not meant, or mean something else on each host of a cluster."""
     for name, place in (("source", recipe.source), ("out", recipe.out)):
+        if re.match(r"\w+:/(?!/)", place):
+            raise BadInput(f"{name} {place}: has one slash; expected two, as in s3://bucket/folder")
         absolute = storage.is_remote(place) or Path(place).is_absolute()
         if place and not absolute and recipe.ray_address != "local":
             raise BadInput(
@@ -126,6 +135,7 @@ def run_sessions(
         else:
             spools.append(result)
             told.took(result)
+            warn_of_rate(recipe, result)
             if not sys.stderr.isatty():
                 log.say(f"[{len(spools) + len(failed)}/{len(sources)}] {describe(result)}")
     if spools:
@@ -138,8 +148,13 @@ def run_sessions(
 
 def reason_of(error: Exception, key: bytes, source: Source) -> str:
     """Why a recording failed: without an absolute path, with no name that has a pseudonym."""
-    label, path = source_label(key, source.name), source.path
-    reason = " ".join(str(error).split()).removeprefix(f"{path}: ").replace(path, label)
+    label = source_label(key, source.name)
+    said = str(error)
+    if isinstance(error, OSError) and str(error.filename) == source.path:
+        said = str(error.strerror)
+    reason = log.without_secrets(" ".join(said.split()))
+    for path in (source.path, log.without_secrets(source.path)):
+        reason = reason.removeprefix(f"{path}: ").replace(path, label)
     if not isinstance(error, Ndt3DistError | OSError):
         # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
         reason = f"{type(error).__name__}: {reason}"
@@ -148,7 +163,8 @@ def reason_of(error: Exception, key: bytes, source: Source) -> str:
 
 def check_shared(recipe: Recipe, source: Source, result, label: str) -> None:
     """Refuse hosts that do not share a folder: all their recordings would fail, or be elsewhere."""
-    if isinstance(result, FileNotFoundError) and str(result.filename) == source.path:
+    local = not storage.is_remote(source.path)
+    if local and isinstance(result, FileNotFoundError) and str(result.filename) == source.path:
         missing, where = source.path, "source="
     elif isinstance(result, dict) and not storage.is_remote(recipe.out):
         missing, where = result["base"] + ".json", "out="
@@ -170,6 +186,17 @@ def describe(spool: dict) -> str:
     rejected = sum(sum(w.rejected.values()) for w in session.windows.values())
     done_before = " (done before)" if spool["reused"] else ""
     return f"{session.id}: {kept} windows, {rejected} rejected{done_before}"
+
+
+def warn_of_rate(recipe: Recipe, spool: dict) -> None:
+    """Say where there are so few spikes that their times may be of another unit."""
+    session = Session.model_validate(spool["session"])
+    rate = session.spikes * 1000 / recipe.bin_size_ms / (session.bins * session.channels)
+    if rate < LEAST_HZ:
+        log.warn(
+            f"{session.source}: {rate:.2g} spikes a second and channel in "
+            f"{session.bins * recipe.bin_size_ms / 6e4:.0f} minutes; are its times in seconds?"
+        )
 
 
 def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict], list[Failure]]:
@@ -202,10 +229,11 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
     return kept, failed
 
 
-def plans_of(recipe: Recipe, spools: list[dict], before: Manifest | None) -> list[ShardPlan]:
+def plans_of(recipe: Recipe, spools: list[dict], there: Manifest | None) -> list[ShardPlan]:
     """Shards that new spools make, named on from those that are there."""
+    before = None if recipe.rebuild else there
     rows = len(before.sessions) if before else 0
-    used = max(before.next_shard() if before else 0, withdrawn(recipe.out)["next_shard"])
+    used = max(there.next_shard() if there else 0, withdrawn(recipe.out)["next_shard"])
     plans = plan_shards(spools, recipe, rows, used)
     if not plans and not before:
         raise BadInput("every window was rejected; the lines above say how many of each session")

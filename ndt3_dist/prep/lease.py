@@ -114,7 +114,7 @@ class Lease:
         while not self._over.wait(BEAT_S):
             beat += 1
             try:
-                if self._read().get("id", self.mine["id"]) == self.mine["id"]:
+                if self._read().get("id") == self.mine["id"]:
                     self._write(beat)
                     self._missed = 0
                 else:

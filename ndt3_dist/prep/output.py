@@ -25,45 +25,68 @@ from ndt3_dist.shards.format import (
 )
 
 WITHDRAWN = "removed.json"
+MARKS = ("recipe.json", FILE, WITHDRAWN)
+"""Files of an output that are no result."""
 STREAMS = {
     "spikes": "counts per bin, uint8 (bins, channels of all arrays side by side)",
     "covariates": "recorded value / scale, float32 (bins, dims), NaN where not valid",
 }
 
 
-def claim(out: str, identity: dict) -> None:
+def claim(out: str, identity: dict, alone: bool = False) -> None:
     """Take an output for what is to be made of it.
 
+    Args:
+        alone: This job holds the output's lease, so that what a try without a result has left may
+            be taken over.
     Raises:
         ManifestMismatch: It is not empty, and for something else.
     """
     marker = storage.join(out, "recipe.json")
     if storage.exists(marker):
         theirs = storage.read_json(marker)
-        if theirs != identity:
-            changed = [k for k, v in identity.items() if theirs.get(k) != v]
+        changed = differing(theirs if isinstance(theirs, dict) else {}, identity)
+        if changed and (names := made(out)):
+            advice = "choose another place" if MANIFEST in names else "choose another, or remove it"
             raise ManifestMismatch(
-                f"{out}: exists, made by another recipe ({', '.join(changed[:5])} differ); "
-                "choose another out=, or remove it first"
+                f"{out}: exists, made by another recipe ({', '.join(changed[:5])} differ); {advice}"
             )
+        if alone and theirs != identity:
+            storage.write_json(marker, identity)
         return
-    names = [n for n in storage.list_names(out) if not storage.is_temporary(n)]
-    if (not storage.is_remote(out) and Path(out).is_file()) or names:
+    if (not storage.is_remote(out) and Path(out).is_file()) or made(out):
         if storage.exists(marker):  # another job has come meanwhile
-            return claim(out, identity)
-        raise ManifestMismatch(f"{out}: exists and is not a corpus; choose another out=")
+            return claim(out, identity, alone)
+        raise ManifestMismatch(f"{out}: exists and is not a corpus; choose another place")
     storage.write_json(marker, identity)
 
 
-def corpus_of(recipe: Recipe) -> Manifest | None:
-    """The manifest of the output; None where it is not complete, or is to be made anew."""
-    path = storage.join(recipe.out, MANIFEST)
-    if not storage.exists(path):
-        return None
-    if recipe.rebuild:
-        storage.remove(path)  # first: from here to the new manifest there is no corpus
-        return None
-    return read_manifest(recipe.out)
+def made(out: str) -> list[str]:
+    """Names in an output, but for marks and files that were never finished."""
+    names = storage.list_names(out)
+    return [n for n in names if n not in MARKS and not storage.is_temporary(n)]
+
+
+def differing(theirs: dict, ours: dict) -> list[str]:
+    """Keys of a recipe in which two differ; what the older one does not know has its default."""
+    known = Recipe(dataset="x").identity()
+
+    def filled(told: dict, defaults: dict) -> dict:
+        both = {**defaults, **told}
+        return {
+            key: filled(value, defaults[key])
+            if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+            else value
+            for key, value in both.items()
+        }
+
+    theirs = filled(theirs, known) if "dataset" in theirs else theirs
+    return [k for k in {**theirs, **ours} if theirs.get(k) != ours.get(k)]
+
+
+def corpus_of(out: str) -> Manifest | None:
+    """The manifest of an output; None where it is not complete."""
+    return read_manifest(out) if storage.exists(storage.join(out, MANIFEST)) else None
 
 
 def new_sources(
@@ -71,18 +94,18 @@ def new_sources(
 ) -> list[Source]:
     """Recordings that the corpus does not have, those that failed before among them.
 
-    Those that it has on this machine's disk are hashed again; remote ones are taken by name.
+    Those that it has on this machine's disk are hashed again; of others the length is compared.
 
     Raises:
         ManifestMismatch: One that it has is another file now.
     """
     rows = before.sessions if before else []
-    have = {s.source: s.source_sha256 for s in rows if s.dataset != REMOVED}
+    have = {s.source: s for s in rows if s.dataset != REMOVED}
     labels = {source_label(key, source.name): source for source in sources}
     changed = [
         label
         for label, source in labels.items()
-        if label in have and hash_now(source, label) not in ("", have[label])
+        if label in have and is_another(source, have[label])
     ]
     if changed:
         raise ManifestMismatch(
@@ -98,15 +121,19 @@ def new_sources(
     return [source for label, source in labels.items() if label not in have]
 
 
-def hash_now(source: Source, label: str) -> str:
-    """The sha256 of a recording, where it costs no transfer; "" where it is not known."""
+def is_another(source: Source, session: Session) -> bool:
+    """Whether a recording is not the one that a session was made of, as far as is seen for free."""
+    if 0 < session.source_bytes != source.bytes > 0:
+        return True
     if storage.is_remote(source.path):
-        return source.sha256
+        return source.sha256 not in ("", session.source_sha256)
     try:
-        return storage.sha256_file(source.path)
+        return storage.sha256_file(source.path) != session.source_sha256
     except OSError as e:
-        log.warn(f"{label}: cannot be read now ({e.strerror}); the corpus keeps what it has of it")
-        return ""
+        log.warn(
+            f"{session.source}: cannot be read now ({e.strerror}); the corpus keeps what it has"
+        )
+        return False
 
 
 def withdrawn(out: str) -> dict:
@@ -116,12 +143,41 @@ def withdrawn(out: str) -> dict:
     a name that was used.
     """
     path = storage.join(out, WITHDRAWN)
-    return storage.read_json(path) if storage.exists(path) else {"recordings": [], "next_shard": 0}
+    if not storage.exists(path):
+        return {"recordings": [], "next_shard": 0}
+    found = storage.read_json(path)
+    kinds = {"recordings": list, "next_shard": int}
+    if not isinstance(found, dict) or {k: type(v) for k, v in found.items()} != kinds:
+        raise ManifestMismatch(f"{path}: not what removals leave there; restore it")
+    return found
+
+
+def put_manifest(
+    out: str, manifest: Manifest, before: Manifest | None, check: Callable[[], None]
+) -> None:
+    """Put a manifest in the place of the one that it was made of.
+
+    Args:
+        check: Raises where the output is another job's by now.
+    Raises:
+        ManifestMismatch: There is another one by now, whatever any lease says.
+    """
+    expected = {before.fingerprint if before else "", manifest.fingerprint}
+
+    def fence() -> None:
+        check()
+        found = corpus_of(out)
+        if (found.fingerprint if found else "") not in expected:
+            raise ManifestMismatch(
+                f"{out}: another job has changed the corpus meanwhile; run the same command again"
+            )
+
+    storage.write_json(storage.join(out, MANIFEST), manifest.model_dump(mode="json"), fence)
 
 
 def commit(
     recipe: Recipe,
-    before: Manifest | None,
+    there: Manifest | None,
     spools: list[dict],
     shards: list[Shard],
     failed: list,
@@ -130,11 +186,18 @@ def commit(
     """Write the manifest of what was there and what is new; then remove what is needed no more.
 
     Args:
+        there: The manifest at the output, of which nothing is kept with `rebuild`.
         check: Raises where the output is another job's by now.
     """
     sessions = [Session.model_validate(s["session"]) for s in spools]
-    if before:
-        sessions, shards = [*before.sessions, *sessions], [*before.shards, *shards]
+    if there and not recipe.rebuild:
+        sessions, shards = [*there.sessions, *sessions], [*there.shards, *shards]
+    lost = {s.id for s in there.sessions if s.dataset != REMOVED} if there else set()
+    if lost := sorted(lost - {s.id for s in sessions}):
+        log.warn(
+            f"{recipe.out}: {len(lost)} sessions of the corpus that was there are not in the new "
+            f"one: {', '.join(lost[:5])}"
+        )
     manifest = Manifest(
         fingerprint=fingerprint(sessions, shards, recipe.bin_size_ms, recipe.window_bins),
         bin_size_ms=recipe.bin_size_ms,
@@ -146,7 +209,7 @@ def commit(
         shards=shards,
         failed=failed,
     )
-    storage.write_json(storage.join(recipe.out, MANIFEST), manifest.model_dump(mode="json"), check)
+    put_manifest(recipe.out, manifest, there, check)
     remove_strays(recipe.out, manifest)
     return manifest
 

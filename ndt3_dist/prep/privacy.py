@@ -24,9 +24,9 @@ def key_of(recipe: Recipe) -> bytes:
     """
     if not recipe.privacy.pseudonyms:
         return b""
-    path = Path(recipe.privacy.key_file)
+    path = recipe.privacy.key_file
     try:
-        key = path.read_bytes().strip()
+        key = Path(path).read_bytes().strip()
     except OSError as e:
         raise BadInput(
             f"privacy.key_file {path or '(empty)'}: cannot be read ({e.strerror}); make one with "

@@ -122,6 +122,12 @@ class PrivacyRecipe(Section):
     """A secret of 16 bytes or more; who has it can make the same names again. It stays outside of
     corpora, and so does its path."""
 
+    @model_validator(mode="after")
+    def _key_has_an_effect(self):
+        if self.key_file and not self.pseudonyms:
+            raise ValueError("privacy.key_file is for privacy.pseudonyms, which is false")
+        return self
+
 
 class Recipe(Section):
     dataset: str
@@ -157,6 +163,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _whole_windows(self):
+        if not self.pattern or self.pattern.startswith("/") or ".." in self.pattern.split("/"):
+            raise ValueError(f"pattern {self.pattern!r}; expected one below the source: **/*.nwb")
         if self.dataset == REMOVED:
             raise ValueError(f"dataset {REMOVED} is kept for sessions that were taken out")
         if round(self.window_ms / self.bin_size_ms, 6) % 1 or self.window_bins < 1:

@@ -9,10 +9,9 @@ import numpy as np
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import WITHDRAWN, remove_strays, withdrawn
+from ndt3_dist.prep.output import WITHDRAWN, put_manifest, remove_strays, withdrawn
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.format import (
-    MANIFEST,
     REMOVED,
     Manifest,
     Session,
@@ -66,15 +65,21 @@ def remove_sessions(
         BadInput: There is no such session.
         ManifestMismatch: No corpus, or a job is at work on it.
     """
-    seen = runs_that_saw(set(ids := list(ids)), runs) if runs else []
+    seen = runs_that_saw(set(ids := list(dict.fromkeys(ids))), runs) if runs else []
+    read_manifest(corpus)  # no folder is made where there is no corpus
     with Lease(corpus) as lease:
-        before = read_manifest(corpus)
-        left = clear(corpus, before)  # what a removal that was killed has left
-        if not ids and not has_removed(before):
+        before, past, left = read_manifest(corpus), withdrawn(corpus), []
+        if has_removed(before) or past["recordings"]:
+            left = clear(corpus, before)  # what a removal that was killed has left
+        elif not ids:
             raise BadInput(f"{corpus}: no session was ever taken out of it; say --session ID")
-        sessions = [before.named(name) for name in ids]
+        try:
+            sessions = [present(before, name) for name in ids]
+        except BadInput:
+            for line in left:
+                log.warn(f"{corpus}: there remain {line}")
+            raise
         numbers = [before.sessions.index(s) for s in sessions]
-        past = withdrawn(corpus)
         used = max(before.next_shard(), past["next_shard"])
         shards, rewritten, old, windows = [], [], [], 0
         for shard in log.progress(before.shards, "shards"):
@@ -104,8 +109,7 @@ def remove_sessions(
             gone = {*past["recordings"], *(s.source_sha256 for s in sessions)}
             left_by = {"recordings": sorted(gone), "next_shard": used}
             storage.write_json(storage.join(corpus, WITHDRAWN), left_by)
-            dumped = after.model_dump(mode="json")
-            storage.write_json(storage.join(corpus, MANIFEST), dumped, lease.check)
+            put_manifest(corpus, after, before, lease.check)
             left = clear(corpus, after)
     return Removed(windows, rewritten, cached, seen, still_named(after, sessions), left)
 
@@ -120,6 +124,14 @@ def clear(corpus: str, manifest: Manifest) -> list[str]:
     for name in ("spool", "report.html"):
         storage.remove(storage.join(corpus, name))
     return storage.forget_versions(corpus) if has_removed(manifest) else []
+
+
+def present(manifest: Manifest, name: str) -> Session:
+    """The session with an id, which was not taken out before."""
+    session = manifest.named(name)
+    if session.dataset == REMOVED:
+        raise BadInput(f"{name} was taken out already")
+    return session
 
 
 def has_removed(manifest: Manifest) -> bool:

@@ -4,6 +4,8 @@ A source is a file, a folder, its like in a store, or the list of assets that DA
 dandiset (assets.jsonld), whose recordings lie in its bucket under names without meaning.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -39,10 +41,9 @@ def find_sources(recipe: Recipe) -> list[Source]:
         BadInput: The source is not there, or no file of it matches the pattern.
     """
     root = recipe.source
-    shown = root.split("?")[0] if storage.is_remote(root) else root  # less what signs a URL
     if not root or not storage.exists(root):
         raise BadInput(
-            f"source {shown or '(empty)'}: no such file or folder; "
+            f"source {root or '(empty)'}: no such file or folder; "
             "give source=FILE or source=FOLDER, a path or an s3:// URL"
         )
     if root.endswith(LISTING):
@@ -50,7 +51,7 @@ def find_sources(recipe: Recipe) -> list[Source]:
     else:
         found = _remote(recipe) if storage.is_remote(root) else _local(recipe)
     if not found:
-        raise BadInput(f"source {shown}: no file matches {recipe.pattern}")
+        raise BadInput(f"source {root}: no file matches {recipe.pattern}")
     return sorted(found, key=lambda source: source.name)
 
 
@@ -58,12 +59,28 @@ def _local(recipe: Recipe) -> list[Source]:
     root = Path(recipe.source)
     if root.is_file():
         return [Source(str(root), root.name, root.stat().st_size)]
+    found = ((p, p.relative_to(root).as_posix()) for p in files_below(root))
     # A link to nothing is a recording too, which fails by name.
-    files = [p for p in root.glob(recipe.pattern) if not p.is_dir()]
     return [
-        Source(str(p), p.relative_to(root).as_posix(), p.stat().st_size if p.exists() else 0)
-        for p in files
+        Source(str(p), name, p.stat().st_size if p.exists() else 0)
+        for p, name in found
+        if matches(name, recipe.pattern)
     ]
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """All files below a folder, then those behind links to other folders, each folder once."""
+    waiting, seen = [str(root)], set()
+    while waiting:
+        for folder, below, names in os.walk(waiting.pop(0)):
+            if (real := os.path.realpath(folder)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            paths = (os.path.join(folder, name) for name in below)
+            waiting += [path for path in paths if os.path.islink(path)]
+            yield from (Path(folder) / name for name in names)
 
 
 def _remote(recipe: Recipe) -> list[Source]:

@@ -44,9 +44,14 @@ def read_spool(out: str, source: str, source_sha256: str, recipe_sha256: str) ->
     path = spool_base(out, source) + ".json"
     if not storage.exists(path):
         return None
-    spool = storage.read_json(path)
-    same = spool["recipe_sha256"] == recipe_sha256 and spool["source_sha256"] == source_sha256
-    return spool if same else None
+    spool, base = storage.read_json(path), path.removesuffix(".json")
+    if spool["recipe_sha256"] != recipe_sha256 or spool["source_sha256"] != source_sha256:
+        return None
+    try:
+        whole = storage.size(base + ".tar") == spool["bytes"]
+    except FileNotFoundError:
+        return None
+    return spool if whole and storage.exists(base + ".index.npy") else None
 
 
 def session_task(
@@ -74,16 +79,16 @@ def session_task(
             raise Withdrawn(f"{source.path}: was taken out of this corpus")
         if source_sha256 in there:
             raise BadInput(
-                f"{source.path}: the corpus has this recording under another name; was it renamed, "
-                "or privacy.key_file changed?"
+                f"{source.path}: the corpus has this recording under another name; was it renamed?"
             )
         found = read_spool(recipe.out, label, source_sha256, recipe.sha256())
         if found:
             return {**found, "base": base, "reused": True}
-        recording = read_recording(path, recipe)
+        recording, length = read_recording(path, recipe), path.stat().st_size
     recording.subject = pseudonym(key, "subject", recording.subject)
     recording.session = pseudonym(key, "session", recording.session)
     session, samples = cut(recording, recipe, label, source_sha256)
+    session = session.model_copy(update={"source_bytes": length})
     size = sum(len(data) + 1024 for s in samples for data in s[2].values())
     storage.check_room(base, size)
     written = write_shard(

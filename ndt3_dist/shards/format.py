@@ -90,6 +90,8 @@ class Session(_Strict):
     source: str
     """Path of the recording below the recipe's source, never an absolute path."""
     source_sha256: str
+    source_bytes: int = 0
+    """Its length; 0 where it is not known."""
     licence: str
     bins: int
     start_s: float
@@ -153,7 +155,7 @@ def fingerprint(sessions: list[Session], shards: list[Shard], bin_ms: float, bin
     """Identity of what a corpus holds: no paths, hosts or times.
 
     Args:
-        sessions: Session table; source paths are left out, source hashes kept.
+        sessions: Session table; paths and lengths of sources are left out, their hashes kept.
         shards: Shard table in order.
         bin_ms: Bin size in ms.
         bins: Bins per window.
@@ -164,7 +166,7 @@ def fingerprint(sessions: list[Session], shards: list[Shard], bin_ms: float, bin
         "version": VERSION,
         "bin_size_ms": float(bin_ms),
         "window_bins": bins,
-        "sessions": [s.model_dump(exclude={"source"}) for s in sessions],
+        "sessions": [s.model_dump(exclude={"source", "source_bytes"}) for s in sessions],
         "shards": [s.model_dump() for s in shards],
     }
     return storage.sha256_bytes(storage.canonical_json(what))

@@ -6,7 +6,7 @@ from functools import partial
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import ShardCorrupt
-from ndt3_dist.shards.format import Shard, read_manifest, shard_path
+from ndt3_dist.shards.format import MANIFEST, Shard, read_manifest, shard_path
 from ndt3_dist.shards.read import Corpus, read_index
 
 
@@ -34,6 +34,15 @@ def verify_corpus(path: str) -> list[str]:
     """
     path = str(path).rstrip("/")
     manifest = read_manifest(path)
+    named = {s.name for s in manifest.shards}
+    names = storage.list_names(storage.join(path, "shards"))
+    if strays := [n for n in names if n.split(".")[0] not in named]:
+        log.warn(
+            f"{path}/shards: {len(strays)} files are not the manifest's, such as {strays[0]}: a "
+            "job is at work, or one was interrupted and has to be run again"
+        )
+    if storage.sha256_bytes(storage.canonical_json(manifest.recipe)) != manifest.recipe_sha256:
+        return [f"{path}/{MANIFEST}: its recipe is not the one of recipe_sha256; restore it"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing release the GIL
         found = pool.map(lambda shard: shard_problems(path, shard), manifest.shards)
         each = log.progress(found, "shards", total=len(manifest.shards))

@@ -318,8 +318,12 @@ def test_a_changed_recording_is_refused_and_rebuilt_on_request(
     after = job.prepare(recipe_of(nwb, tmp_path / "corpus", "rebuild=true"))
     assert after.fingerprint != before.fingerprint
     assert after.named("t-A-a").source_sha256 == sha256_file(nwb / "a.nwb")
-    job.prepare(recipe_of(nwb, tmp_path / "fresh"))
-    assert hashes(tmp_path / "corpus") == hashes(tmp_path / "fresh")
+    fresh = job.prepare(recipe_of(nwb, tmp_path / "fresh"))
+    assert after.sessions == fresh.sessions
+    assert [s.sha256 for s in after.shards] == [s.sha256 for s in fresh.shards]
+    named = {s.name for s in after.shards}  # new names: the old ones stay until the manifest is new
+    assert not named & {s.name for s in before.shards}
+    assert {p.name.split(".")[0] for p in (tmp_path / "corpus" / "shards").iterdir()} == named
 
 
 def test_recordings_that_claim_one_session_fail_by_name_and_the_rest_is_kept(

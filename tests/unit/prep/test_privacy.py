@@ -5,8 +5,7 @@ import pytest
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.job import LONGEST, reason_of
 from ndt3_dist.prep.privacy import clean, source_label
-from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.sources import Source, find_sources
+from ndt3_dist.prep.sources import Source
 
 KEY = b"k" * 32
 
@@ -44,9 +43,3 @@ def test_a_reason_has_no_absolute_path_and_an_end():
     assert reason.startswith("of ... xxx")
     assert len(reason) == LONGEST
     assert reason_of(ZeroDivisionError("in it"), b"", source) == "ZeroDivisionError: in it"
-
-
-def test_what_signs_a_url_is_not_repeated():
-    with pytest.raises(BadInput, match=r"^source memory://nowhere/a\.nwb: no such file") as e:
-        find_sources(Recipe(dataset="t", source="memory://nowhere/a.nwb?X-Signature=abc"))
-    assert "abc" not in str(e.value)

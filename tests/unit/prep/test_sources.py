@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ndt3_dist import storage
+from ndt3_dist import remote, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, StoreFailed
 from ndt3_dist.prep import job
 from ndt3_dist.prep.fetch import fetched, own_folder
@@ -64,6 +64,8 @@ class Web(SimpleHTTPRequestHandler):
     def do_GET(self):
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
+        if asked and "/expired/" in self.path:
+            return self.send_error(403)
         if not (self.parts and asked and path.is_file()):
             return super().do_GET()
         data, first = path.read_bytes(), int(asked[1])
@@ -202,3 +204,22 @@ def test_the_folder_of_a_killed_process_goes_with_the_next_and_one_in_use_stays(
         assert second.is_dir()
         assert first != second
     assert [p.name for p in tmp_path.iterdir()] == ["ndt3_dist_mine"]
+
+
+def test_neither_a_signature_nor_a_name_is_told_of_a_url(
+    web, tmp_path, without_ray, monkeypatch, capsys
+):
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+    folder, url = web
+    (folder / "expired" / "MaryJones").mkdir(parents=True)
+    (folder / "expired" / "MaryJones" / "rec1.nwb").write_bytes(b"x" * 2000)
+    (tmp_path / "key").write_text("a key of some length")
+    privacy = {"pseudonyms": True, "key_file": str(tmp_path / "key")}
+    signed = f"{url}/expired/MaryJones/rec1.nwb?X-Amz-Credential=AKIA%2F2026&X-Amz-Signature=5ec2e7"
+    keys = {"source": signed, "out": str(tmp_path / "c"), "privacy": privacy}
+    with pytest.raises(BadInput, match=r"the first: fil\w+\.nwb: cannot be read") as e:
+        job.prepare(Recipe(dataset="t", **keys))
+    said = capsys.readouterr()
+    for text in (str(e.value), said.out, said.err):
+        for secret in ("5ec2e7", "AKIA", "MaryJones"):
+            assert secret not in text

@@ -84,7 +84,7 @@ def write_corpus(folder: Path) -> str:
         "window_bins": BINS,
         "streams": {},
         "recipe": {},
-        "recipe_sha256": "0" * 64,
+        "recipe_sha256": storage.sha256_bytes(b"{}"),
         "sessions": [session],
         "shards": shards,
     }
