@@ -227,11 +227,8 @@ def walk(root: str) -> dict[str, int]:
             return {"": info["size"]}
         found = filesystem(root).find(root, detail=True)
         base = root.split("://", 1)[1].strip("/")
-        return {
-            name.split("://", 1)[-1].lstrip("/").removeprefix(base).lstrip("/"): info.get("size")
-            or 0
-            for name, info in found.items()
-        }
+        paths = {name.split("://", 1)[-1].lstrip("/"): told for name, told in found.items()}
+        return {p.removeprefix(base).lstrip("/"): t.get("size") or 0 for p, t in paths.items()}
 
     return patiently(root, "listed", look)
 

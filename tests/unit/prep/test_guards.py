@@ -222,9 +222,11 @@ def test_a_spool_is_used_where_it_is_whole_and_of_the_recording(
         return sorted((tmp_path / "c" / "spool").glob("*.tar"))
 
     cut, gone = killed()
-    cut.write_bytes(cut.read_bytes()[:-512])
+    held = cut.read_bytes()
+    cut.write_bytes(held[:-512])
     gone.unlink()
-    cut, gone = killed()  # made again
+    assert killed() == [cut, gone]  # made again
+    assert cut.read_bytes() == held
     gone.with_suffix(".index.npy").unlink()
     write_session(tmp_path / "nwb" / "a.nwb", seed=9)  # and one is another recording by now
     manifest = lab()
