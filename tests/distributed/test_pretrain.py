@@ -177,7 +177,7 @@ def test_an_export_holds_the_fp32_masters_bit_for_bit(undisturbed, tmp_path):
         assert torch.equal(parameter, eight.master(name).to(torch.bfloat16)), name
 
 
-@pytest.mark.parametrize(("ranks", "stage"), [(2, 1), (1, 3)])
+@pytest.mark.parametrize(("ranks", "stage"), [(2, 1), pytest.param(1, 3, marks=pytest.mark.drill)])
 def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
     undisturbed, corpus, tmp_path, ranks, stage
 ):
