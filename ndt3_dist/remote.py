@@ -8,7 +8,7 @@ import contextlib
 import errno
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from ndt3_dist import log
@@ -168,12 +168,21 @@ def _said(error: BaseException) -> str:
 
 
 def put(path: str, data: bytes, check: Callable[[], None] | None = None) -> None:
-    """Upload an object in one request, a large one in parts; `check` goes before each attempt."""
+    """Upload an object in one request, a large one in parts.
+
+    Args:
+        check: Called in each attempt before the object can appear, which it may refuse by raising.
+    """
     if len(data) >= 2 * PART_BYTES:
-        whole, starts = memoryview(data), range(0, len(data), PART_BYTES)
-        if check:
-            check()
-        write(path, lambda: (whole[start : start + PART_BYTES] for start in starts))
+        whole = memoryview(data)
+
+        def pieces() -> Iterator[memoryview]:
+            for start in range(0, len(data), PART_BYTES):
+                yield whole[start : start + PART_BYTES]
+            if check:  # last: the object appears when the upload is completed
+                check()
+
+        write(path, pieces)
         return
 
     def upload() -> None:

@@ -12,11 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import WITHDRAWN, claim, put_manifest, remove_strays, withdrawn
+from ndt3_dist.prep.output import (
+    claim,
+    put_manifest,
+    remove_strays,
+    removed_hashes,
+    withdraw,
+    withdrawn,
+)
 from ndt3_dist.prep.remove import empty
 from ndt3_dist.shards.format import (
     MANIFEST,
-    REMOVED,
     VERSION,
     Manifest,
     Session,
@@ -55,8 +61,8 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
             log.say(f"{out}: complete already, nothing to do")
             return read_manifest(out)
         sessions, jobs = [], []
-        first = next(iter(parts.values()))
-        used = max(first.next_shard(), *(past[p]["next_shard"] for p in (next(iter(parts)), out)))
+        base, first = next(iter(parts.items()))
+        used = max(first.next_shard(), past[base]["next_shard"], past[out]["next_shard"])
         for path, part in parts.items():
             names = [shard.name for shard in part.shards]
             if part is not first:
@@ -85,8 +91,7 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
                 storage.remove(storage.join(out, "shards"))
                 raise ManifestMismatch(f"{path}: changed meanwhile; remove {out} and start again")
         if gone := {h for left in past.values() for h in left["recordings"]}:
-            left = {"recordings": sorted(gone), "next_shard": used}
-            storage.write_json(storage.join(out, WITHDRAWN), left)
+            withdraw(out, gone, used)
         put_manifest(out, made, None, lease.check)
         remove_strays(out, made)
     return made
@@ -110,9 +115,10 @@ def check(parts: dict[str, Manifest], past: dict[str, dict]) -> None:
     """
     ids: dict[str, str] = {}
     hashes: dict[str, tuple[str, str]] = {}
-    gone = {h: path for path, left in past.items() for h in left["recordings"]}
-    for path, part in parts.items():
-        gone |= {s.source_sha256: path for s in part.sessions if s.dataset == REMOVED}
+    gone: dict[str, str] = {}
+    for path, left in past.items():
+        rows = parts[path].sessions if path in parts else []
+        gone |= dict.fromkeys(removed_hashes(rows, left), path)
     first, *_ = parts
     for path, part in parts.items():
         for field in ("bin_size_ms", "window_bins"):
@@ -121,7 +127,7 @@ def check(parts: dict[str, Manifest], past: dict[str, dict]) -> None:
                 raise BadInput(
                     f"{path}: {field} is {here:g}, {first} has {there:g}; prepare them alike"
                 )
-        live = [s for s in part.sessions if s.dataset != REMOVED]
+        live = [s for s in part.sessions if not s.is_removed]
         if twice := [s.id for s in live if s.id in ids]:
             raise BadInput(
                 f"{path}: {len(twice)} sessions are in {ids[twice[0]]} too: "
@@ -145,7 +151,7 @@ def check(parts: dict[str, Manifest], past: dict[str, dict]) -> None:
 
 def row(number: int, session: Session) -> Session:
     """A session's row under another number, which the id of a removed one has in it."""
-    return empty(number, session) if session.dataset == REMOVED else session
+    return empty(number, session) if session.is_removed else session
 
 
 def place(out: str, path: str, shard: Shard, name: str, rows: int) -> Shard:
@@ -175,7 +181,7 @@ def patterns(parts: Sequence[Manifest]) -> list[list[str]]:
 
     By dataset where no other part has it, else every id.
     """
-    ids = [[s.id for s in part.sessions if s.dataset != REMOVED] for part in parts]
+    ids = [[s.id for s in part.sessions if not s.is_removed] for part in parts]
     datasets = [{i.split("-")[0] for i in own} for own in ids]
     found = []
     for number, own in enumerate(ids):

@@ -11,27 +11,24 @@ import sys
 from pathlib import Path
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, Ndt3DistError, NoRoom, Withdrawn
+from ndt3_dist.errors import BadInput, NoRoom, Withdrawn
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import claim, commit, corpus_of, new_sources, remove_strays, withdrawn
+from ndt3_dist.prep.output import (
+    claim,
+    commit,
+    corpus_of,
+    new_sources,
+    remove_strays,
+    removed_hashes,
+    withdrawn,
+)
 from ndt3_dist.prep.pool import RunAll, ray_pool
-from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
+from ndt3_dist.prep.privacy import key_of, pseudonym, reason_of, source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source, find_sources
 from ndt3_dist.prep.spool import ShardPlan, plan_shards, session_task, shard_task
-from ndt3_dist.prep.told import Stages, Told
-from ndt3_dist.shards.format import (
-    REMOVED,
-    Failure,
-    Manifest,
-    Session,
-    Shard,
-)
-
-LONGEST = 600
-"""Characters of a failure's reason."""
-LEAST_HZ = 0.03
-"""Mean rate of a channel that nobody is asked about."""
+from ndt3_dist.prep.told import Stages, Told, describe, warn_of_rate
+from ndt3_dist.shards.format import Failure, Manifest, Shard
 
 
 def prepare(recipe: Recipe) -> Manifest:
@@ -111,8 +108,7 @@ def run_sessions(
     """Run a session task for each source; finished spools by session id, and the failures."""
     spools, failed, told = [], [], Told(len(sources))
     rows = before.sessions if before else []
-    removed = {s.source_sha256 for s in rows if s.dataset == REMOVED}
-    removed = frozenset(removed | set(withdrawn(recipe.out)["recordings"]))
+    removed = frozenset(removed_hashes(rows, withdrawn(recipe.out)))
     there = frozenset(s.source_sha256 for s in rows) - removed
     arguments = [(recipe, key, source) for source in sources]
     running = run_all(session_task, arguments, shared=(removed, there))
@@ -146,21 +142,6 @@ def run_sessions(
     )
 
 
-def reason_of(error: Exception, key: bytes, source: Source) -> str:
-    """Why a recording failed: without an absolute path, with no name that has a pseudonym."""
-    label = source_label(key, source.name)
-    said = str(error)
-    if isinstance(error, OSError) and str(error.filename) == source.path:
-        said = str(error.strerror)
-    reason = log.without_secrets(" ".join(said.split()))
-    for path in (source.path, log.without_secrets(source.path)):
-        reason = reason.removeprefix(f"{path}: ").replace(path, label)
-    if not isinstance(error, Ndt3DistError | OSError):
-        # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
-        reason = f"{type(error).__name__}: {reason}"
-    return clean(reason, key, source.name)[:LONGEST]
-
-
 def check_shared(recipe: Recipe, source: Source, result, label: str) -> None:
     """Refuse hosts that do not share a folder: all their recordings would fail, or be elsewhere."""
     local = not storage.is_remote(source.path)
@@ -177,26 +158,6 @@ def check_shared(recipe: Recipe, source: Source, result, label: str) -> None:
         f"{what}: there on some hosts of {recipe.ray_address} and not on others; {where} must "
         "be a folder that all of them share, or a URL"
     )
-
-
-def describe(spool: dict) -> str:
-    """One line about a finished session."""
-    session = Session.model_validate(spool["session"])
-    kept = ", ".join(f"{w.kept} {split}" for split, w in session.windows.items()) or "no"
-    rejected = sum(sum(w.rejected.values()) for w in session.windows.values())
-    done_before = " (done before)" if spool["reused"] else ""
-    return f"{session.id}: {kept} windows, {rejected} rejected{done_before}"
-
-
-def warn_of_rate(recipe: Recipe, spool: dict) -> None:
-    """Say where there are so few spikes that their times may be of another unit."""
-    session = Session.model_validate(spool["session"])
-    rate = session.spikes * 1000 / recipe.bin_size_ms / (session.bins * session.channels)
-    if rate < LEAST_HZ:
-        log.warn(
-            f"{session.source}: {rate:.2g} spikes a second and channel in "
-            f"{session.bins * recipe.bin_size_ms / 6e4:.0f} minutes; are its times in seconds?"
-        )
 
 
 def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict], list[Failure]]:

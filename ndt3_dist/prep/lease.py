@@ -20,18 +20,21 @@ BEAT_S = 5.0
 """Time between two renewals; a mark is watched for two and a half of them."""
 
 
+def read_mark(out: str) -> dict:
+    """The mark of the job at work on an output; {} where there is none that can be read."""
+    try:
+        found = storage.read_json(storage.join(out, FILE))
+    except (FileNotFoundError, BadInput):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def check_job(out: str, job: str) -> None:
     """Raises ManifestMismatch where another job than `job` is at work on an output; "" = any may.
 
     A host that was cut off may go on with a task when its job is over and the next one has begun.
     """
-    if not job:
-        return
-    try:
-        found = storage.read_json(storage.join(out, FILE))
-    except (FileNotFoundError, BadInput):
-        found = {}
-    if found.get("id") != job:
+    if job and read_mark(out).get("id") != job:
         raise ManifestMismatch(f"{out}: the job of this task is over; nothing is written")
 
 
@@ -39,15 +42,15 @@ class Lease:
     """Held as a context: `ManifestMismatch` on entering where another job is at work."""
 
     def __init__(self, out: str):
-        self.path = storage.join(out, FILE)
+        self.out, self.path = out, storage.join(out, FILE)
         self.mine = {"id": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
         self.mine["space"] = os.readlink("/proc/self/ns/pid")  # containers count on their own
         self._over = threading.Event()
-        self._missed = 0
+        self._missed = False
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self):
-        if (found := self._read()) and self._is_alive(found):
+        if (found := read_mark(self.out)) and self._is_alive(found):
             raise ManifestMismatch(
                 f"{self.path}: process {found.get('pid')} on {found.get('host')} is at work on "
                 "this output; wait for it, or choose another out="
@@ -61,7 +64,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises ManifestMismatch where another job has taken the output over."""
-        found = self._read()
+        found = read_mark(self.out)
         if not found:
             raise ManifestMismatch(f"{self.path}: the mark of this job is gone; start it again")
         if found.get("id") != self.mine["id"]:
@@ -80,7 +83,7 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join()
         with contextlib.suppress(OSError, Ndt3DistError):  # else it is taken over as it stands
-            if self._read().get("id") == self.mine["id"]:
+            if read_mark(self.out).get("id") == self.mine["id"]:
                 storage.remove(self.path)
 
     def _is_alive(self, found: dict) -> bool:
@@ -95,16 +98,9 @@ class Lease:
         deadline = time.monotonic() + 2.5 * BEAT_S
         while time.monotonic() < deadline:
             time.sleep(BEAT_S / 5)
-            if self._read() != found:
-                return bool(self._read())
+            if read_mark(self.out) != found:
+                return bool(read_mark(self.out))
         return False
-
-    def _read(self) -> dict:
-        try:
-            found = storage.read_json(self.path)
-        except (FileNotFoundError, BadInput):
-            return {}
-        return found if isinstance(found, dict) else {}
 
     def _write(self, beat: int) -> None:
         storage.write_json(self.path, {**self.mine, "beat": beat})
@@ -114,11 +110,9 @@ class Lease:
         while not self._over.wait(BEAT_S):
             beat += 1
             try:
-                if self._read().get("id") == self.mine["id"]:
+                self._missed = read_mark(self.out).get("id") != self.mine["id"]
+                if not self._missed:
                     self._write(beat)
-                    self._missed = 0
-                else:
-                    self._missed += 1
             except (OSError, Ndt3DistError) as e:
-                self._missed += 1
+                self._missed = True
                 log.warn(f"{self.path}: cannot be renewed ({e})")

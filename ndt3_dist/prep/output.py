@@ -5,7 +5,7 @@ manifest comes last.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ndt3_dist import log, storage
@@ -16,7 +16,6 @@ from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.sources import Source
 from ndt3_dist.shards.format import (
     MANIFEST,
-    REMOVED,
     Manifest,
     Session,
     Shard,
@@ -100,7 +99,7 @@ def new_sources(
         ManifestMismatch: One that it has is another file now.
     """
     rows = before.sessions if before else []
-    have = {s.source: s for s in rows if s.dataset != REMOVED}
+    have = {s.source: s for s in rows if not s.is_removed}
     labels = {source_label(key, source.name): source for source in sources}
     changed = [
         label
@@ -139,8 +138,8 @@ def is_another(source: Source, session: Session) -> bool:
 def withdrawn(out: str) -> dict:
     """What removals have left: hashes of recordings, and the number of the next shard.
 
-    It outlives the manifest, so that a corpus which is made anew has neither them nor a shard under
-    a name that was used.
+    A file of its own: it outlives the manifest, so that a corpus which is made anew has neither
+    them nor a shard under a name that was used.
     """
     path = storage.join(out, WITHDRAWN)
     if not storage.exists(path):
@@ -150,6 +149,17 @@ def withdrawn(out: str) -> dict:
     if not isinstance(found, dict) or {k: type(v) for k, v in found.items()} != kinds:
         raise ManifestMismatch(f"{path}: not what removals leave there; restore it")
     return found
+
+
+def withdraw(out: str, recordings: Iterable[str], next_shard: int) -> None:
+    """Write what `withdrawn` reads."""
+    left = {"recordings": sorted(recordings), "next_shard": next_shard}
+    storage.write_json(storage.join(out, WITHDRAWN), left)
+
+
+def removed_hashes(sessions: Iterable[Session], past: dict) -> set[str]:
+    """Hashes of recordings that were taken out: of the rows that they left, and `withdrawn`."""
+    return {s.source_sha256 for s in sessions if s.is_removed} | set(past["recordings"])
 
 
 def put_manifest(
@@ -192,7 +202,7 @@ def commit(
     sessions = [Session.model_validate(s["session"]) for s in spools]
     if there and not recipe.rebuild:
         sessions, shards = [*there.sessions, *sessions], [*there.shards, *shards]
-    lost = {s.id for s in there.sessions if s.dataset != REMOVED} if there else set()
+    lost = {s.id for s in there.sessions if not s.is_removed} if there else set()
     if lost := sorted(lost - {s.id for s in sessions}):
         log.warn(
             f"{recipe.out}: {len(lost)} sessions of the corpus that was there are not in the new "

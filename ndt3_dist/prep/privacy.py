@@ -8,12 +8,16 @@ import hashlib
 import re
 from pathlib import Path, PurePosixPath
 
-from ndt3_dist.errors import BadInput
+from ndt3_dist import log
+from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.sources import Source
 
 SHORTEST_KEY = 16
 SUFFIXES = (".nwb", ".mat")
 """What a label keeps of a file's name."""
+LONGEST = 600
+"""Characters of a failure's reason."""
 
 
 def key_of(recipe: Recipe) -> bytes:
@@ -66,6 +70,21 @@ def clean(text: str, key: bytes, source: str) -> str:
         elif name.isalpha():  # initials, which stand alone
             text = re.sub(rf"(?<![A-Za-z0-9]){name}(?![A-Za-z0-9])", "...", text)
     return text
+
+
+def reason_of(error: Exception, key: bytes, source: Source) -> str:
+    """Why a recording failed: without an absolute path, with no name that has a pseudonym."""
+    label = source_label(key, source.name)
+    said = str(error)
+    if isinstance(error, OSError) and str(error.filename) == source.path:
+        said = str(error.strerror)
+    reason = log.without_secrets(" ".join(said.split()))
+    for path in (source.path, log.without_secrets(source.path)):
+        reason = reason.removeprefix(f"{path}: ").replace(path, label)
+    if not isinstance(error, Ndt3DistError | OSError):
+        # Not foreseen (a worker out of memory, a defect): its kind helps to report it.
+        reason = f"{type(error).__name__}: {reason}"
+    return clean(reason, key, source.name)[:LONGEST]
 
 
 COMMON = {"nwb", "mat", "sub", "ses", "session", "data", "units", "spikes"}

@@ -9,7 +9,7 @@ import numpy as np
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.output import WITHDRAWN, put_manifest, remove_strays, withdrawn
+from ndt3_dist.prep.output import put_manifest, remove_strays, withdraw, withdrawn
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.format import (
     REMOVED,
@@ -107,8 +107,7 @@ def remove_sessions(
         cached = sum(cache.forget(h) for cache in caches for h in hashes)
         if ids:
             gone = {*past["recordings"], *(s.source_sha256 for s in sessions)}
-            left_by = {"recordings": sorted(gone), "next_shard": used}
-            storage.write_json(storage.join(corpus, WITHDRAWN), left_by)
+            withdraw(corpus, gone, used)
             put_manifest(corpus, after, before, lease.check)
             left = clear(corpus, after)
     return Removed(windows, rewritten, cached, seen, still_named(after, sessions), left)
@@ -129,13 +128,13 @@ def clear(corpus: str, manifest: Manifest) -> list[str]:
 def present(manifest: Manifest, name: str) -> Session:
     """The session with an id, which was not taken out before."""
     session = manifest.named(name)
-    if session.dataset == REMOVED:
+    if session.is_removed:
         raise BadInput(f"{name} was taken out already")
     return session
 
 
 def has_removed(manifest: Manifest) -> bool:
-    return any(s.dataset == REMOVED for s in manifest.sessions)
+    return any(s.is_removed for s in manifest.sessions)
 
 
 def empty(number: int, session: Session) -> Session:

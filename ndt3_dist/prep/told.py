@@ -5,8 +5,13 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ndt3_dist import log
+from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.shards.format import Session
 from ndt3_dist.shards.report import text_table
+
+LEAST_HZ = 0.03
+"""Mean rate of a channel that nobody is asked about."""
 
 
 class Told:
@@ -53,6 +58,26 @@ class Told:
     def summary(self) -> str:
         elapsed = time.perf_counter() - self.began
         return f"{self.done} sessions in {elapsed:.1f} s: {self.rates()}"
+
+
+def describe(spool: dict) -> str:
+    """One line about a finished session."""
+    session = Session.model_validate(spool["session"])
+    kept = ", ".join(f"{w.kept} {split}" for split, w in session.windows.items()) or "no"
+    rejected = sum(sum(w.rejected.values()) for w in session.windows.values())
+    done_before = " (done before)" if spool["reused"] else ""
+    return f"{session.id}: {kept} windows, {rejected} rejected{done_before}"
+
+
+def warn_of_rate(recipe: Recipe, spool: dict) -> None:
+    """Say where there are so few spikes that their times may be of another unit."""
+    session = Session.model_validate(spool["session"])
+    rate = session.spikes * 1000 / recipe.bin_size_ms / (session.bins * session.channels)
+    if rate < LEAST_HZ:
+        log.warn(
+            f"{session.source}: {rate:.2g} spikes a second and channel in "
+            f"{session.bins * recipe.bin_size_ms / 6e4:.0f} minutes; are its times in seconds?"
+        )
 
 
 class Stages:

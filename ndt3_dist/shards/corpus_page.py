@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ndt3_dist import log, storage
-from ndt3_dist.shards.format import REMOVED, Manifest, Session, read_manifest
+from ndt3_dist.shards.format import Manifest, Session, read_manifest
 from ndt3_dist.shards.page import STYLE, as_image, as_table, new_figure
 from ndt3_dist.shards.read import Corpus
 from ndt3_dist.shards.report import corpus_rows
@@ -152,7 +152,7 @@ def write_page(path: str) -> str:
     looks: dict[str, Look] = {}
     rows = {row["session"]: row for row in corpus_rows(manifest)}
     for number, session in log.progress(list(enumerate(manifest.sessions)), "sessions"):
-        found = look(corpora, number, session, bin_s) if session.dataset != REMOVED else None
+        found = look(corpora, number, session, bin_s) if not session.is_removed else None
         if found:
             looks[session.id] = found
             rows[session.id] |= {"look at": "; ".join(found.flags()) or "-"}

@@ -109,6 +109,11 @@ class Session(_Strict):
     def channels(self) -> int:
         return sum(a.channels for a in self.arrays)
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether this is the row that a session which was taken out has left."""
+        return self.dataset == REMOVED
+
 
 class Shard(_Strict):
     name: str = Field(pattern=r"^[0-9]{6}$")

@@ -1,13 +1,13 @@
 """A corpus in a table."""
 
-from ndt3_dist.shards.format import REMOVED, Manifest
+from ndt3_dist.shards.format import Manifest
 
 
 def corpus_rows(manifest: Manifest) -> list[dict]:
     """One row a session: id, channels, covariates, minutes, windows by split, rejected, spikes."""
     rows = []
     for session in manifest.sessions:
-        if session.dataset == REMOVED:
+        if session.is_removed:
             continue
         rejected: dict[str, int] = {}
         for windows in session.windows.values():

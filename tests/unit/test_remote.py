@@ -11,7 +11,7 @@ import pytest
 from s3_server import KEY, S3, SECRET, use
 
 from ndt3_dist import remote, storage
-from ndt3_dist.errors import StoreFailed
+from ndt3_dist.errors import ManifestMismatch, StoreFailed
 
 LARGE = bytes(range(256)) * 44_000
 """11 MB: three parts of 5 MB, the smallest there are."""
@@ -178,3 +178,25 @@ def test_endpoint_and_key_are_found_in_a_profile(server, store, tmp_path, config
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout == "b'1'\n", done.stderr
+
+
+@pytest.mark.parametrize("data", [b"small", LARGE])
+def test_each_attempt_at_an_object_asks_whether_it_may_appear(store, data, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda s: None)
+    answers = [OSError("no answer"), None]
+
+    def check():
+        if answer := answers.pop(0):
+            raise answer
+
+    remote.put(f"{store}/a", data, check)
+    assert answers == []
+    assert remote.size(f"{store}/a") == len(data)
+
+    def refuse():
+        raise ManifestMismatch("another job's")
+
+    with pytest.raises(ManifestMismatch, match="another job's"):
+        remote.put(f"{store}/b", data, refuse)
+    assert not remote.exists(f"{store}/b")
+    assert unfinished() == []

@@ -1,6 +1,5 @@
 """Nothing that a corpus holds is lost, and nothing that was taken out of it comes back."""
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -356,7 +355,7 @@ def test_a_store_names_what_is_not_there():
     with pytest.raises(FileNotFoundError) as e:
         remote.size("memory://nowhere/a.nwb")
     assert e.value.filename == "memory://nowhere/a.nwb"
-    assert (e.value.strerror, os.strerror(2)) == ("no such file", "No such file or directory")
+    assert e.value.strerror == "no such file"
 
 
 def test_a_manifest_may_be_written_again_where_the_answer_was_lost(tmp_path, monkeypatch):

@@ -3,8 +3,7 @@
 import pytest
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.job import LONGEST, reason_of
-from ndt3_dist.prep.privacy import clean, source_label
+from ndt3_dist.prep.privacy import LONGEST, clean, reason_of, source_label
 from ndt3_dist.prep.sources import Source
 
 KEY = b"k" * 32
