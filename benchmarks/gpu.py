@@ -62,7 +62,7 @@ def attention_rows(heads: int, head_dim: int, lengths: list[int], row: int) -> l
         shape = (3, tokens, heads, head_dim)
         qkv = torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
         flops = 6 * sum(n * (n + 1) for n in seqlens) * heads * head_dim
-        for body in ("flash", "sdpa", "blocked", "reference"):
+        for body in ("flash", "varlen", "sdpa", "blocked", "reference"):
             try:
                 choose_body(body, torch.device(DEVICE), torch.bfloat16)
             except Unsupported:

@@ -104,8 +104,9 @@ class ModelConfig(Section):
     """Dropout of embeddings and of each attention and MLP branch."""
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention probabilities (upstream: equal to `dropout`)."""
-    attention: Literal["auto", "flash", "sdpa", "blocked", "reference"] = "auto"
-    """Attention body; auto = blocked on CPUs; on CUDA flash-attn where installed, else SDPA."""
+    attention: Literal["auto", "flash", "varlen", "sdpa", "blocked", "reference"] = "auto"
+    """Attention body; auto = blocked on CPUs; on CUDA in bf16 flash-attn where it is installed,
+    else varlen, the flash kernels that torch brings; in float32 SDPA."""
     channels_per_token: int = Field(default=32, ge=1)
     """Channels of one array that make one neural token (patch)."""
     max_channels: int = Field(default=320, ge=1)

@@ -1,4 +1,4 @@
-"""Causal attention over packed segments: one function, four bodies with one signature.
+"""Causal attention over packed segments: one function, five bodies with one signature.
 
 Segments (windows) never see each other. Which body runs is decided once, by `choose_body`, and
 said once by the caller; nothing falls back silently.
@@ -12,30 +12,46 @@ import torch.nn.functional as F
 
 from ndt3_dist.errors import Unsupported
 from ndt3_dist.model.blocked import blocked
+from ndt3_dist.model.varlen import Varlen
+
+FLASH = {"flash": "flash-attn installed", "varlen": "a torch built with flash attention"}
+"""Bodies on flash kernels, the first choice first, and what each needs beside the device."""
 
 
 def choose_body(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The attention body for a device: flash, sdpa or reference.
+    """The attention body for a device.
 
     Args:
-        wanted: auto, flash, sdpa, blocked or reference (`model.attention`).
+        wanted: auto, flash, varlen, sdpa, blocked or reference (`model.attention`).
         device: Where the model runs.
-        dtype: Of its weights; flash-attn computes in bf16 or fp16 alone.
+        dtype: Of its weights; flash kernels compute in bf16 or fp16 alone.
+    Returns:
+        flash, varlen, sdpa, blocked or reference.
     Raises:
-        Unsupported: flash was asked for and cannot run here.
+        Unsupported: flash or varlen was asked for and cannot run here.
     """
-    has_flash = importlib.util.find_spec("flash_attn") is not None
-    has_flash = has_flash and device.type == "cuda" and dtype != torch.float32
-    if wanted == "flash" and not has_flash:
+    if wanted not in ("auto", *FLASH):
+        return wanted
+    if device.type == "cpu" and wanted == "auto":
+        return "blocked"
+    found = [body for body in FLASH if runs_flash(body, device, dtype)]
+    if wanted in FLASH and wanted not in found:
         raise Unsupported(
-            "model.attention is flash, which needs flash-attn installed, a CUDA device and bf16 "
-            f"(found {device.type}, {dtype}); use model.attention=auto or sdpa"
+            f"model.attention is {wanted}, which needs {FLASH[wanted]}, a CUDA device of Ampere or "
+            f"newer and bf16 (found {device.type}, {dtype}); use model.attention=auto or sdpa"
         )
-    if wanted == "auto":
-        if device.type == "cpu":
-            return "blocked"
-        return "flash" if has_flash else "sdpa"
-    return wanted
+    return wanted if wanted in FLASH else [*found, "sdpa"][0]
+
+
+def runs_flash(body: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a flash body runs on a device in a type."""
+    if device.type != "cuda" or dtype == torch.float32:
+        return False
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    if body == "flash":
+        return importlib.util.find_spec("flash_attn") is not None
+    return torch.backends.cuda.is_flash_attention_available()
 
 
 def attend(
@@ -54,10 +70,12 @@ def attend(
         cu_seqlens: Segment borders, (segments + 1,) int32, on the device.
         seqlens: Segment lengths, the same as differences of `cu_seqlens`, on the host.
         dropout: Probability of dropping an attention weight.
-        body: flash, sdpa, blocked or reference, from `choose_body`.
+        body: From `choose_body`.
     Returns:
         (tokens, heads, head_dim).
     """
+    if body == "varlen":
+        return Varlen.apply(q, k, v, cu_seqlens, max(seqlens), dropout)  # pyright: ignore
     if body == "flash":
         from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 

@@ -14,7 +14,7 @@ from ndt3_dist.shards.read import Sample
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 SEQLENS = [803, 100, 256, 7]
-BODIES = ["flash", "sdpa", "blocked"]
+BODIES = ["flash", "varlen", "sdpa", "blocked"]
 
 
 def random_qkv(dtype):
@@ -57,6 +57,31 @@ def test_changing_one_segment_leaves_the_others_bit_identical(body):
     assert not torch.equal(before[part], after[part])
     before[part] = after[part]
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("body", ["flash", "varlen"])
+def test_gradients_are_the_same_every_time(body):
+    choose(body, torch.bfloat16)
+    qkv, cu = random_qkv(torch.bfloat16)
+    found = []
+    for _ in range(20):
+        torch.manual_seed(0)
+        leaves = [x.detach().requires_grad_() for x in qkv]
+        out = attend(*leaves, cu, SEQLENS, 0.1, body)
+        found.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    assert all(
+        torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("body", ["flash", "varlen"])
+def test_dropout_of_weights_keeps_their_mean(body):
+    choose(body, torch.bfloat16)
+    (q, k, v), cu = random_qkv(torch.bfloat16)
+    many = torch.stack([attend(q, k, v, cu, SEQLENS, 0.5, body) for _ in range(400)]).float()
+    kept = attend(q, k, v, cu, SEQLENS, 0.0, body).float()
+    assert not torch.equal(many[0], many[1])
+    assert float((many.mean(0) - kept).abs().mean()) < 0.02
 
 
 def packed(config):

@@ -1,11 +1,16 @@
 """Attention over packed segments: bodies agree, segments never see each other or the future."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ndt3_dist.errors import Unsupported
 from ndt3_dist.model.attention import attend, choose_body
 from ndt3_dist.model.blocked import blocked
+from ndt3_dist.model.varlen import Varlen
 
 
 def random_qkv(seqlens, heads=2, head_dim=16, dtype=torch.float32, seed=0):
@@ -15,7 +20,7 @@ def random_qkv(seqlens, heads=2, head_dim=16, dtype=torch.float32, seed=0):
     return q, k, v, cu
 
 
-SEQLENS = [[7], [5, 5, 9], [1, 30, 30, 2], [12, 11, 12], [600, 256, 3]]  # blocks are of 256
+SEQLENS = [[7], [5, 5, 9], [1, 30, 30, 2], [12, 11, 12], [600, 256, 3]]  # blocks are of 128
 
 
 @pytest.mark.parametrize("body", ["sdpa", "blocked"])
@@ -76,10 +81,62 @@ def test_attention_is_causal(body):
     assert not torch.equal(before[12:], after[12:])
 
 
-def test_flash_is_refused_where_it_cannot_run():
-    with pytest.raises(Unsupported, match="a CUDA device and bf16"):
-        choose_body("flash", torch.device("cpu"), torch.bfloat16)
-    assert choose_body("auto", torch.device("cpu"), torch.bfloat16) == "blocked"
+@pytest.mark.parametrize("body", ["flash", "varlen"])
+def test_flash_is_refused_where_it_cannot_run(body, monkeypatch):
+    cuda = torch.device("cuda")
+    with pytest.raises(Unsupported, match=f"is {body}, .*bf16 .found cpu"):
+        choose_body(body, torch.device("cpu"), torch.bfloat16)
+    with pytest.raises(Unsupported, match=r"found cuda, torch\.float32"):
+        choose_body(body, cuda, torch.float32)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(Unsupported, match="Ampere or newer"):
+        choose_body(body, cuda, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "package", "in_torch", "body"),
+    [
+        ("cpu", torch.bfloat16, True, True, "blocked"),
+        ("cuda", torch.float32, True, True, "sdpa"),
+        ("cuda", torch.bfloat16, True, True, "flash"),
+        ("cuda", torch.bfloat16, False, True, "varlen"),
+        ("cuda", torch.bfloat16, False, False, "sdpa"),
+    ],
+)
+def test_the_body_that_is_chosen(monkeypatch, device, dtype, package, in_torch, body):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: in_torch)
+    found = {"flash_attn": object()} if package else {}
+    monkeypatch.setattr("ndt3_dist.model.attention.importlib.util.find_spec", found.get)
+    assert choose_body("auto", torch.device(device), dtype) == body
+
+
+def test_varlen_calls_torchs_kernels_as_their_signatures_say():
+    calls, kept = [], SimpleNamespace()
+    kept.save_for_backward = lambda *tensors: setattr(kept, "saved_tensors", tensors)
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "_flash_attention" in func.name():
+                given = dict(zip([a.name for a in func._schema.arguments], args, strict=False))
+                calls.append((given, torch.are_deterministic_algorithms_enabled()))
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode():  # tensors of a CUDA device without one
+        q, k, v = torch.empty(3, 24, 2, 16, device="cuda", dtype=torch.bfloat16)
+        cu = torch.empty(3, device="cuda", dtype=torch.int32)
+        with Watch():
+            assert attend(q, k, v, cu, [19, 5], 0.1, "varlen").shape == (24, 2, 16)
+            out = Varlen.forward(kept, q, k, v, cu, 19, 0.1)
+            grads = Varlen.backward(kept, out)  # pyright: ignore[reportCallIssue]
+    assert [g if g is None else g.shape for g in grads] == [q.shape] * 3 + [None] * 3
+    assert [in_order for _, in_order in calls] == [False, False, True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    for given, _ in calls:
+        assert all(given[name] is x for name, x in (("query", q), ("key", k), ("value", v)))
+        assert given["cum_seq_q"] is given["cum_seq_k"] is cu
+        assert (given["max_q"], given["max_k"]) == (19, 19)
+        assert (given["dropout_p"], given["is_causal"]) == (0.1, True)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
