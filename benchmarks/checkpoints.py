@@ -53,7 +53,7 @@ def main() -> None:
         run = Path(folder) / "run"
         rows = []
         if args.steps:
-            step, _ = training_step(config, model, "fp32")
+            step = training_step(config, model, "fp32")
             step()
             for how in ("none", "in the background", "waited for"):
                 rows.append(time_steps(run, state, model, config, step, args.steps, how))
