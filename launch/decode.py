@@ -3,7 +3,8 @@
 A recording is read and binned as a recipe says, with the bin size of the export; its predictions
 go to --out (.npy or .csv) or to standard output as CSV: the start of each bin in s on the
 recording's clock, then the covariates in raw units. With --stdin a line of counts comes in for
-each bin, separated by commas or spaces, and a line of predictions goes out at once. The time that
+each bin, separated by commas or spaces, and a line of predictions goes out at once; the model is
+loaded before the first where the export or --arrays says how many channels there are. The time that
 each bin took is summed up on standard error.
 
 Example:
@@ -16,7 +17,6 @@ import io
 import os
 import sys
 import time
-from array import array
 
 import numpy as np
 
@@ -37,9 +37,8 @@ def main() -> None:
     parser.add_argument("--arrays", default="", help="channels of each array (--stdin): 96,96")
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
     way = parser.add_mutually_exclusive_group()
-    way.add_argument(
-        "--recompute", action="store_true", help="run each window anew, as evaluate does (default)"
-    )
+    again = "run each window anew, as evaluate.py does with --stride 1 (default)"
+    way.add_argument("--recompute", action="store_true", help=again)
     way.add_argument("--cache", action="store_true", help="keep keys and values: faster")
     parser.add_argument("--recipe", default="one_recording.yaml", help="how to read a recording")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to change")
@@ -62,7 +61,9 @@ def decode_stdin(args: argparse.Namespace) -> None:
 
     units = read_units(args.model, args.session)
     arrays = read_arrays(args.arrays) or units.channels
-    decoder, clock = None, Clock(units.bin_ms)
+    # Loading takes seconds, in which bins would pile up.
+    decoder = open_decoder(args, units, arrays) if arrays else None
+    clock = Clock(units.bin_ms)
     try:
         for counts in parse_bins(sys.stdin.buffer, sum(arrays) or None):
             decoder = decoder or open_decoder(args, units, arrays or [len(counts)])
@@ -73,7 +74,7 @@ def decode_stdin(args: argparse.Namespace) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         clock.report()
-    if decoder is None:
+    if not clock.bins:
         raise BadInput("standard input is empty; expected a line of counts for each bin")
 
 
@@ -133,6 +134,8 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
         f"session {units.session}: {', '.join(units.names)}; {sum(arrays)} channels, {context} "
         f"bins of {units.bin_ms:g} ms of context, {'cached' if args.cache else 'recomputed'}"
     )
+    one_bin = np.zeros(sum(arrays), np.uint8)
+    OnlineDecoder(model, layout, context, args.cache).step(one_bin)  # the first step is slow
     return OnlineDecoder(model, layout, context, args.cache)
 
 
@@ -163,26 +166,35 @@ def say(message: str) -> None:
 
 
 class Clock:
-    """How long each bin took, from its counts to its prediction."""
+    """How long each bin took, from its counts to its prediction.
+
+    Attributes:
+        bins: That were decoded.
+    """
+
+    LAST = 1 << 20
+    """Bins that percentiles are of, so that memory is bounded: 5.8 hours of 20 ms."""
 
     def __init__(self, bin_ms: float):
-        self.bin_ms = bin_ms
-        self.took_ms = array("d")
+        self.bin_ms, self.bins, self.longest_ms = bin_ms, 0, 0.0
+        self.last_ms = np.empty(self.LAST)
 
     def step(self, decoder, counts: np.ndarray) -> np.ndarray:
         began = time.perf_counter()
         predicted = decoder.step(counts)
-        self.took_ms.append(1000 * (time.perf_counter() - began))
+        took_ms = 1000 * (time.perf_counter() - began)
+        self.last_ms[self.bins % self.LAST] = took_ms
+        self.bins, self.longest_ms = self.bins + 1, max(self.longest_ms, took_ms)
         return predicted
 
     def report(self) -> None:
         """One line on standard error; none where no bin came."""
-        if not self.took_ms:
+        if not self.bins:
             return
-        p50, p95, p99 = np.percentile(np.asarray(self.took_ms), (50, 95, 99))
+        p50, p95, p99 = np.percentile(self.last_ms[: self.bins], (50, 95, 99))
         say(
-            f"{len(self.took_ms)} bins of {self.bin_ms:g} ms; ms per bin: p50 {p50:.2f}  "
-            f"p95 {p95:.2f}  p99 {p99:.2f}  max {max(self.took_ms):.2f}"
+            f"{self.bins} bins of {self.bin_ms:g} ms; ms per bin: p50 {p50:.2f}  "
+            f"p95 {p95:.2f}  p99 {p99:.2f}  max {self.longest_ms:.2f}"
         )
 
 

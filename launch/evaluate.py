@@ -9,7 +9,7 @@ Example:
 """
 
 import argparse
-import json
+import math
 from pathlib import Path
 
 from ndt3_dist import log, storage
@@ -30,7 +30,9 @@ def main() -> None:
         "--held", type=float, default=0.2, help="last part of it that chooses the penalty"
     )
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
-    parser.add_argument("--stride", type=int, default=0, help="bins decoded by one pass (0: 10)")
+    parser.add_argument(
+        "--stride", type=int, default=0, help="bins decoded by one pass (0: 10; 1: as decode.py)"
+    )
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--plot", help="picture of true and decoded traces (.png, .svg)")
     args = parser.parse_args()
@@ -70,13 +72,22 @@ def main() -> None:
     log.say(f"split {args.split}, {summaries[0]['context']} bins of context\n{text_table(rows)}")
     if args.out:
         content = summaries[0] if len(summaries) == 1 else summaries
-        storage.write_bytes(args.out, (json.dumps(content, indent=1) + "\n").encode())
+        storage.write_json(args.out, _plain(content))
 
 
 def _plot_path(path: str, session: str, sessions: int) -> Path:
     """The picture of one session: PATH, or PATH with the session's name where there are several."""
     name = Path(path)
     return name if sessions == 1 else name.with_name(f"{name.stem}-{session}{name.suffix}")
+
+
+def _plain(value):
+    """A value for JSON, which has no NaN: null where a score is not known."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _short(value) -> str:

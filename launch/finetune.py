@@ -1,5 +1,7 @@
 """Fine-tune an export on one session, in a single process on a GPU or a CPU.
 
+One that was killed is not resumed: remove its folder, and the same command begins again.
+
 Example:
     python launch/finetune.py --config tune_demo.yaml --init exports/demo data.session=demo-A-10
     python launch/finetune.py --config tune_demo.yaml --init exports/demo --scratch run.name=scratch

@@ -144,8 +144,9 @@ class ModelConfig(Section):
         patches = -(-self.max_channels // self.channels_per_token)
         if 2 + 2 * self.behavior_dim + patches > self.max_space:
             problems.append(
-                f"space ids run to {1 + 2 * self.behavior_dim + patches}, "
-                f"max_space is {self.max_space}"
+                f"space ids run to {1 + 2 * self.behavior_dim + patches}, max_space is "
+                f"{self.max_space}; lower max_channels ({self.max_channels}: {patches} tokens a "
+                f"bin) or behavior_dim ({self.behavior_dim}: two ids each)"
             )
         if problems:
             raise ValueError("; ".join(problems))

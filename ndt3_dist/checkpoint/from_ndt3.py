@@ -47,7 +47,7 @@ def import_checkpoint(
         BadInput: `out` exists, or the checkpoint holds no settings.
         CheckpointCorrupt, Unsupported: It cannot be imported; names the entries.
     """
-    folder = Path(out)
+    folder = Path(out).absolute()  # "." has no name
     if storage.is_remote(out):
         raise BadInput(f"{out}: exports are written to a local folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

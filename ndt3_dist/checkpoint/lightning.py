@@ -79,6 +79,7 @@ class LightningFile(TorchZip):
 
     def __init__(self, path: str | Path):
         super().__init__(path)
+        self.kept: tuple[Storage, torch.Tensor] | None = None  # that was read last
         self.reader = Reader(f"{self.path}: data.pkl", is_known, self._build, self._storage)
         try:
             content = self.reader.read(self.read("data.pkl", MOST_PICKLE_BYTES))
@@ -134,8 +135,11 @@ class LightningFile(TorchZip):
 
     def _view(self, held: Storage, offset: Any, shape: tuple, stride: tuple) -> View:
         """A view that stays inside its storage and is no larger."""
-        if any(type(n) is not int or n < 0 for n in (offset, *shape, *stride)):
-            raise self.corrupt(f"a tensor in data/{held.key} has a size that is no whole number")
+        if any(type(n) is not int or not 0 <= n < 2**63 for n in (offset, *shape, *stride)):
+            raise self.corrupt(
+                f"a tensor in data/{held.key} has an offset, shape or stride that is no whole "
+                "number below 2^63"
+            )
         if len(shape) != len(stride) or len(shape) > 8:
             raise self.corrupt(f"a tensor in data/{held.key} has {len(shape)} dimensions")
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
@@ -154,8 +158,31 @@ class LightningFile(TorchZip):
         )
 
     def tensor(self, view: View) -> torch.Tensor:
-        """The tensor of a view, contiguous, in its own dtype."""
-        return place(self.elements(view.storage), view).contiguous()
+        """The tensor of a view, contiguous, in its own dtype and memory."""
+        if self.kept is None or self.kept[0] != view.storage:
+            self.kept = None  # its memory goes before more is taken
+            self.kept = view.storage, self.elements(view.storage)
+        return place(self.kept[1], view).clone(memory_format=torch.contiguous_format)
+
+    def tensors(self, views: dict[str, View]) -> dict[str, torch.Tensor]:
+        """Tensors that are to lie side by side, float32, each storage read once.
+
+        Raises:
+            CheckpointCorrupt: They are more than twice what their storages hold, so that the file's
+                size would not bound them; or one has values that are not finite.
+        """
+        held = sum(s.elements for s in {view.storage for view in views.values()})
+        if (asked := sum(prod(view.shape) for view in views.values())) > 2 * held:
+            raise self.corrupt(f"{asked:,} elements of tensors share the same {held:,}")
+        found = {}
+        for key in sorted(views, key=lambda key: int(views[key].storage.key)):
+            found[key] = self.tensor(views[key]).float()
+            if not found[key].isfinite().all():
+                raise self.corrupt(
+                    f"{key} has values that are not finite, as after a run that diverged"
+                )
+        self.kept = None
+        return {key: found[key] for key in views}
 
 
 def place(elements: torch.Tensor, view: View) -> torch.Tensor:

@@ -3,14 +3,15 @@
 An interpreter of the few instructions that Python 3 writes for data. It has no call: a class or
 function is a `Name`, what a pickle would build with it an `Inert` record of name, arguments and
 state. Names outside an allowed list, other instructions, and keys that are no plain values are
-refused. Each instruction costs a bounded amount of memory, so the file's own size bounds the whole.
+refused. Each instruction costs a bounded amount of memory, so the file's own size bounds what is
+read here; keys that could be chosen to share one hash are bounded in number.
 
 Source: Python's pickletools, which decodes instructions and executes none.
 """
 
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from ndt3_dist.errors import CheckpointCorrupt
 
 DEEPEST_KEY = 2
 """Levels of tuples in a dictionary key; the hash of deep ones that share parts never ends."""
+MOST_KEYS = 10_000
+"""Keys of one dictionary or set: looking one up among many of one hash compares it with all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ class Reader:
             self.stack.append(tuple(items))
         elif code == "FROZENSET":
             items = self.to_mark()
-            self.stack.append(frozenset(map(self.key, items)))
+            self.stack.append(frozenset(self.keys(items)))
         elif code in ("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"):
             self.extend(code)
         elif code == "GLOBAL":
@@ -177,14 +180,22 @@ class Reader:
         if type(target) is list and code.startswith("APPEND"):
             target.extend(items)
         elif type(target) is set and code == "ADDITEMS":
-            target.update(map(self.key, items))
+            target.update(self.keys(items, target))
         elif type(target) is dict and code.startswith("SETITEM"):
-            target.update(zip(map(self.key, items[::2]), items[1::2], strict=True))
+            target.update(zip(self.keys(items[::2], target), items[1::2], strict=True))
         else:
             raise self.refuse(f"adds items to {brief(target)}")
 
+    def keys(self, values: list[Any], beside: Collection = ()) -> list[Any]:
+        """`values`, if they may be keys beside those that are there."""
+        if len(values) + len(beside) > MOST_KEYS:
+            raise self.refuse(f"has a dictionary or set of more than {MOST_KEYS:,} keys")
+        return [self.key(value) for value in values]
+
     def key(self, value: Any, depth: int = 0) -> Any:
         """`value`, if it may be a dictionary key: plain, or a shallow tuple of plain values."""
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise self.refuse(f"has {brief(value)} as a key")
         if type(value) is tuple and depth < DEEPEST_KEY and len(value) < 100:
             for part in value:
                 self.key(part, depth + 1)

@@ -97,7 +97,7 @@ def make_plan(file: LightningFile, config: ModelConfig) -> Plan:
             known = name in CONTEXT_PARTS and not config.context_tokens
             row(name, key, shape, f"new, seed {SEED}", "" if known else "is missing")
         elif view.shape != shape or not view.storage.dtype.is_floating_point:
-            found = f"has shape {view.shape} of {view.storage.dtype}, expected {shape}"
+            found = f"has shape {view.shape} of {view.storage.dtype}, expected {shape} of floats"
             row(name, key, shape, f"new, seed {SEED}: file {found}", found)
         else:
             plan.loaded[name] = view
@@ -106,7 +106,7 @@ def make_plan(file: LightningFile, config: ModelConfig) -> Plan:
         if key == POISSON:
             ours = poisson_targets(config.count_classes)
             same = view.shape == ours.shape and torch.allclose(
-                file.tensor(view).float(), ours, atol=1e-5
+                file.tensor(view).float(), ours.to(view.storage.dtype).float(), atol=1e-5
             )
             row("-", key, view.shape, "skipped, a constant", "" if same else "has other targets")
         else:
@@ -121,7 +121,8 @@ def read_weights(file: LightningFile, config: ModelConfig, plan: Plan) -> dict[s
     """All parameters, float32, in our order.
 
     Raises:
-        CheckpointCorrupt: The file has less than half of the model, whatever else may be partial.
+        CheckpointCorrupt: The file has less than half of the model, whatever else may be partial;
+            or parameters that share elements or are not finite.
     """
     fresh = {}
     if plan.new:
@@ -136,8 +137,9 @@ def read_weights(file: LightningFile, config: ModelConfig, plan: Plan) -> dict[s
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)
             fresh = {n: p.detach() for n, p in NDT3(config).named_parameters()}
+    loaded = file.tensors({to_upstream(name): view for name, view in plan.loaded.items()})
     return {
-        name: file.tensor(plan.loaded[name]).float() if name in plan.loaded else fresh[name]
+        name: loaded[to_upstream(name)] if name in plan.loaded else fresh[name]
         for name in (row["parameter"] for row in plan.rows)
         if name != "-"
     }
@@ -168,8 +170,9 @@ def read_optimizer(file: LightningFile, plan: Plan, weights: dict) -> tuple[dict
             f"{len(order)}, or it is AMSGrad; import it without --with-optimizer"
         )
     numbers = {id(view): i for i, view in enumerate(order)}
-    tensors, steps = {}, set()
-    for name, weight in weights.items():
+    moments: dict[str, View] = {}
+    steps = set()
+    for name in weights:
         view = plan.loaded.get(name)
         entry = state.get(numbers[id(view)]) if view else None
         for kind in ("exp_avg", "exp_avg_sq"):
@@ -179,8 +182,8 @@ def read_optimizer(file: LightningFile, plan: Plan, weights: dict) -> tuple[dict
                     f"{file.path}: the optimiser has no {kind} of shape {view.shape} for "
                     f"{to_upstream(name)}; import it without --with-optimizer"
                 )
-            moment = file.tensor(found).float() if isinstance(found, View) else None
-            tensors[f"{kind}.{name}"] = torch.zeros_like(weight) if moment is None else moment
+            if isinstance(found, View):
+                moments[f"{kind}.{name}"] = found
         if type(entry) is dict:
             steps.add(plain_number(file, entry.get("step")))
     if len(steps) != 1:
@@ -188,6 +191,12 @@ def read_optimizer(file: LightningFile, plan: Plan, weights: dict) -> tuple[dict
             f"{file.path}: parameters have taken different numbers of steps; "
             "import it without --with-optimizer"
         )
+    read = file.tensors(moments)
+    tensors = {
+        key: read[key] if key in read else torch.zeros_like(weight)
+        for name, weight in weights.items()
+        for key in (f"exp_avg.{name}", f"exp_avg_sq.{name}")
+    }
     settings: dict[str, Any] = {"step": int(steps.pop())}
     for key in ("lr", "eps", "weight_decay"):
         settings[key] = plain_number(file, group.get(key))

@@ -21,9 +21,13 @@ def r2_per_dimension(true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def r2_variance_weighted(true: np.ndarray, predicted: np.ndarray) -> float:
-    """1 - all squared errors / all squared deviations from each dimension's own mean."""
+    """1 - all squared errors / all squared deviations from each dimension's own mean.
+
+    The mean of `r2_per_dimension` weighted by deviation: a constant dimension has no weight.
+    """
     error, spread = _error_and_spread(true, predicted)
-    return float(1 - error.sum() / spread.sum()) if spread.sum() > 0 else float("nan")
+    varies = spread > 0
+    return float(1 - error[varies].sum() / spread.sum()) if varies.any() else float("nan")
 
 
 def r2_flat(true: np.ndarray, predicted: np.ndarray) -> float:
@@ -59,9 +63,10 @@ def bits_per_spike(counts: np.ndarray, rates: np.ndarray) -> float:
 def scores(true: np.ndarray, predicted: np.ndarray) -> dict:
     """All scores of one session by name."""
     each = r2_per_dimension(true, predicted)
+    known = each[np.isfinite(each)]
     return {
         "r2": r2_variance_weighted(true, predicted),
-        "r2_uniform": float(np.nanmean(each)),
+        "r2_uniform": float(known.mean()) if len(known) else float("nan"),
         "r2_flat": r2_flat(true, predicted),
         "r2_per_dimension": [float(r) for r in each],
         "bins": int(np.isfinite(true).any(axis=1).sum()),

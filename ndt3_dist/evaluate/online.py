@@ -1,7 +1,7 @@
 """Decode a session as it arrives: one bin of counts in, one prediction out.
 
 Two ways to bound what a prediction sees to `context` bins. Recomputing runs the window anew for
-every bin: it is what `decode` does with a stride of 1, and what `launch/evaluate.py` scores.
+every bin: it is what `decode` does, and `launch/evaluate.py` scores, with a stride of 1.
 Keeping keys and values (`model.streaming`) computes the new bin alone: equal until the window is
 full, afterwards as upstream decodes.
 """
@@ -71,6 +71,11 @@ def read_units(export: str, session: str = "", likely: str = "") -> Units:
         raise CheckpointCorrupt(
             f"{export}/normalisation.json: not as expected ({type(e).__name__}: {e}); export again"
         ) from e
+    if not known:
+        raise BadInput(
+            f"{export}: knows no session, as an import of NDT3 does not; fit it to one first "
+            "(launch/finetune.py)"
+        )
     chosen = session or (likely if likely in known else "")
     if not chosen and len(known) == 1:
         chosen = next(iter(known))

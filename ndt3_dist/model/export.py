@@ -79,6 +79,11 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", **overrides
     if expected != found:
         wrong = sorted({*expected.items()} ^ {*found.items()})[:3]
         raise CheckpointCorrupt(f"{file}: tensors do not fit config.json, such as {wrong}")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointCorrupt(
+                f"{file}: {name} has values that are not finite; export an earlier step"
+            )
     model.load_state_dict(weights, strict=True, assign=True)
     # The only buffer is a constant table; meta tensors hold no values.
     from ndt3_dist.model.losses import poisson_targets

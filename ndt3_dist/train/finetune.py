@@ -56,6 +56,7 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
             f"{init} was trained on bins of {read_normalisation(init)['bin_size_ms']:g} ms, "
             f"{config.data.corpus} has {data.manifest.bin_size_ms:g}"
         )
+    Layout.of(data.session, model.config)  # refuses what the model cannot hold
     run.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     log.say(

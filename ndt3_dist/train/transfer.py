@@ -56,7 +56,8 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
     changes = config.transfer.model_dump(include=CHANGES, exclude_none=True)
     values = {**values, **changes, "dropout": config.train.dropout}
     torch.manual_seed(seed_of("weights", config.run.seed))
-    model = NDT3(check(ModelConfig, values, init or "model"))
+    where = f"{init} with {', '.join(f'transfer.{k}={v}' for k, v in changes.items())}"
+    model = NDT3(check(ModelConfig, values, where if init and changes else init or "model"))
     updates: set[str] = set()
     if init and not scratch:
         new = copy_weights(init, model, config.transfer)

@@ -243,6 +243,9 @@ def test_the_session_whose_scale_counts_is_chosen_or_asked_for(tiny_model, tmp_p
         read_units(str(two), likely="z")
     with pytest.raises(BadInput, match="c has no covariates"):
         read_units(str(two), "c")
+    none = write_small_export(tmp_path / "none", tiny_model, {})
+    with pytest.raises(BadInput, match=r"knows no session.*launch/finetune\.py"):
+        read_units(str(none))
     norms = json.loads((two / "normalisation.json").read_text())
     for damage in ({"sessions": None}, {"window_bins": None}, {"sessions": {"a": 1}}):
         (two / "normalisation.json").write_text(json.dumps({**norms, **damage}))
@@ -265,9 +268,29 @@ def test_counts_of_other_arrays_than_the_sessions_are_refused(export, recorded, 
         return subprocess.run([*command, *more], input=line, capture_output=True, timeout=120)
 
     assert decode_line(sum(channels)).returncode == 0
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as waits:  # the model is there before the first bin
+        assert waits.stderr is not None
+        assert b"channels, 20 bins of 20 ms of context" in waits.stderr.readline()
+        assert waits.poll() is None
+        waits.communicate()
     short = decode_line(5)
     assert short.returncode == 1
     assert f"expected {sum(channels)} channels" in short.stderr.decode()
     other = decode_line(sum(channels), "--arrays", f"{sum(channels) - 32},32")
     assert other.returncode == 1
     assert "fit a decoder to this recording first" in other.stderr.decode()
+
+
+def test_the_clock_keeps_the_last_bins_and_the_longest_of_all(capsys, monkeypatch):
+    program = runpy.run_path(PROGRAM)
+    clock = program["Clock"](20.0)
+    clock.LAST, clock.last_ms = 8, clock.last_ms[:8]
+    times = iter([0.0, 0.5, *[t for n in range(20) for t in (n, n + 0.001)]])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    for _ in range(21):
+        clock.step(SimpleNamespace(step=lambda counts: counts), np.zeros(1))
+    clock.report()
+    said = capsys.readouterr().err
+    assert said == "21 bins of 20 ms; ms per bin: p50 1.00  p95 1.00  p99 1.00  max 500.00\n"

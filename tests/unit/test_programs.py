@@ -1,6 +1,7 @@
 """Programs meet bad input with one clear line and a non-zero exit, and leave nothing behind."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,12 @@ def test_export_of_a_run_without_checkpoints_is_refused(tmp_path):
     refused(run("checkpoints/convert.py", "export", tmp_path / "run", out), "no intact checkpoint")
     refused(run("checkpoints/convert.py", "export", tmp_path / "nope", out), "no such run folder")
     assert not out.exists()
+
+
+def test_scores_that_are_not_known_are_null_in_json():
+    plain = runpy.run_path(str(PROJECT / "launch" / "evaluate.py"))["_plain"]
+    told = {"r2": float("nan"), "each": [0.5, float("inf")], "bins": 3, "name": "x", "none": None}
+    assert plain([told]) == [{**told, "r2": None, "each": [0.5, None]}]
 
 
 def test_finetune_evaluate_and_report_refuse_what_is_not_there(tmp_path, corpus):

@@ -1,5 +1,6 @@
 """NDT3's own checkpoints become exports: all of their weights, or nothing."""
 
+import re
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from lightning_file import POISSON, SMALL, upstream_order, write_lightning
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ndt3_dist.checkpoint.from_ndt3 import import_checkpoint
+from ndt3_dist.checkpoint.lightning import LightningFile
 from ndt3_dist.checkpoint.to_ndt3 import to_ndt3
+from ndt3_dist.checkpoint.upstream_state import make_plan, read_weights
 from ndt3_dist.config import PROJECT, TuneConfig, load_config
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, Unsupported
 from ndt3_dist.evaluate.session import evaluate, export_scale
@@ -276,3 +279,85 @@ def test_a_checkpoint_is_tuned_scored_and_sent_back(corpus, tmp_path):
     ours, back = load_model(tuned), load_model(tmp_path / "back")
     theirs = dict(back.named_parameters())
     assert all(torch.equal(p, theirs[name]) for name, p in ours.named_parameters())
+
+
+def test_weights_in_half_precision_are_taken(tmp_path):
+    def half(state):
+        return OrderedDict((k, v.half() if torch.is_tensor(v) else v) for k, v in state.items())
+
+    state = write_lightning(tmp_path / "a.ckpt", edit_state=half)
+    import_checkpoint(tmp_path / "a.ckpt", tmp_path / "out")
+    for name, parameter in load_model(tmp_path / "out").named_parameters():
+        assert torch.equal(parameter, state[to_upstream(name)].float()), name
+
+
+def test_tensors_of_one_storage_are_read_once_and_do_not_share_memory(tmp_path, monkeypatch):
+    def flat(state):
+        tensors = {k: v for k, v in state.items() if torch.is_tensor(v) and k != POISSON}
+        whole = torch.cat([t.flatten() for t in tensors.values()])
+        parts = whole.split([t.numel() for t in tensors.values()])
+        views = {k: p.view(t.shape) for (k, t), p in zip(tensors.items(), parts, strict=True)}
+        return OrderedDict((k, views.get(k, v)) for k, v in state.items())
+
+    reads, real = [], LightningFile.elements
+    monkeypatch.setattr(
+        LightningFile, "elements", lambda self, held: reads.append(held) or real(self, held)
+    )
+    state = write_lightning(tmp_path / "a.ckpt", edit_state=flat)
+    with LightningFile(tmp_path / "a.ckpt") as file:
+        plan = make_plan(file, SMALL)
+        weights = read_weights(file, SMALL, plan)
+    assert len(reads) == 2  # the other is the constant table's
+    for name, weight in weights.items():
+        assert torch.equal(weight, state[to_upstream(name)])
+        assert weight.untyped_storage().nbytes() == 4 * weight.numel()
+
+
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_a_file_gives_no_more_than_it_has(tmp_path, optimizer):
+    """Layers, or all moments, in the same bytes: an export of any size from a small file."""
+    config = SMALL.model_copy(update={"layers": 6})
+
+    def share(content):
+        if optimizer:
+            states, flat = content["optimizer_states"][0]["state"].values(), torch.zeros(10**5)
+            for state in states:
+                shape = state["exp_avg"].shape
+                state["exp_avg"] = state["exp_avg_sq"] = flat[: shape.numel()].view(shape)
+            return content
+        state = content["state_dict"]
+        for key in state:
+            state[key] = state[re.sub(r"layers\.\d", "layers.0", key)]
+        return content
+
+    write_lightning(tmp_path / "a.ckpt", config, edit_content=share)
+    with pytest.raises(CheckpointCorrupt, match="elements of tensors share the same"):
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "out", with_optimizer=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(tmp_path, value):
+    def edit(state):
+        state[Q_NORM][3] = value
+        return state
+
+    write_lightning(tmp_path / "a.ckpt", edit_state=edit)
+    with pytest.raises(CheckpointCorrupt, match=r"q_norm\.weight has values that are not finite"):
+        import_checkpoint(tmp_path / "a.ckpt", tmp_path / "out")
+    write_lightning(tmp_path / "b.ckpt")
+    import_checkpoint(tmp_path / "b.ckpt", tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    weights = load_file(str(file))
+    weights["spike_out.bias"][5] = value
+    save_file(weights, str(file))
+    with pytest.raises(CheckpointCorrupt, match=r"safetensors: spike_out\.bias has values"):
+        load_model(tmp_path / "out")
+
+
+def test_an_import_may_go_to_the_folder_that_it_is_called_in(tmp_path, monkeypatch):
+    write_lightning(tmp_path / "a.ckpt")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    import_checkpoint(tmp_path / "a.ckpt", ".")
+    load_model(tmp_path / "here")

@@ -184,6 +184,8 @@ class Rebuilt:
         (0, (1,) * 9, (1,) * 9),
         (0, (2.0,), (1,)),
         (0, (True,), (1,)),
+        (0, (1, 2), (2**70, 1)),
+        (2**63, (0,), (1,)),
     ],
 )
 def test_tensors_that_leave_their_storage_are_refused(tmp_path, offset, shape, stride):

@@ -214,6 +214,33 @@ def test_a_pickle_cannot_take_more_than_its_size():
     assert time.perf_counter() - began < 5
 
 
+@pytest.mark.parametrize("kind", ["dict", "set", "frozenset"])
+def test_keys_that_share_a_hash_are_few(kind):
+    """Each of them is compared with all before it: a file of megabytes would take days."""
+    begin, end = {
+        "dict": (b"}(", b"u."),
+        "set": (b"\x8f(", b"\x90."),
+        "frozenset": (b"(", b"\x91."),
+    }[kind]
+    value = b"N" if kind == "dict" else b""
+
+    def keys(numbers) -> bytes:
+        longs = (i.to_bytes(10, "little", signed=True) for i in numbers)
+        return begin + b"".join(b"\x8a\x0a" + i + value for i in longs) + end
+
+    assert len(read(b"\x80\x04" + keys(range(10_000)))) == 10_000
+    with pytest.raises(CheckpointCorrupt, match="more than 10,000 keys"):
+        read(b"\x80\x04" + keys(range(10_001)))
+    with pytest.raises(CheckpointCorrupt, match="as a key"):
+        read(b"\x80\x04" + keys(i * (2**61 - 1) for i in range(10)))
+
+
+def test_a_dictionary_that_grows_by_pieces_is_counted_whole():
+    pieces = b"".join(b"(" + text(str(i)) + b"Nu" for i in range(10_001))
+    with pytest.raises(CheckpointCorrupt, match="more than 10,000 keys"):
+        read(b"\x80\x02}" + pieces + b".")
+
+
 def test_data_reads_as_python_reads_it():
     """Every kind of plain value that Python 3 writes, in each protocol that it writes."""
     value = {

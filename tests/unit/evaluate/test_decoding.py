@@ -34,6 +34,18 @@ def test_scores_have_their_known_values():
     assert scores(true, half)["r2_uniform"] == pytest.approx(0.5)
 
 
+def test_a_constant_dimension_has_no_weight():
+    true = np.array([[1.0, 10.0, 5.0], [2.0, 30.0, 5.0], [3.0, 50.0, 5.0]])
+    wild = true + np.array([0.1, 0.1, 100])
+    assert scores(true, wild)["r2"] == pytest.approx(r2_variance_weighted(true[:, :2], wild[:, :2]))
+    each = r2_per_dimension(true, wild)
+    weights = ((true - true.mean(0)) ** 2).sum(0)
+    assert scores(true, wild)["r2"] == pytest.approx(np.average(each[:2], weights=weights[:2]))
+    assert scores(true, wild)["r2_uniform"] == pytest.approx(each[:2].mean())
+    still = scores(true[:, 2:], wild[:, 2:])
+    assert np.isnan([still["r2"], still["r2_uniform"], *still["r2_per_dimension"]]).all()
+
+
 def test_the_flat_r2_forgives_what_hangs_on_dimensions_means():
     true = np.array([[1.0, 10.0], [2.0, 20.0], [np.nan, 30.0]])
     means = np.array([[1.5, 20.0]] * 3)

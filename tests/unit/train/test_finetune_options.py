@@ -219,6 +219,13 @@ def test_a_fine_tune_that_diverges_names_the_step_and_leaves_no_export(corpus, t
     assert not (tmp_path / "wild" / "export").exists()
 
 
+def test_a_session_that_the_model_cannot_hold_leaves_no_run(corpus, tmp_path):
+    small = ["transfer.behavior_dim=1", "run.name=r"]
+    with pytest.raises(BadInput, match=r"has 2 covariates; model\.behavior_dim is 1"):
+        finetune(tune(corpus, tmp_path, *small), None)
+    assert not (tmp_path / "r").exists()
+
+
 def test_windows_of_a_few_bins_are_scored_too(tmp_path):
     splits = [{"intervals": {"calibration": (0, 0.8), "test": (0.8, 1)}}]
     write_corpus(tmp_path / "c", [make_recording(1, 30, [40])], splits=splits, window_ms=160)

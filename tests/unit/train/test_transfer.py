@@ -80,7 +80,10 @@ def test_another_patch_size_needs_new_spike_weights(pretrained):
 def test_a_config_that_cannot_be_is_refused(pretrained):
     with pytest.raises(BadInput, match="dim 64 is not a multiple of channels_per_token"):
         start_model(tune("transfer.channels_per_token=24"), pretrained, False)
-    with pytest.raises(BadInput, match="space ids run to 51, max_space is 48"):
+    said = (
+        r"with transfer\.behavior_dim=20: .*space ids run to 51, max_space is 48; lower .*320: 10"
+    )
+    with pytest.raises(BadInput, match=said):
         start_model(tune("transfer.behavior_dim=20"), pretrained, False)
 
 
