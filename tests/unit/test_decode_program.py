@@ -272,6 +272,7 @@ def test_counts_of_other_arrays_than_the_sessions_are_refused(export, recorded, 
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as waits:  # the model is there before the first bin
         assert waits.stderr is not None
+        assert select.select([waits.stderr], [], [], 60)[0], "nothing said within a minute"
         assert b"channels, 20 bins of 20 ms of context" in waits.stderr.readline()
         assert waits.poll() is None
         waits.communicate()
