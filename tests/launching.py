@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,9 +69,11 @@ def break_rank_1(folder, monkeypatch, where: str, also: str = "") -> None:
 def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True):
     """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process."""
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
-    port = 20000 + os.getpid() % 20000 + launch.count
     launch.count += 1
-    command = [deepspeed, "--num_accelerators", str(ranks), "--master_port", str(port)]
+    with socket.socket() as free:  # runs of other tests may be under way
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [deepspeed, "--num_accelerators", str(ranks), "--master_port", port]
     command += ["launch/pretrain.py", "--config", "demo.yaml", f"data.corpus={corpus}"]
     command += [f"run.dir={run_dir}", "run.name=r", "--resume", resume, *SMALL, *extra]
     # One thread a rank: the order in which threads share a sum shows in bf16 gradients.
