@@ -1,6 +1,6 @@
 """Fine-tune an export on one session, in a single process on a GPU or a CPU.
 
-One that was killed is not resumed: remove its folder, and the same command begins again.
+One that was killed goes on with the same command; at most five minutes of it are lost.
 
 Example:
     python launch/finetune.py --config tune_demo.yaml --init exports/demo data.session=demo-A-10

@@ -1,13 +1,12 @@
 """Fine-tune an export on one session in a single process, or train the same model from scratch.
 
 Each step draws windows at random starts inside the fit split (keyed by the seed and the step); the
-last part of the split is held back and decoded with a sliding context to choose the best step.
+last part of the split is held back and decoded with a sliding context to choose the best step. One
+that was killed goes on with the same command (`train.unfinished`).
 """
 
 import copy
-import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from ndt3_dist.checkpoint.export import describe_export, normalisation, write_ex
 from ndt3_dist.config import TuneConfig
 from ndt3_dist.data.order import generator, seed_of
 from ndt3_dist.data.tokens import Layout
-from ndt3_dist.errors import BadInput, Diverged, ResumeMismatch
+from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.metrics import scores
 from ndt3_dist.model.export import read_export_config, read_normalisation
@@ -30,6 +29,7 @@ from ndt3_dist.train.parts import rate_scales
 from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.schedule import learning_rate
 from ndt3_dist.train.transfer import start_model
+from ndt3_dist.train.unfinished import Unfinished
 
 STRIDE = 10
 """Bins per decoding pass when the held-back part is scored."""
@@ -47,8 +47,6 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
         run, export, best_step, r2_val, steps, seconds.
     """
     run = Path(config.run.dir) / config.run.name
-    if run.exists() and any(run.iterdir()):
-        raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
     data = read_fit_data(config)
     model, new = start_model(config, init, scratch)
     if init and read_normalisation(init)["bin_size_ms"] != data.manifest.bin_size_ms:
@@ -57,24 +55,36 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
             f"{config.data.corpus} has {data.manifest.bin_size_ms:g}"
         )
     Layout.of(data.session, model.config)  # refuses what the model cannot hold
-    run.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    weights = storage.sha256_file(Path(init) / "model.safetensors") if init else ""
+    begun = {"from": weights, "scratch": scratch, "corpus": data.manifest.fingerprint}
+    with Unfinished(run, {**config.model_dump(mode="json"), "begun": begun}) as unfinished:
+        return fit_and_export(config, None if scratch else init, model, new, data, unfinished)
+
+
+def fit_and_export(
+    config: TuneConfig,
+    init: str | None,
+    model: NDT3,
+    new: set[str],
+    data: FitData,
+    unfinished: Unfinished,
+) -> dict:
+    """What `finetune` does once its folder is open; `init` is None from scratch."""
+    run, began = unfinished.run, time.perf_counter()
     log.say(
-        f"run {run}: from {'scratch' if scratch or not init else init}, session {data.session.id} "
+        f"run {run}: from {init or 'scratch'}, session {data.session.id} "
         f"({', '.join(c.name for c in data.session.covariates)}), "
         f"{sum(map(len, data.first))} bins to fit, {sum(map(len, data.last))} held back"
     )
     start = copy.deepcopy(model) if config.train.refit else None
-    with (run / "metrics.jsonl").open("w") as file:
-        steps = config.train.steps
-        best, weights = fit(config, model, new, data, steps, lambda v: _write(file, v))
+    best, weights = unfinished.fitted, {}
+    if not best:
+        best, weights = fit(config, model, new, data, config.train.steps, unfinished)
     if start is not None:
         log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best['step']} steps")
-        with (run / "refit.jsonl").open("w") as file:
-            steps = best["step"]
-            _, weights = fit(config, start, new, data.whole(), steps, lambda v: _write(file, v))
+        unfinished.refit(best)
+        _, weights = fit(config, start, new, data.whole(), best["step"], unfinished)
     weights = merge(weights, config.lora.alpha / max(config.lora.rank, 1))
-    storage.write_json(run / "config.json", config.model_dump(mode="json"))
     trained = {
         "run": config.run.name,
         "step": best["step"],
@@ -82,13 +92,14 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
         "corpus": data.manifest.fingerprint,
         "session": data.session.id,
     }
-    if init and not scratch:
+    if init:
         trained["init"] = read_export_config(init)["trained"]
     if config.train.refit:
         trained["refit"] = True
     described = describe_export(model.config, weights, "fp32", trained)
     norms = normalisation(data.manifest, [data.session])
     write_export(run / "export", weights, described, norms)
+    unfinished.ended()
     return {
         "run": str(run),
         "export": str(run / "export"),
@@ -99,18 +110,13 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     }
 
 
-def _write(file, values: dict) -> None:
-    file.write(json.dumps(values) + "\n")
-    file.flush()
-
-
 def fit(
     config: TuneConfig,
     model: NDT3,
     new: set[str],
     data: FitData,
     steps: int,
-    write: Callable[[dict], None],
+    unfinished: Unfinished,
 ) -> tuple[dict, dict[str, torch.Tensor]]:
     """The training loop.
 
@@ -120,7 +126,7 @@ def fit(
         new: Names of its parameters that learn at the full rate.
         data: Where nothing is held back, nothing is scored and the last step counts.
         steps: Steps to make, unless patience ends before.
-        write: Takes the values of each step.
+        unfinished: Where it stands, and where its metrics go.
     Returns:
         The best score on the held-back part and its fp32 weights.
     """
@@ -131,45 +137,46 @@ def fit(
     optimizer = PlainOptimizer(model, config.optim, config.train.precision, scales)
     truth = np.concatenate([r.covariates for r in data.last]) if data.last else None
     best: dict = {"r2_val": -np.inf, "step": 0}
-    weights = optimizer.snapshot()
-    without_gain = 0
-    for step in log.progress(range(1, steps + 1), "fine-tune", total=steps):
-        draw = generator("windows", config.run.seed, step)
-        arrays = draw_windows(data, layout, model.config, config.train.batch, draw)
-        tokens = PackedTokens.from_numpy(arrays, device)
-        num_spikes = int(arrays["spike_channels"].sum())
-        num_covariates = int(arrays["covariate_valid"].sum())
-        torch.manual_seed(seed_of("dropout", config.run.seed, step))
-        model.train()
-        out = model(tokens, num_spikes, num_covariates)
-        out.loss.backward()
-        # The schedule of a fine-tune runs in steps: one "epoch" is one step.
-        norm = optimizer.step(learning_rate(config.optim, step - 1))
-        if not np.isfinite(norm):
-            raise Diverged(
-                f"run {config.run.name}, step {step}: the gradient's norm is {norm}, loss "
-                f"{float(out.loss.detach())}; lower optim.lr ({config.optim.lr:g})"
-            )
-        values = {
-            "step": step,
-            "loss": float(out.spike_sum) / num_spikes
-            + float(out.covariate_sum) / max(num_covariates, 1),
-            "loss_covariates": float(out.covariate_sum) / max(num_covariates, 1),
-            "grad_norm": norm,
-        }
-        if truth is not None and (step % config.train.eval_every == 0 or step == steps):
-            model.eval()
-            stride = min(STRIDE, data.window)
-            decoded = [decode(model, r, layout, data.window, stride) for r in data.last]
-            values["r2_val"] = scores(truth, np.concatenate(decoded))["r2"]
-            log.say(f"step {step}  loss {values['loss']:.4f}  r2_val {values['r2_val']:.4f}")
-            without_gain += 1
-            if values["r2_val"] > best["r2_val"]:
-                best, weights, without_gain = values, optimizer.snapshot(), 0
-        write(values)
-        if config.train.patience and without_gain == config.train.patience:
-            log.say(f"stopped at step {step}: {without_gain} scores without a better one")
-            break
+    made, best, weights, without_gain = unfinished.resume(optimizer, best)
+    with unfinished.lines(made) as write:
+        for step in log.progress(range(made + 1, steps + 1), "fine-tune", total=steps - made):
+            draw = generator("windows", config.run.seed, step)
+            arrays = draw_windows(data, layout, model.config, config.train.batch, draw)
+            tokens = PackedTokens.from_numpy(arrays, device)
+            num_spikes = int(arrays["spike_channels"].sum())
+            num_covariates = int(arrays["covariate_valid"].sum())
+            torch.manual_seed(seed_of("dropout", config.run.seed, step))
+            model.train()
+            out = model(tokens, num_spikes, num_covariates)
+            out.loss.backward()
+            # The schedule of a fine-tune runs in steps: one "epoch" is one step.
+            norm = optimizer.step(learning_rate(config.optim, step - 1))
+            if not np.isfinite(norm):
+                raise Diverged(
+                    f"run {config.run.name}, step {step}: the gradient's norm is {norm}, loss "
+                    f"{float(out.loss.detach())}; lower optim.lr ({config.optim.lr:g})"
+                )
+            values = {
+                "step": step,
+                "loss": float(out.spike_sum) / num_spikes
+                + float(out.covariate_sum) / max(num_covariates, 1),
+                "loss_covariates": float(out.covariate_sum) / max(num_covariates, 1),
+                "grad_norm": norm,
+            }
+            if truth is not None and (step % config.train.eval_every == 0 or step == steps):
+                model.eval()
+                stride = min(STRIDE, data.window)
+                decoded = [decode(model, r, layout, data.window, stride) for r in data.last]
+                values["r2_val"] = scores(truth, np.concatenate(decoded))["r2"]
+                log.say(f"step {step}  loss {values['loss']:.4f}  r2_val {values['r2_val']:.4f}")
+                without_gain += 1
+                if values["r2_val"] > best["r2_val"]:
+                    best, weights, without_gain = values, optimizer.snapshot(), 0
+            write(values)
+            if config.train.patience and without_gain == config.train.patience:
+                log.say(f"stopped at step {step}: {without_gain} scores without a better one")
+                break
+            unfinished.save(optimizer, step, best, weights, without_gain)
     if data.last and not best["step"]:
         raise BadInput(
             f"session {data.session.id}: R2 of the held-back part was never a number; its "

@@ -65,12 +65,36 @@ class PlainOptimizer:
         for group in self.adamw.param_groups:
             group["lr"] = lr * group["scale"]
         self.adamw.step()
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                self.masters[name].grad = parameter.grad = None
-                if self.has_copies and parameter.requires_grad:
-                    parameter.copy_(self.masters[name])
+        for name, parameter in self.parameters.items():
+            self.masters[name].grad = parameter.grad = None
+        self._refresh()
         return float(norm)
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        for name, parameter in self.parameters.items():
+            if self.has_copies and parameter.requires_grad:
+                parameter.copy_(self.masters[name])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What is trained: masters as `weight.NAME`, AdamW's state as `KIND.NAME`."""
+        found = {}
+        for name, master in self.masters.items():
+            if master.requires_grad:
+                kinds = {"weight": master.detach(), **self.adamw.state[master]}
+                found |= {f"{kind}.{name}": tensor for kind, tensor in kinds.items()}
+        return found
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up what `state` gave; other tensors in it are passed over."""
+        for name, master in self.masters.items():
+            if master.requires_grad:
+                master.copy_(state[f"weight.{name}"])
+                kinds = ("step", "exp_avg", "exp_avg_sq")
+                found = {k: state[f"{k}.{name}"] for k in kinds if f"{k}.{name}" in state}
+                self.adamw.state[master] = {k: t.to(master.device) for k, t in found.items()}
+        self._refresh()
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """A copy of the masters."""

@@ -21,6 +21,7 @@ from ndt3_dist.train.finetune import finetune
 from ndt3_dist.train.fit_data import draw_windows, read_fit_data
 from ndt3_dist.train.parts import part_of, rate_scales
 from ndt3_dist.train.plain import PlainOptimizer
+from ndt3_dist.train.unfinished import Unfinished
 
 
 def tune(corpus, folder, *overrides) -> TuneConfig:
@@ -119,7 +120,8 @@ def test_a_refit_trains_on_the_whole_split_for_the_best_number_of_steps(corpus, 
     # The same start and the same seeds: without anything held back it is the same training.
     model, new = finetune_module.start_model(config, None, False)
     steps = refit["best_step"]
-    _, weights = finetune_module.fit(config, model, new, data.whole(), steps, lambda _: None)
+    with Unfinished(tmp_path / "by_hand", {}) as folder:
+        _, weights = finetune_module.fit(config, model, new, data.whole(), steps, folder)
     exported = dict(load_model(refit["export"]).named_parameters())
     assert all(torch.equal(w, exported[n]) for n, w in weights.items())
 
