@@ -93,7 +93,7 @@ class Unfinished:
         """
         weights, saved = optimizer.snapshot(), self.saved
         self.saved = {}
-        if not saved or saved["stage"] != self.stage:
+        if not saved:
             return 0, best, weights, 0
         tensors = saved["tensors"]
         weights |= {k[5:]: t for k, t in tensors.items() if k.startswith("best.")}

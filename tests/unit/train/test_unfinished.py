@@ -62,7 +62,7 @@ def everything(run) -> dict[str, bytes]:
         (["train.precision=fp32"], [5, 1]),
         (["train.precision=bf16", "train.refit=true"], [4, 6, 2]),
         (["lora.rank=2", "train.refit=true"], [STEPS + 2]),
-        (["train.patience=1", "optim.lr=1e-9"], [4]),
+        (["train.patience=4", "train.eval_every=1", "optim.lr=1", "optim.warmup_epochs=0"], [3]),
     ],
 )
 def test_numbers_are_those_of_a_run_that_was_left_alone(
@@ -90,6 +90,22 @@ def test_numbers_are_those_of_a_run_that_was_left_alone(
     assert everything(tmp_path / "killed" / "r") == everything(tmp_path / "whole" / "r")
 
 
+def test_steps_behind_the_last_saving_are_made_again(corpus, tmp_path, monkeypatch, kill_at):
+    finetune(tune(corpus, tmp_path / "whole"), None)
+    monkeypatch.setattr(unfinished, "EVERY_S", 0.0)
+    real = unfinished.Unfinished.save
+    monkeypatch.setattr(
+        unfinished.Unfinished, "save", lambda self, o, step, *a: step % 2 or real(self, o, step, *a)
+    )
+    kill_at(5)
+    with pytest.raises(Killed):
+        finetune(tune(corpus, tmp_path / "killed"), None)
+    left = kill_at(1000)
+    finetune(tune(corpus, tmp_path / "killed"), None)
+    assert len(left) == STEPS - 4
+    assert everything(tmp_path / "killed" / "r") == everything(tmp_path / "whole" / "r")
+
+
 def test_what_was_not_saved_begins_again(corpus, tmp_path, kill_at):
     config = tune(corpus, tmp_path)
     kill_at(5)
@@ -104,12 +120,15 @@ def test_what_was_not_saved_begins_again(corpus, tmp_path, kill_at):
 def test_only_the_same_run_goes_on(corpus, tmp_path, kill_at, monkeypatch):
     monkeypatch.setattr(unfinished, "EVERY_S", 0.0)
     config, run = tune(corpus, tmp_path), tmp_path / "r"
+    other = finetune(tune(corpus, tmp_path / "other"), None)["export"]
     kill_at(5)
     with pytest.raises(Killed):
         finetune(config, None)
     before = everything(run)
     with pytest.raises(ResumeMismatch, match=r"begun with other settings \(optim differ\)"):
         finetune(tune(corpus, tmp_path, "optim.lr=1e-3"), None)
+    with pytest.raises(ResumeMismatch, match=r"\(begun differ\)"):
+        finetune(config, other)
     with pytest.raises(ResumeMismatch, match=r"\(begun differ\)"):
         finetune(config, None, scratch=True)
     with (run / ".lock").open("a") as held:
