@@ -42,7 +42,8 @@ demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.
 
 test: $(STAMP)  ## run the tests: those of one process side by side, then those that start several
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/golden
-	$(BIN)/python -m pytest -q tests/distributed tests/drills tests/gpu
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/distributed
+	$(BIN)/python -m pytest -q tests/drills tests/gpu
 
 drills: $(STAMP)  ## the long forms of some tests (350M parameters: 6 GB of memory)
 	$(BIN)/python -m pytest -q -m drill

@@ -58,9 +58,9 @@ def one_voice():
     except (Ndt3DistError, FileNotFoundError, PermissionError):
         if not is_first_rank():
             # A launcher ends all ranks when one has left: rank 0 speaks first, and where it had
-            # no error this one is heard after all.
+            # no error this one is heard after all. On a busy host an end takes seconds.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(3)
+            time.sleep(10)
         raise
 
 
