@@ -46,8 +46,8 @@ class Unfinished:
         if there and (self.config.name not in there or "export" in there):
             raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
         if there:
-            theirs = storage.read_json(self.config)
-            told = json.loads(json.dumps(told))  # as it reads
+            theirs, told = storage.read_json(self.config), json.loads(json.dumps(told))
+            theirs = theirs if isinstance(theirs, dict) else {}
             if changed := [k for k in {**theirs, **told} if theirs.get(k) != told.get(k)]:
                 raise ResumeMismatch(
                     f"{run}: a run that did not end was begun with other settings "
@@ -60,6 +60,9 @@ class Unfinished:
         except OSError as e:
             self.lock.close()
             raise ResumeMismatch(f"{run}: another process is at work on it") from e
+        if (run / "export").exists():  # it has ended since the look above
+            self.lock.close()
+            raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
         storage.write_json(self.config, told)
         self.saved: dict[str, Any] = self._read() if self.file.exists() else {}
         if self.saved:
