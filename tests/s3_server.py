@@ -29,6 +29,28 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def serve(root: Path, versions: bool) -> tuple[subprocess.Popen, int]:
+    """A server that answers, and its port; another one where a port is somebody's by then."""
+    program = Path(sys.executable).with_name("moto_server" if versions else "rclone")
+    null = subprocess.DEVNULL
+    for _ in range(10):
+        port = free_port()
+        command = [program, "serve", "s3", root, "--addr", f"127.0.0.1:{port}"]
+        command += ["--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "10ms"]  # 0s: it hangs
+        if versions:
+            command = [program, "-H", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
+        ends = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < ends:
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    return process, port
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    raise RuntimeError(f"{program} does not begin to serve")
+
+
 class S3:
     """Buckets are folders of `root`; with `versions` they lie in the memory of another server.
 
@@ -42,25 +64,14 @@ class S3:
 
     def __init__(self, root: Path, versions: bool = False):
         self.root = root
-        self.port, behind = free_port(), free_port()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)  # its port is held from here on
+        self.port = self.server.server_address[1]
         self.faults: list[list] = []
         self.gets: list[tuple[str, int]] = []
         self.asked: list[tuple[str, str]] = []
         self.storm_ends = 0.0
-        program = Path(sys.executable).with_name("moto_server" if versions else "rclone")
-        command = [program, "serve", "s3", root, "--addr", f"127.0.0.1:{behind}"]
-        command += ["--auth-key", f"{KEY},{SECRET}", "--dir-cache-time", "10ms"]  # 0s: it hangs
-        if versions:
-            command = [program, "-H", "127.0.0.1", "-p", str(behind)]
-        null = subprocess.DEVNULL
-        self.behind = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
-        for _ in range(600):
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", behind)) == 0:
-                    break
-            time.sleep(0.05)
-        proxy = type("Proxy", (Proxy,), {"s3": self, "behind": behind})
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), proxy)
+        self.behind, behind = serve(root, versions)
+        self.server.RequestHandlerClass = type("Proxy", (Proxy,), {"s3": self, "behind": behind})
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.environment = {
