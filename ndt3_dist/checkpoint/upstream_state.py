@@ -122,7 +122,7 @@ def read_weights(file: LightningFile, config: ModelConfig, plan: Plan) -> dict[s
 
     Raises:
         CheckpointCorrupt: The file has less than half of the model, whatever else may be partial;
-            or parameters that share elements or are not finite.
+            or as `LightningFile.tensors`.
     """
     fresh = {}
     if plan.new:

@@ -7,7 +7,6 @@ left alone.
 import contextlib
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,14 +56,16 @@ class Unfinished:
         self.lock = (run / ".lock").open("a")
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
+            if (run / "export").exists():  # it has ended since the look above
+                raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
+            storage.write_json(self.config, told)
+            self.saved: dict[str, Any] = self._read() if self.file.exists() else {}
+        except BlockingIOError as e:
             self.lock.close()
             raise ResumeMismatch(f"{run}: another process is at work on it") from e
-        if (run / "export").exists():  # it has ended since the look above
+        except BaseException:
             self.lock.close()
-            raise ResumeMismatch(f"{run}: the run exists; choose another run.name or remove it")
-        storage.write_json(self.config, told)
-        self.saved: dict[str, Any] = self._read() if self.file.exists() else {}
+            raise
         if self.saved:
             self.stage, self.fitted = self.saved["stage"], self.saved["fitted"]
         if there:
@@ -116,9 +117,8 @@ class Unfinished:
         if best["step"]:
             tensors |= {f"best.{name}": weights[name] for name in trained}
             told |= {"best": best, "without_gain": without_gain}
-        staging = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")
-        save_file(tensors, str(staging), {"progress": json.dumps(told)})
-        staging.replace(self.file)
+        with storage.atomic_file(self.file) as file:
+            save_file(tensors, file.name, {"progress": json.dumps(told)})
         self.last = time.monotonic()
 
     def refit(self, fitted: dict) -> None:

@@ -50,9 +50,7 @@ def kill_at(monkeypatch):
 
 def everything(run) -> dict[str, bytes]:
     """Files of a run but its settings, in which its folder differs."""
-    files = (
-        p for p in run.rglob("*") if p.is_file() and p.name not in ("config.json", "README.md")
-    )
+    files = [p for p in run.rglob("*") if p.is_file() and p != run / "config.json"]
     return {str(p.relative_to(run)): p.read_bytes() for p in files}
 
 
