@@ -31,6 +31,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -m1 '^torch==' requirements.lock)"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# A torch for CUDA brings the triton it needs; elsewhere tests interpret and compile with this one.
+	@$(BIN)/python -c 'import triton' 2>/dev/null \
+	  || $(BIN)/pip install --quiet --disable-pip-version-check triton==3.6.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m ndt3_dist.train.build
 	@touch $@
@@ -62,7 +65,7 @@ check: $(STAMP)  ## lint, format, types and layering
 	$(BIN)/python -m pytest -q tests/unit/test_layering.py
 
 lock: $(STAMP)  ## write requirements.lock anew from what is installed
-	@freeze="$(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude ndt3_dist"; \
+	@freeze="$(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude ndt3_dist --exclude triton"; \
 	{ echo "# Locked versions, frozen from a CPU installation by 'make lock'; torch comes first. On CUDA torch"; \
 	  echo "# brings its own nvidia-* and triton packages, pinned by torch's version."; \
 	  $$freeze | sed 's/+cpu//' | grep '^torch=='; $$freeze | grep -v '^torch=='; } > requirements.lock.tmp

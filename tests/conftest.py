@@ -3,10 +3,13 @@
 import os
 
 import pytest
+import torch
 from small_corpus import make_recording, write_corpus
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
 from ndt3_dist.config import ModelConfig
 

@@ -18,15 +18,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ndt3_dist.config import ModelConfig
+from ndt3_dist.model import fused
 from ndt3_dist.model.attention import attend, choose_body
 from ndt3_dist.model.linear import Linear
 from ndt3_dist.model.losses import covariate_losses, poisson_targets, spike_losses
 from ndt3_dist.model.tokens import PackedTokens
 
 NORM_EPS = 1e-5
-Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Attention proper: float32 queries and keys before their rotation, and values, to their mixture;
-all (tokens, heads, head_dim)."""
+Mix = Callable[["Attention", torch.Tensor], torch.Tensor]
+"""Attention proper: queries, keys, values (tokens, 3, heads, head_dim), neither normed nor turned,
+to the mixture of values (tokens, heads, head_dim)."""
 
 
 class Output(NamedTuple):
@@ -93,11 +94,14 @@ class Attention(nn.Module):
         self.k_norm = QKNorm(config.dim // config.heads)
 
     def forward(self, x: torch.Tensor, mix: Mix) -> torch.Tensor:
-        # Unbound where it lies: the backward pass then stacks it without a transposition.
+        # To be unbound where it lies: the backward pass then stacks it without a transposition.
         qkv = rearrange(self.qkv(x), "t (three h d) -> t three h d", three=3, h=self.heads)
+        return self.out(rearrange(mix(self, qkv), "t h d -> t (h d)"))
+
+    def normed(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Normed queries and keys, float32, and values, each (tokens, heads, head_dim)."""
         q, k, v = qkv.unbind(1)
-        mixed = mix(self.q_norm(q), self.k_norm(k), v)
-        return self.out(rearrange(mixed, "t h d -> t (h d)"))
+        return self.q_norm(q), self.k_norm(k), v
 
 
 class SwiGLU(nn.Module):
@@ -107,6 +111,8 @@ class SwiGLU(nn.Module):
         self.down = Linear(config.feedforward, config.dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if fused.is_used(self.down.weight):
+            return self.down(fused.swiglu(self.up_gate(x)))
         up, gate = self.up_gate(x).float().chunk(2, dim=-1)
         return self.down((up * F.silu(gate)).to(x.dtype))
 
@@ -121,11 +127,18 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(self, h: torch.Tensor, residual: torch.Tensor, mix: Mix):
-        dtype = self.mlp.down.weight.dtype
+        residual, x = self.add(h, residual)
+        residual, x = self.add(self.attention(x, mix), residual)
+        return self.mlp(x), residual
+
+    def add(self, h: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The residual with a branch, float32, and its norm, in the weights' type."""
+        weight = self.mlp.down.weight
+        if fused.is_used(weight):
+            dropout = self.dropout if self.training else 0.0
+            return fused.add_norm(h, residual, dropout, weight.dtype)
         residual = residual + F.dropout(h, self.dropout, self.training)
-        a = self.attention(norm(residual).to(dtype), mix)
-        residual = residual + F.dropout(a, self.dropout, self.training)
-        return self.mlp(norm(residual).to(dtype)), residual
+        return residual, norm(residual).to(weight.dtype)
 
 
 class NDT3(nn.Module):
@@ -163,24 +176,27 @@ class NDT3(nn.Module):
         Returns:
             (tokens, dim) float32.
         """
-        config = self.config
+        config, device = self.config, tokens.time.device
         counts = tokens.spikes.clamp(max=config.count_clip).int()
-        content = torch.zeros(tokens.num_tokens, config.dim, device=tokens.time.device)
-        content = content.index_copy(0, tokens.spike_slot, self.spike_in(counts).flatten(1).float())
+        spikes = self.spike_in(counts).flatten(1)
         # Blanked inputs are multiplied by zero, not skipped: their layer keeps a gradient of
         # exactly zero, so that weight decay acts on it as it does upstream.
         seen = self.covariate_in(tokens.covariates[:, None].to(self.covariate_in.weight.dtype))
-        content = content.index_copy(
-            0, tokens.covariate_slot, seen.float() * ~tokens.covariate_blank[:, None]
-        )
+        seen = seen.float() * ~tokens.covariate_blank[:, None]
         constraint = tokens.constraint @ self.constraint_in.float()
-        content = content.index_copy(0, tokens.constraint_slot, constraint)
         returns = self.return_in(tokens.returns[:, 0]) + self.reward_in(tokens.returns[:, 1])
-        content = content.index_copy(0, tokens.return_slot, returns.float())
         starts = tokens.cu_seqlens[:-1].long()
-        rolled = torch.cat((content[-1:], content[:-1]))
-        first = (self.sos if first is None else first).float().expand(len(starts), -1)
-        return rolled.index_copy(0, starts, first) + self.space(tokens.space).float()
+        start = (self.sos if first is None else first).float().expand(len(starts), -1)
+        # All of it at once, each a slot on; what is last in its segment leaves at the end.
+        end = tokens.num_tokens
+        begins = torch.zeros(end + 1, dtype=torch.bool, device=device)
+        begins.index_fill_(0, tokens.cu_seqlens.long(), True)
+        slots = tokens.spike_slot, tokens.covariate_slot, tokens.constraint_slot, tokens.return_slot
+        to = torch.cat(slots) + 1
+        to = torch.cat((torch.where(begins[to], end, to), starts))
+        content = torch.cat((spikes.float(), seen, constraint, returns.float(), start))
+        entered = torch.zeros(end + 1, config.dim, device=device).index_copy_(0, to, content)
+        return entered[:end] + self.space(tokens.space).float()
 
     def rotary(self, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosine and sine of each bin's rotation, two (tokens, 1, head_dim / 2) float32."""
@@ -199,8 +215,13 @@ class NDT3(nn.Module):
         def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             return attend(q, k, v, tokens.cu_seqlens, tokens.seqlens, dropout, body)
 
-        def mix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
+        def mix(block: Attention, qkv: torch.Tensor) -> torch.Tensor:
+            if fused.is_used(block.out.weight):
+                weights = block.q_norm.weight, block.k_norm.weight
+                q, k, v = fused.norm_rotate(qkv, *weights, cos, sin)
+            else:
+                q, k, v = block.normed(qkv)
+                q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
             return attention(q, k, v)  # pyright: ignore[reportCallIssue]
 
         h = self.embed(tokens)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.ndt3 import NDT3, rotate
+from ndt3_dist.model.ndt3 import NDT3, Attention, rotate
 from ndt3_dist.model.tokens import PackedTokens
 
 
@@ -76,7 +76,8 @@ class StreamingDecoder:
         seen = seen.tril(len(time) - fresh)  # all older tokens, and the bin's own up to each
 
         def mix_of(layer: int):
-            def mix(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            def mix(block: Attention, qkv: torch.Tensor) -> torch.Tensor:
+                q, k, v = block.normed(qkv)
                 keys = self.keys[layer] = torch.cat((self.keys[layer][leaving:], k))
                 values = self.values[layer] = torch.cat((self.values[layer][leaving:], v))
                 q = rotate(q, cos[-fresh:], sin[-fresh:]).to(v.dtype)

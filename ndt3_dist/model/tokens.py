@@ -54,17 +54,30 @@ class PackedTokens:
     @classmethod
     def from_numpy(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu"):
         """From the arrays of `data.tokens`, which bear the names above."""
-        tensors = {}
-        for name in (f.name for f in fields(cls) if f.name != "seqlens"):
-            tensor = torch.from_numpy(arrays[name])
-            if torch.device(device).type == "cuda":
-                tensor = tensor.pin_memory()  # else the copy waits for what the GPU does now
-            tensors[name] = tensor.to(device, non_blocking=True)
-        return cls(**tensors, seqlens=np.diff(arrays["cu_seqlens"]).tolist())
+        names = [f.name for f in fields(cls) if f.name != "seqlens"]
+        tensors = together([torch.from_numpy(arrays[name]) for name in names], device)
+        seqlens = np.diff(arrays["cu_seqlens"]).tolist()
+        return cls(**dict(zip(names, tensors, strict=True)), seqlens=seqlens)
 
     @property
     def num_tokens(self) -> int:
         return len(self.time)
+
+
+def together(tensors: list[torch.Tensor], device: torch.device | str) -> list[torch.Tensor]:
+    """Tensors of the host on a device; to a GPU in one copy, which nobody waits for."""
+    if torch.device(device).type == "cpu":
+        return tensors
+    starts = np.cumsum([0, *(-(-t.nbytes // 16) * 16 for t in tensors)]).tolist()
+    # From pinned memory: else the copy waits for what the GPU does now.
+    held = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    for start, tensor in zip(starts, tensors, strict=False):
+        held[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    there = held.to(device, non_blocking=True)
+    return [
+        there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        for start, tensor in zip(starts, tensors, strict=False)
+    ]
 
 
 @dataclass(frozen=True)

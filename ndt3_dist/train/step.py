@@ -7,7 +7,7 @@ import torch.distributed as dist
 from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.model.ndt3 import Output
-from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.model.tokens import PackedTokens, together
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.flops import step_flops
 
@@ -53,15 +53,15 @@ def run_micro_batches(
         and those that run (`train.flops`); and where there are several datasets, `LOSS/DATASET` ->
         mean over the dataset's own targets.
     """
-    rows, several, first = [], len(stream.datasets) > 1, 0
+    rows, flops, several, first = [], np.zeros(2), len(stream.datasets) > 1, 0
     for done, ((number, arrays), counts) in enumerate(zip(work.batches, divisors, strict=True), 1):
         tokens = PackedTokens.from_numpy(arrays, device)
         out = engine.micro_step(tokens, *counts, (step, number))
-        scale = torch.tensor(counts, dtype=torch.float64, device=device).clamp(min=1)
-        loss = torch.stack((out.spike_sum, out.covariate_sum)).double() / scale
+        # Nothing here waits for a GPU: sums stay there, counts on the host, until the step ends.
+        sums = zip((out.spike_sum, out.covariate_sum), counts, strict=True)
+        found = [torch.stack([total.double() / max(count, 1) for total, count in sums])]
         slots = len(arrays["spike_slot"]), len(arrays["covariate_slot"])
-        flops = step_flops(config.model, tokens.seqlens, *slots, config.train.recompute)
-        found = [loss, torch.tensor(flops, dtype=torch.float64, device=device)]
+        flops += step_flops(config.model, tokens.seqlens, *slots, config.train.recompute)
         if several:
             of_batch = work.rows[first : first + config.train.micro_batch]
             first += config.train.micro_batch
@@ -70,13 +70,14 @@ def run_micro_batches(
         rows.append(torch.cat(found))
         if done < len(work.batches):
             engine.accumulated()
-    ours = torch.stack(rows)  # (accumulation, 4 or 4 + 4 * datasets)
+    own = torch.from_numpy(flops / len(rows)).expand(len(rows), 2).to(device)
+    ours = torch.cat((own, torch.stack(rows)), 1)  # (accumulation, 4 or 4 + 4 * datasets)
     every = [torch.empty_like(ours) for _ in range(dist.get_world_size())]
     dist.all_gather(every, ours)
     in_order = torch.stack(every, dim=1).flatten(0, 1).cpu()  # micro-batch a * world + rank
-    needed, ran = in_order[:, 2:4].sum(0).tolist()
+    needed, ran = in_order[:, :2].sum(0).tolist()
     sums = in_order[:, 4:].sum(0).view(-1, 4).tolist()
-    return in_order[:, :2].tolist(), (needed, ran), dict(means(stream.datasets, sums))
+    return in_order[:, 2:4].tolist(), (needed, ran), dict(means(stream.datasets, sums))
 
 
 def by_group(out: Output, tokens: PackedTokens, groups: np.ndarray, count: int) -> torch.Tensor:
@@ -90,7 +91,7 @@ def by_group(out: Output, tokens: PackedTokens, groups: np.ndarray, count: int) 
         Sums, (count, 4) float64.
     """
     device = tokens.time.device
-    of_segment = torch.from_numpy(groups).to(device)
+    (of_segment,) = together([torch.from_numpy(groups)], device)
     sums = torch.zeros(count, 4, dtype=torch.float64, device=device)
     for column, slots, values in (
         (0, tokens.spike_slot, out.spike_losses),
