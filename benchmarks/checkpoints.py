@@ -21,11 +21,12 @@ import psutil
 import torch
 
 from ndt3_dist import log, storage
-from ndt3_dist.checkpoint.format import KINDS, open_step, step_folder
-from ndt3_dist.checkpoint.save import Writer
-from ndt3_dist.config import PROJECT, PretrainConfig, find_file, load_config
+from ndt3_dist.checkpoint.steps import KINDS, open_step, step_folder
+from ndt3_dist.checkpoint.writer import Writer
+from ndt3_dist.config import PROJECT, find_file, load_config
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.shards.summary import text_table
+from ndt3_dist.train.pretrain_config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save

@@ -18,7 +18,7 @@ import numpy as np
 from ndt3_dist import log, storage
 from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import Ndt3DistError
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.shards.summary import text_table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save

@@ -21,10 +21,12 @@ import torch
 
 from ndt3_dist import load_model, log
 from ndt3_dist.checkpoint.export import masters
-from ndt3_dist.config import PROJECT, ModelConfig, PretrainConfig, find_file, load_config
+from ndt3_dist.config import PROJECT, find_file, load_config
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.shards.summary import text_table
+from ndt3_dist.train.pretrain_config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save

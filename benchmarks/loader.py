@@ -27,7 +27,7 @@ import numpy as np
 from ndt3_dist import log, storage
 from ndt3_dist.config import PROJECT
 from ndt3_dist.data.order import generator
-from ndt3_dist.shards.format import (
+from ndt3_dist.shards.manifest import (
     Array,
     Covariate,
     Interval,
@@ -41,7 +41,7 @@ from ndt3_dist.shards.format import (
     sample_key,
     shard_path,
 )
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.shards.summary import text_table
 from ndt3_dist.shards.write import npy_bytes, write_shard
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -28,7 +28,7 @@ def ours_read(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
     """Windows read, verified and decoded in the stream's order; `workers` threads."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from ndt3_dist.shards.read import Corpus
+    from ndt3_dist.shards.corpus import Corpus
 
     stream = _stream(corpus, 1)
     opened = Corpus(corpus)
@@ -80,9 +80,11 @@ def first_steps(corpus: str) -> dict:
 
 
 def _stream(corpus: str, workers: int):
-    from ndt3_dist.config import PROJECT, DataConfig, PretrainConfig, find_file, load_config
+    from ndt3_dist.config import PROJECT, find_file, load_config
+    from ndt3_dist.data.data_config import DataConfig
     from ndt3_dist.data.stream import Stream
-    from ndt3_dist.shards.read import Corpus
+    from ndt3_dist.shards.corpus import Corpus
+    from ndt3_dist.train.pretrain_config import PretrainConfig
 
     file = find_file("big_350m_2kh.yaml", "configs")
     model = load_config(PretrainConfig, PROJECT / file, ["data.corpus=x"]).model

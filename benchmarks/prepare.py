@@ -25,15 +25,15 @@ import numpy as np
 
 from ndt3_dist import log
 from ndt3_dist.config import PROJECT
-from ndt3_dist.prep import spool
-from ndt3_dist.prep.readers.read import read_recording
+from ndt3_dist.prep import phases as spool
+from ndt3_dist.prep.phases import session_task
 from ndt3_dist.prep.recipe import Recipe, load_recipe
-from ndt3_dist.prep.simulated_nwb import draw_trials, write_nwb
-from ndt3_dist.prep.sources import find_sources
-from ndt3_dist.prep.spool import session_task
+from ndt3_dist.prep.recordings import find_sources
 from ndt3_dist.prep.windows import cut
-from ndt3_dist.shards.format import INDEX
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.readers.read import read_recording
+from ndt3_dist.shards.manifest import INDEX
+from ndt3_dist.shards.summary import text_table
+from ndt3_dist.simulate.write_nwb import draw_trials, write_nwb
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save
@@ -224,8 +224,8 @@ def peak_memory(recipe: Recipe) -> int:
         "import sys\n"
         "import pynwb, h5py\n"
         "from ndt3_dist.prep.recipe import Recipe\n"
-        "from ndt3_dist.prep.sources import find_sources\n"
-        "from ndt3_dist.prep.spool import session_task\n"
+        "from ndt3_dist.prep.recordings import find_sources\n"
+        "from ndt3_dist.prep.phases import session_task\n"
         "recipe = Recipe.model_validate_json(sys.argv[1])\n"
         "def status(key):\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"

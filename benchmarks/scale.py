@@ -20,8 +20,8 @@ import numpy as np
 from ndt3_dist import log
 from ndt3_dist.data.order import Order, count_rows, generator
 from ndt3_dist.shards.cache import PIECE
-from ndt3_dist.shards.format import INDEX
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.shards.manifest import INDEX
+from ndt3_dist.shards.summary import text_table
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save

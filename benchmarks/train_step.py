@@ -21,15 +21,17 @@ import numpy as np
 import torch
 
 from ndt3_dist import log
-from ndt3_dist.config import ModelConfig, PretrainConfig, find_file, load_config
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
+from ndt3_dist.config import find_file, load_config
 from ndt3_dist.model.linear import CPU_HAS_BF16
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Sample
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.shards.corpus import Sample
+from ndt3_dist.shards.summary import text_table
 from ndt3_dist.train.flops import step_flops
 from ndt3_dist.train.plain import PlainOptimizer
+from ndt3_dist.train.pretrain_config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, matmul_rate, save

@@ -1,22 +1,7 @@
-"""Write CORPUS/report.html: rates, silent and double channels, traces, rejected windows, doubles.
-
-Example:
-    python data_prep/report.py corpora/mine
-"""
-
-import argparse
+"""`ndt3 report-corpus`, as ndt3_dist/programs/report_corpus.py has it."""
 
 from ndt3_dist import log
-from ndt3_dist.shards.corpus_page import write_page
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("corpus", help="folder or s3:// URL of a corpus")
-    log.say(write_page(parser.parse_args().corpus))
-
+from ndt3_dist.programs.report_corpus import main
 
 if __name__ == "__main__":
     log.run_program(main)

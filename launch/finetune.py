@@ -1,43 +1,7 @@
-"""Fine-tune an export on one session, in a single process on a GPU or a CPU.
-
-One that was killed goes on with the same command; at most five minutes of it are lost.
-
-Example:
-    python launch/finetune.py --config tune_demo.yaml --init exports/demo data.session=demo-A-10
-    python launch/finetune.py --config tune_demo.yaml --init exports/demo --scratch run.name=scratch
-    python launch/finetune.py --config stevenson.yaml data.corpus=corpora/stevenson
-    python launch/finetune.py --config tune_session.yaml --init exports/ndt3_45m \
-        "data.covariates=[x, y]" "train.freeze=[spikes]" lora.rank=8
-"""
-
-import argparse
+"""`ndt3 finetune`, as ndt3_dist/programs/finetune.py has it."""
 
 from ndt3_dist import log
-from ndt3_dist.config import TuneConfig, find_file, load_config
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", required=True, help="YAML file or name of a shipped config")
-    parser.add_argument(
-        "--init", metavar="EXPORT", help="export to start from (default: the config's own model)"
-    )
-    parser.add_argument(
-        "--scratch", action="store_true", help="random weights in the export's architecture"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    args = parser.parse_intermixed_args()
-    config = load_config(TuneConfig, find_file(args.config, "configs"), args.overrides)
-    from ndt3_dist.train.finetune import finetune
-
-    result = finetune(config, args.init, args.scratch)
-    log.say(
-        f"best step {result['best_step']} of {result['steps']}, R2 {result['r2_val']:.4f} on the "
-        f"held-back part; export at {result['export']}"
-    )
-
+from ndt3_dist.programs.finetune import main
 
 if __name__ == "__main__":
     log.run_program(main)

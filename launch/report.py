@@ -1,35 +1,7 @@
-"""Write report.html of any run, at any time: loss, throughput, and the corpus where it is at hand.
+"""`ndt3 report`, as ndt3_dist/programs/report.py has it."""
 
-Example:
-    python launch/report.py runs/demo
-"""
-
-import argparse
-
-import yaml
-
-from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, ManifestMismatch
-from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.train.report import write_report
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", help="folder of a run")
-    run = parser.parse_args().run
-    config = storage.join(run, "config.yaml")
-    if not storage.exists(config):
-        raise BadInput(f"{run}: no config.yaml, so no run of pretrain; expected runs/NAME")
-    manifest = None
-    try:
-        manifest = read_manifest(yaml.safe_load(storage.read_bytes(config))["data"]["corpus"])
-    except ManifestMismatch as e:
-        log.warn(f"the report has no corpus table: {e}")
-    log.say(str(write_report(run, manifest)))
-
+from ndt3_dist import log
+from ndt3_dist.programs.report import main
 
 if __name__ == "__main__":
     log.run_program(main)

@@ -7,7 +7,7 @@ each folder of this package is one of its stages. `load_model` opens an export.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ndt3_dist.model.export import load_model
+    from ndt3_dist.model.load import load_model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_model"]
@@ -16,7 +16,7 @@ __all__ = ["__version__", "load_model"]
 def __getattr__(name: str):
     # Imported on first use, so that `import ndt3_dist` does not pay for torch.
     if name == "load_model":
-        from ndt3_dist.model.export import load_model
+        from ndt3_dist.model.load import load_model
 
         return load_model
     raise AttributeError(f"module 'ndt3_dist' has no attribute {name!r}")

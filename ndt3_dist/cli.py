@@ -1,41 +1,48 @@
-"""`ndt3 VERB ...`: the programs of this project by one name.
+"""`ndt3 VERB ...`: the programs of this project by one name, each a file of `programs/`.
 
-`ndt3 pretrain` starts one process; several need `deepspeed launch/pretrain.py`.
+`ndt3 pretrain` starts one process; several need `deepspeed launch/pretrain.py`, or without a
+checkout `deepspeed --module ndt3_dist.programs.pretrain`.
 """
 
-import runpy
+import ast
+import difflib
+import importlib
 import sys
+from pathlib import Path
 
-from ndt3_dist.config import PROJECT
+from ndt3_dist import log
 
-VERBS = {
-    "simulate": ("data_prep/simulate.py", "write simulated NWB recordings"),
-    "preprocess": ("data_prep/preprocess.py", "recordings -> corpus, on Ray"),
-    "verify-corpus": ("data_prep/verify.py", "check every byte of a corpus"),
-    "combine": ("data_prep/combine.py", "several corpora -> one"),
-    "pretrain": ("launch/pretrain.py", "pretrain on a corpus"),
-    "finetune": ("launch/finetune.py", "fit a decoder to one session"),
-    "evaluate": ("launch/evaluate.py", "score a decoder beside a ridge"),
-    "decode": ("launch/decode.py", "decode a recording or a stream, bin by bin"),
-    "replay": ("launch/replay.py", "which windows a step was trained on"),
-    "report": ("launch/report.py", "report.html of a run"),
-    "demo": ("launch/demo.py", "the whole path in five minutes"),
-    "convert": ("checkpoints/convert.py", "checkpoint -> portable weights"),
-    "verify-run": ("checkpoints/verify.py", "which checkpoints are intact"),
-}
+FOLDER = Path(__file__).parent / "programs"
+
+
+def verbs() -> dict[str, str]:
+    """Verb -> the first line of its program's docstring, in order of name; nothing is imported."""
+    found = {}
+    for file in sorted(FOLDER.glob("[!_]*.py")):
+        told = ast.get_docstring(ast.parse(file.read_text())) or ""
+        found[file.stem.replace("_", "-")] = told.splitlines()[0]
+    return found
 
 
 def main() -> None:
     """Entry point of the console script."""
-    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+    known, verb = verbs(), sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb in ("-h", "--help"):
         print("usage: ndt3 VERB [arguments]; ndt3 VERB --help tells more\n")
-        for verb, (_, what) in VERBS.items():
-            print(f"  {verb:14} {what}")
+        for name, what in known.items():
+            print(f"  {name:15} {what}")
+        print("\n  --version       versions of ndt3_dist and of what it runs on")
         return
-    verb = sys.argv[1]
-    if verb not in VERBS:
-        print(f"error: unknown verb {verb!r}; expected one of {', '.join(VERBS)}", file=sys.stderr)
+    if verb == "--version":
+        from ndt3_dist.programs.doctor import versions
+
+        print("\n".join(f"{name} {version}" for name, version in versions().items()))
+        return
+    if verb not in known:
+        near = difflib.get_close_matches(verb, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+        print(f"error: unknown verb {verb!r} ({hint})", file=sys.stderr)
         sys.exit(2)
-    program = PROJECT / VERBS[verb][0]
     sys.argv = [f"ndt3 {verb}", *sys.argv[2:]]
-    runpy.run_path(str(program), run_name="__main__")
+    program = importlib.import_module(f"ndt3_dist.programs.{verb.replace('-', '_')}")
+    log.run_program(program.main)

@@ -8,15 +8,15 @@ whole: no includes, anchors or interpolation.
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ndt3_dist.errors import BadInput
 
 PROJECT = Path(__file__).resolve().parent.parent
-"""Where `configs/` and `data_prep/recipes/` of a checkout lie; bare names are sought there."""
+"""The checkout, where there is one."""
 
 
 class Section(BaseModel):
@@ -32,342 +32,24 @@ class Section(BaseModel):
     )
 
 
-class RunConfig(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
-    """Name of the run; its folder is `dir/name`."""
-    dir: str = "runs"
-    """Folder that holds the runs, shared by all hosts."""
-    seed: int = 0
-    """Seed of the initial weights, the order of the data, dropout and masks."""
-
-
-class SourceConfig(Section):
-    sessions: tuple[str, ...] = Field(min_length=1)
-    """Patterns of its session ids; a session is of the first source that names it."""
-    weight: float = Field(ge=0)
-    """Its part of the mixture, beside the weights of the others."""
-
-
-class DataConfig(Section):
-    corpus: str = ""
-    """Folder or s3:// URL of a prepared corpus."""
-    row_tokens: int = Field(default=4096, ge=1)
-    """Capacity of a packed row in tokens."""
-    sessions: tuple[str, ...] = ("*",)
-    """Patterns of the session ids (DATASET-SUBJECT-SESSION) that are trained on."""
-    exclude: tuple[str, ...] = ()
-    """Patterns of session ids that are not, whatever `sessions` says."""
-    scale_ratio: float = Field(default=1.0, gt=0, le=1)
-    """Share of each session's windows that is trained on; smaller shares lie within larger ones."""
-    max_windows_per_session: int | None = Field(default=None, ge=1)
-    """Most windows of a session that are trained on."""
-    mixture: tuple[SourceConfig, ...] = ()
-    """Sources by weight; empty = every window once an epoch. Weights may change on a resume."""
-    mixture_by: Literal["windows", "tokens", "hours"] = "windows"
-    """What the weights share out."""
-    block_samples: int = Field(default=8192, ge=1)
-    """Windows that are fitted into rows together, at least: blocks are whole shards."""
-    lanes: int = Field(default=64, ge=1)
-    """Blocks that a step's rows come from. Where it is a multiple of the ranks times
-    `train.micro_batch`, each rank reads shards of its own."""
-    cache: str = ""
-    """Folder on each host's disk for the shards of an s3:// corpus; empty = ~/.cache/ndt3_dist."""
-    cache_gb: float = Field(default=50, gt=0)
-    """Size that it may grow to."""
-    workers: int = Field(default=1, ge=0)
-    """Threads of a rank that build steps ahead; 0 builds each when it is asked for."""
-    another_corpus: bool = False
-    """Go on with a corpus that does not begin with the run's own; what it was trained on before can
-    then no longer be replayed."""
-    on_corrupt: Literal["raise", "quarantine"] = "raise"
-    """What a damaged window does: end the run, or be replaced by another, in every epoch."""
-    max_quarantined: float = Field(default=0.01, ge=0, le=1)
-    """Share of all windows that may be quarantined before the run ends after all."""
-
-    @model_validator(mode="after")
-    def _weighs_something(self):
-        if self.mixture and not any(source.weight for source in self.mixture):
-            raise ValueError("mixture: all weights are 0")
-        return self
-
-
-class ModelConfig(Section):
-    """NDT3's architecture (paper: Ye et al. 2025; sizes of its published configurations)."""
-
-    layers: int = Field(ge=1)
-    dim: int = Field(ge=32)
-    """Width of the residual stream; a multiple of `heads` and of `channels_per_token`."""
-    heads: int = Field(ge=1)
-    feedforward: int = Field(ge=1)
-    """Hidden width of the SwiGLU (each of its two halves)."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Dropout of embeddings and of each attention and MLP branch."""
-    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Dropout of attention probabilities (upstream: equal to `dropout`)."""
-    attention: Literal["auto", "flash", "varlen", "sdpa", "blocked", "reference"] = "auto"
-    """Attention body; auto = blocked on CPUs; on CUDA in bf16 flash-attn where it is installed,
-    else varlen, the flash kernels that torch brings; in float32 SDPA."""
-    channels_per_token: int = Field(default=32, ge=1)
-    """Channels of one array that make one neural token (patch)."""
-    max_channels: int = Field(default=320, ge=1)
-    """Channels a session may have, all arrays padded to whole patches."""
-    behavior_dim: int = Field(default=17, ge=1)
-    """Covariate dimensions that have a space id; fixes the ids of everything after them."""
-    max_space: int = Field(default=48, ge=1)
-    """Highest space id, kept for padding; the table has one row more."""
-    count_clip: int = Field(default=20, ge=1)
-    """Highest spike count with an input embedding of its own."""
-    count_classes: int = Field(default=22, ge=2)
-    """Classes of the spike head: counts 0 .. count_classes - 1."""
-    max_return: int = Field(default=50, ge=1)
-    """Highest return-to-go; 0 means absent."""
-    context_tokens: bool = True
-    """Emit constraint and return tokens (zeros where a recording has none), as in pretraining."""
-    dummy_covariate: bool = False
-    """Score one token of value 0 behind a window without covariates, as upstream does."""
-    covariate_mask_rate: float = Field(default=1.0, ge=0, le=1)
-    """Share of covariate inputs that are blanked; 1 is what NDT3's code does in every step."""
-    spike_weight: float = Field(default=1.0, ge=0)
-    """Weight of the spike loss (upstream's task_weights)."""
-    covariate_weight: float = Field(default=1.0, ge=0)
-    """Weight of the covariate loss."""
-    rope_base: float = Field(default=10000.0, gt=1)
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        problems = []
-        for divisor in ("heads", "channels_per_token"):
-            if self.dim % getattr(self, divisor):
-                problems.append(f"dim {self.dim} is not a multiple of {divisor}")
-        if (self.dim // self.heads) % 2:
-            problems.append(f"head dimension {self.dim // self.heads} is odd; rotary needs pairs")
-        patches = -(-self.max_channels // self.channels_per_token)
-        if 2 + 2 * self.behavior_dim + patches > self.max_space:
-            problems.append(
-                f"space ids run to {1 + 2 * self.behavior_dim + patches}, max_space is "
-                f"{self.max_space}; lower max_channels ({self.max_channels}: {patches} tokens a "
-                f"bin) or behavior_dim ({self.behavior_dim}: two ids each)"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-
-TRAINING_FIELDS = {
-    *("attention", "dropout", "attention_dropout", "covariate_mask_rate", "dummy_covariate"),
-    *("spike_weight", "covariate_weight"),
-}
-"""Fields of a ModelConfig that are its training's: none decides a weight's shape or meaning."""
-
-
-class OptimConfig(Section):
-    lr: float = Field(gt=0)
-    """Peak learning rate."""
-    lr_min: float = Field(default=1e-6, ge=0)
-    schedule: Literal["ndt3", "cosine", "wsd"] = "ndt3"
-    """ndt3 = linear warm-up, then a cosine not shifted by it (upstream's); cosine = shifted; wsd =
-    warm-up, the peak up to `stable_epochs`, a straight line down."""
-    stable_epochs: float = Field(default=0, ge=0)
-    """Where the decay of `wsd` begins."""
-    warmup_epochs: float = Field(default=50, ge=0)
-    """Warm-up in epochs (samples seen over samples in the corpus)."""
-    warmup_init_factor: float = Field(default=0.1, ge=0, le=1)
-    """Learning rate at the start of the warm-up over the peak."""
-    decay_epochs: float = Field(default=500, gt=0)
-    """Epoch at which the learning rate reaches `lr_min`."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    """Applied to every parameter, as upstream."""
-    grad_clip: float = Field(default=1.0, gt=0)
-    """Largest global gradient norm."""
-
-
-class TrainConfig(Section):
-    epochs: float = Field(default=400, gt=0)
-    """Stop after this many passes over the corpus."""
-    slow_rank_s: float = Field(default=30, gt=0)
-    """Seconds that a rank is waited for before it is named."""
-    on_spike: Literal["warn", "skip"] = "warn"
-    """What a step does whose loss leaps far above the last ones: it is told with its sessions, or
-    it also moves no weight, as one without a finite loss."""
-    max_skipped: int = Field(default=3, ge=0)
-    """Steps in a row without a finite loss and gradient (no weight moves) before it goes back."""
-    max_rollbacks: int = Field(default=1, ge=0)
-    """Times that a run goes back to the weights of its newest checkpoint, on with the data that
-    follows, before it ends."""
-    max_steps: int = Field(default=0, ge=0)
-    """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
-    global_batch: int = Field(ge=1)
-    """Rows per optimiser step over all ranks."""
-    micro_batch: int = Field(default=1, ge=1)
-    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    offload: bool = False
-    """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
-    fits a GPU, at the price of time. ZeRO-1 and up."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    upstream_means: bool = False
-    """Average the means of micro-batches, as upstream does, for comparison; the curve then hangs on
-    how windows share rows."""
-    compile: bool = False
-    """torch.compile each block; sums may round differently than without."""
-    recompute: bool = False
-    """Activation checkpointing: less memory for a second forward pass of each block."""
-
-
-class ValidationConfig(Section):
-    """Scores on held-out windows while a run trains."""
-
-    every_steps: int = Field(default=0, ge=0)
-    """Steps between validations; 0 = none."""
-    split: Literal["val", "calibration", "test"] = "val"
-    """Split of the corpus to score, of the sessions that `data` names."""
-    windows: int = Field(default=2048, ge=1)
-    """At most so many of its windows, the same ones each time."""
-    metric: Literal[
-        "val_loss", "val_loss_spikes", "val_loss_covariates", "val_r2", "val_bits_per_spike"
-    ] = "val_loss"
-    """Decides which step is the best; its checkpoint is kept."""
-    patience: int = Field(default=0, ge=0)
-    """Stop after so many validations without a better one; 0 = never."""
-
-
-class CheckpointConfig(Section):
-    every_steps: int = Field(default=500, ge=1)
-    keep_last: int = Field(default=3, ge=1)
-    """Newest checkpoints to keep, beside the best and any with a file `pinned` in its folder."""
-    keep_every: int = Field(default=0, ge=0)
-    """Also keep those whose step is a multiple of this; 0 = none."""
-    background: bool = True
-    """Write while training goes on, from a copy in memory (12 bytes a parameter over all ranks)."""
-    max_starts: int = Field(default=10, ge=1)
-    """Starts in a row with --resume auto that may go on from the same step, before one is refused:
-    a loop of restarts that gets nowhere ends."""
-    stop_within_s: float = Field(default=90, gt=0)
-    """Seconds from a signal to the end of the run, saved or not; the scheduler must leave more."""
-
-
-class LogConfig(Section):
-    every_steps: int = Field(default=10, ge=1)
-    """Steps per console line; metrics.jsonl and W&B get every step."""
-    wandb: Literal["disabled", "offline", "online"] = "disabled"
-    wandb_project: str = "ndt3_dist"
-
-
-class PretrainConfig(Section):
-    run: RunConfig
-    data: DataConfig
-    model: ModelConfig
-    optim: OptimConfig
-    train: TrainConfig
-    validation: ValidationConfig = ValidationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    log: LogConfig = LogConfig()
-
-    @model_validator(mode="after")
-    def _batch_divides(self):
-        if self.train.global_batch % self.train.micro_batch:
-            raise ValueError(
-                f"train.global_batch {self.train.global_batch} is not a multiple of "
-                f"train.micro_batch {self.train.micro_batch}"
-            )
-        if self.validation.patience and not self.validation.every_steps:
-            raise ValueError("validation.patience needs validation.every_steps")
-        if self.train.zero_stage == 0 and self.train.precision == "bf16":
-            raise ValueError("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
-        if self.train.zero_stage == 0 and self.train.offload:
-            raise ValueError("train.offload needs train.zero_stage 1 or more")
-        return self
-
-
-class TuneDataConfig(Section):
-    corpus: str = ""
-    session: str = ""
-    """Session to fit; empty = the only one that has the `fit` split."""
-    fit: str = "calibration"
-    """Split to fit on."""
-    covariates: list[str] = []
-    """Names of the covariates to fit, in this order; empty = all of the session."""
-    val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Last part of the fit split, held back to choose the best step."""
-
-
-class TuneConfig(Section):
-    """A single-process fine-tune, or a training from scratch with the same command.
-
-    `model` is for training from scratch without an export; a fine-tune takes its export's.
-    Names of parts are those of `train.parts.PARTS`.
-    """
-
-    class Transfer(Section):
-        """What differs from the export; fields that are not given stay as they are."""
-
-        channels_per_token: int | None = None
-        """Needs `reinit: [spikes]`: the shapes of read-in and head follow from it."""
-        max_channels: int | None = None
-        behavior_dim: int | None = None
-        """Moves the space ids of all that comes after the constraints (`space_rows`)."""
-        context_tokens: bool | None = None
-        space_rows: Literal["by_number", "by_meaning"] = "by_number"
-        """Where space ids move: by_number = a row of the table keeps its number, so that it comes
-        to mean something else (upstream's transfer); by_meaning = it moves along."""
-        reinit: list[str] = []
-        """Parts that start from new weights."""
-
-    class Optim(OptimConfig):
-        layer_decay: float = Field(default=1.0, gt=0, le=1)
-        """Learning rate of a block over that of the block above it; heads and new weights have the
-        full rate, embeddings and read-ins the lowest. 1 = one rate for all."""
-
-    class Lora(Section):
-        """Low-rank updates of the attention's query, key and value weights (upstream: 8, 8)."""
-
-        rank: int = Field(default=0, ge=0)
-        """0 = off; else the backbone's own weights are frozen. Exports hold the sum."""
-        alpha: float = Field(default=8.0, gt=0)
-        """The update is scaled by alpha / rank."""
-
-    class Train(Section):
-        steps: int = Field(ge=1)
-        batch: int = Field(ge=1)
-        """Windows per step, each at a random start inside the fit split."""
-        eval_every: int = Field(default=20, ge=1)
-        """Steps between scores on the held-back part."""
-        patience: int = Field(default=0, ge=0)
-        """Stop after so many scores without a better one; 0 = go on to the last step."""
-        refit: bool = False
-        """Then train again for the best number of steps, on the whole fit split."""
-        freeze: list[str] = []
-        """Parts that keep their weights."""
-        precision: Literal["bf16", "fp32"] = "bf16"
-        dropout: float = Field(default=0.1, ge=0, lt=1)
-        """Replaces the dropout of the export's config."""
-
-    run: RunConfig
-    data: TuneDataConfig
-    transfer: Transfer = Transfer()
-    optim: Optim
-    lora: Lora = Lora()
-    train: Train
-    model: ModelConfig | None = None
-
-
 C = TypeVar("C", bound=BaseModel)
 
 
+def shipped(folder: str) -> Path:
+    """Where `configs` or `data_prep/recipes` lie: in a checkout, or inside an installed package."""
+    there = PROJECT / folder
+    return there if there.is_dir() else Path(__file__).parent / Path(folder).name
+
+
 def find_file(name: str | Path, folder: str) -> Path:
-    """Seek a bare file name in the current folder, then in `folder` of the project."""
-    path = Path(name)
-    candidates = [path] if path.parent != Path(".") else [path, PROJECT / folder / path]
+    """Seek a bare file name in the current folder, then among those that are shipped."""
+    path, ours = Path(name), shipped(folder)
+    candidates = [path] if path.parent != Path(".") else [path, ours / path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     places = " or ".join(str(c.parent.absolute()) for c in candidates)
-    known = sorted(p.name for p in (PROJECT / folder).glob("*.yaml"))
+    known = sorted(p.name for p in ours.glob("*.yaml"))
     near = difflib.get_close_matches(path.name, known, n=1)
     hint = f"; nearest: {near[0]}" if near else f"; there are: {', '.join(known)}"
     raise BadInput(f"no file {path.name} in {places}{hint}")

@@ -2,6 +2,7 @@
 
 import os
 
+import nwb_files
 import pytest
 import torch
 from small_corpus import make_recording, write_corpus
@@ -11,7 +12,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
-from ndt3_dist.config import ModelConfig
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.prep import job
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,42 @@ def tiny_model() -> ModelConfig:
     return ModelConfig(
         layers=2, dim=64, heads=2, feedforward=64, attention_dropout=0.0, context_tokens=False
     )
+
+
+@pytest.fixture(scope="session")
+def write_nwb():
+    """`nwb_files.write_small_nwb`, for test files to call."""
+    return nwb_files.write_small_nwb
+
+
+@pytest.fixture(scope="session")
+def write_session():
+    """`nwb_files.write_session`, for test files to call."""
+    return nwb_files.write_session
+
+
+def in_process(task, arguments, shared=()):
+    """What a Ray pool does, one task after the other."""
+    for number, args in enumerate(arguments):
+        try:
+            yield number, task(*args, *shared)
+        except Exception as e:
+            yield number, e
+
+
+@pytest.fixture
+def without_ray(monkeypatch):
+    """`job.prepare` in this process."""
+
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return in_process
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(job, "ray_pool", Pool)
+    return in_process

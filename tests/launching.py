@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.run_metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = [

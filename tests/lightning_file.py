@@ -13,10 +13,10 @@ from types import ModuleType
 
 import torch
 
-from ndt3_dist.config import ModelConfig
 from ndt3_dist.model.losses import poisson_targets
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.upstream import NAMES, to_upstream
+from ndt3_dist.upstream.names import NAMES, to_upstream
 
 SMALL = ModelConfig(layers=2, dim=64, heads=2, feedforward=256, max_channels=64)
 POISSON = "task_pipelines.spike_infill.loss.poisson_map"

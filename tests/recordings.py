@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.readers.read import read_recording
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.readers.read import read_recording
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "recordings"
 

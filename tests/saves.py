@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from ndt3_dist.checkpoint.format import KINDS
-from ndt3_dist.checkpoint.save import Writer
+from ndt3_dist.checkpoint.steps import KINDS
+from ndt3_dist.checkpoint.writer import Writer
 
 SHAPES = {"a.weight": [7, 5], "b": [1], "c": [64]}
 

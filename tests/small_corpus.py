@@ -6,11 +6,11 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.data.order import generator
-from ndt3_dist.prep.readers.recording import Recording
+from ndt3_dist.prep.phases import order_key
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.spool import order_key
 from ndt3_dist.prep.windows import cut
-from ndt3_dist.shards.format import (
+from ndt3_dist.readers.recording import Recording
+from ndt3_dist.shards.manifest import (
     Array,
     Manifest,
     Shard,

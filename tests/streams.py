@@ -7,10 +7,10 @@ from itertools import count, islice
 
 import numpy as np
 
-from ndt3_dist.config import DataConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 
 STEPS = 12
 

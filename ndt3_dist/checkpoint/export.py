@@ -8,13 +8,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ndt3_dist import storage
-from ndt3_dist.checkpoint.format import Checkpoint, newest, open_step
-from ndt3_dist.config import ModelConfig, check
+from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step
+from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.model.export import FORMAT, VERSION
+from ndt3_dist.model.load import FORMAT, VERSION
+from ndt3_dist.model.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from ndt3_dist.shards.format import Manifest, Session
+    from ndt3_dist.shards.manifest import Manifest, Session
 
 
 def masters(

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.config import DataConfig, ModelConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.order import count_rows, seed_of
 from ndt3_dist.data.patterns import named, sources_of
-from ndt3_dist.data.tokens import TokenCounts
 from ndt3_dist.errors import BadInput
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.tokenise import TokenCounts
+from ndt3_dist.shards.corpus import Corpus
 
 ALL = np.uint64(2**64 - 1)
 REQUESTS = 16

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.shards.format import Session
-from ndt3_dist.shards.read import Corpus, Sample
+from ndt3_dist.shards.corpus import Corpus, Sample
+from ndt3_dist.shards.manifest import Session
 
 
 @dataclass(frozen=True)

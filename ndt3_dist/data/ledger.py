@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ndt3_dist.config import DataConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.sources import Source
 from ndt3_dist.errors import ShardCorrupt
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 
 
 @dataclass(frozen=True, order=True)

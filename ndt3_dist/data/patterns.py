@@ -4,9 +4,9 @@ import fnmatch
 
 import numpy as np
 
-from ndt3_dist.config import DataConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.errors import BadInput
-from ndt3_dist.shards.format import REMOVED
+from ndt3_dist.shards.manifest import REMOVED
 
 
 def matching(corpus: str, ids: list[str], patterns: tuple[str, ...]) -> np.ndarray:

@@ -15,14 +15,15 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from ndt3_dist import log
-from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.blocks import Once
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.mixture import Mixture
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.sources import Source, Sources
 from ndt3_dist.errors import ResumeMismatch
-from ndt3_dist.shards.format import fingerprint
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import fingerprint
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.blocks import Blocks, Chosen, Once
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.mixture import rows_of_period
 from ndt3_dist.data.order import Order
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.shards.corpus import Corpus
 
 REMEMBERED = 64
 """Blocks of a source whose windows are kept; one has about 130 kB."""

@@ -13,16 +13,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.config import DataConfig, ModelConfig
 from ndt3_dist.data.blocks import Once
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.fetch import Fetcher
 from ndt3_dist.data.ledger import Damage, Ledger
 from ndt3_dist.data.order import Place, generator
 from ndt3_dist.data.plan import Plan
 from ndt3_dist.data.threads import Threads
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import Ndt3DistError, ShardCorrupt, ShardLost
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
+from ndt3_dist.shards.corpus import Corpus
 
 Share = Callable[[np.ndarray, list[Damage]], tuple[np.ndarray, list[Damage]]]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ndt3_dist.data.continuous import Run
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 
 WINDOWS_PER_PASS = 16

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.model.export import read_normalisation
+from ndt3_dist.model.load import read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.streaming import StreamingDecoder
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Sample
+from ndt3_dist.shards.corpus import Sample
 
 COUNT = re.compile(r"[0-9]{1,9}")
 

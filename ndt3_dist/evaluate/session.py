@@ -7,15 +7,15 @@ import torch
 
 from ndt3_dist import log
 from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with
-from ndt3_dist.data.tokens import Layout
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.metrics import bits_per_spike, scores
 from ndt3_dist.evaluate.ridge import fit_ridge
-from ndt3_dist.model.export import load_model, read_normalisation
+from ndt3_dist.model.load import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.shards.format import Session
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.model.tokenise import Layout
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import Session
 
 
 @dataclass

@@ -17,11 +17,11 @@ from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ndt3_dist.config import ModelConfig
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import attend, choose_body
 from ndt3_dist.model.linear import Linear
 from ndt3_dist.model.losses import covariate_losses, poisson_targets, spike_losses
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.tokens import PackedTokens
 
 NORM_EPS = 1e-5

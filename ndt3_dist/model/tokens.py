@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from ndt3_dist.config import ModelConfig
+from ndt3_dist.model.model_config import ModelConfig
 
 
 @dataclass

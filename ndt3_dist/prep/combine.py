@@ -21,7 +21,8 @@ from ndt3_dist.prep.output import (
     withdrawn,
 )
 from ndt3_dist.prep.remove import empty
-from ndt3_dist.shards.format import (
+from ndt3_dist.shards.corpus import read_index
+from ndt3_dist.shards.manifest import (
     MANIFEST,
     VERSION,
     Manifest,
@@ -32,7 +33,6 @@ from ndt3_dist.shards.format import (
     read_manifest,
     shard_path,
 )
-from ndt3_dist.shards.read import read_index
 from ndt3_dist.shards.write import npy_bytes
 
 

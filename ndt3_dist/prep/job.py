@@ -22,13 +22,13 @@ from ndt3_dist.prep.output import (
     removed_hashes,
     withdrawn,
 )
+from ndt3_dist.prep.phases import ShardPlan, plan_shards, session_task, shard_task
 from ndt3_dist.prep.pool import RunAll, ray_pool
 from ndt3_dist.prep.privacy import key_of, pseudonym, reason_of, source_label
+from ndt3_dist.prep.progress import Stages, Told, describe, warn_of_rate
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.sources import Source, find_sources
-from ndt3_dist.prep.spool import ShardPlan, plan_shards, session_task, shard_task
-from ndt3_dist.prep.told import Stages, Told, describe, warn_of_rate
-from ndt3_dist.shards.format import Failure, Manifest, Shard
+from ndt3_dist.prep.recordings import Source, find_sources
+from ndt3_dist.shards.manifest import Failure, Manifest, Shard
 
 
 def prepare(recipe: Recipe) -> Manifest:

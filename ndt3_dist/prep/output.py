@@ -13,8 +13,8 @@ from ndt3_dist.errors import ManifestMismatch, StoreFailed
 from ndt3_dist.prep.lease import FILE
 from ndt3_dist.prep.privacy import source_label
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.sources import Source
-from ndt3_dist.shards.format import (
+from ndt3_dist.prep.recordings import Source
+from ndt3_dist.shards.manifest import (
     MANIFEST,
     Manifest,
     Session,

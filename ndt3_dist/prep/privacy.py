@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ndt3_dist import log
 from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.sources import Source
+from ndt3_dist.prep.recordings import Source
 
 SHORTEST_KEY = 16
 SUFFIXES = (".nwb", ".mat")

@@ -11,7 +11,8 @@ from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.lease import Lease
 from ndt3_dist.prep.output import put_manifest, remove_strays, withdraw, withdrawn
 from ndt3_dist.shards.cache import Cache
-from ndt3_dist.shards.format import (
+from ndt3_dist.shards.corpus import read_index
+from ndt3_dist.shards.manifest import (
     REMOVED,
     Manifest,
     Session,
@@ -23,7 +24,6 @@ from ndt3_dist.shards.format import (
     shard_path,
 )
 from ndt3_dist.shards.members import DESCRIPTION, read_members
-from ndt3_dist.shards.read import read_index
 from ndt3_dist.shards.write import write_shard
 
 

@@ -9,10 +9,10 @@ nothing: its last, shorter window is kept too, so that every test bin is scored.
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.readers.recording import Recording
+from ndt3_dist.prep.binning import bin_covariates, count_spikes, covariate_scales
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.signals import EDGE, bin_covariates, count_spikes, covariate_scales
-from ndt3_dist.shards.format import (
+from ndt3_dist.readers.recording import EDGE, Recording
+from ndt3_dist.shards.manifest import (
     Covariate,
     Interval,
     Session,

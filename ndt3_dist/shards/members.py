@@ -6,7 +6,7 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import ShardCorrupt
-from ndt3_dist.shards.format import MEMBERS
+from ndt3_dist.shards.manifest import MEMBERS
 
 DESCRIPTION = (
     "start_bin",

@@ -6,8 +6,8 @@ from functools import partial
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import ShardCorrupt
-from ndt3_dist.shards.format import MANIFEST, Shard, read_manifest, shard_path
-from ndt3_dist.shards.read import Corpus, read_index
+from ndt3_dist.shards.corpus import Corpus, read_index
+from ndt3_dist.shards.manifest import MANIFEST, Shard, read_manifest, shard_path
 
 
 def shard_problems(corpus: str, shard: Shard) -> list[str]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.shards.format import INDEX, MEMBERS
+from ndt3_dist.shards.manifest import INDEX, MEMBERS
 
 BLOCK = 512
 

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from ndt3_dist.checkpoint.format import KINDS
+from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3, Output
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.train.adamw import ClippedAdamW
+from ndt3_dist.train.pretrain_config import PretrainConfig
 
 
 def accumulation(config: PretrainConfig, world_size: int) -> int:

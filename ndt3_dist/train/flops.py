@@ -8,7 +8,7 @@ HFU counts and MFU does not.
 import re
 from collections.abc import Sequence
 
-from ndt3_dist.config import ModelConfig
+from ndt3_dist.model.model_config import ModelConfig
 
 PEAK_BF16 = {
     "H200": 989e12,

@@ -10,13 +10,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ndt3_dist.checkpoint.format import KINDS
-from ndt3_dist.checkpoint.from_ndt3 import OPTIMIZER
-from ndt3_dist.config import TRAINING_FIELDS, ModelConfig, PretrainConfig
+from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.model.export import load_model, read_export_config
+from ndt3_dist.model.load import load_model, read_export_config
+from ndt3_dist.model.model_config import TRAINING_FIELDS, ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.train.pretrain_config import PretrainConfig
+from ndt3_dist.upstream.from_ndt3 import OPTIMIZER
 
 
 def initial_model(config: PretrainConfig) -> NDT3:

@@ -12,14 +12,14 @@ import psutil
 import torch
 
 from ndt3_dist import log
-from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.train.canary import Canary
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.flops import peak_bf16
-from ndt3_dist.train.metrics import MetricsFile, Wandb, console_line, validation_line
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import gather, share
+from ndt3_dist.train.run_metrics import MetricsFile, Wandb, console_line, validation_line
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.schedule import learning_rate
 from ndt3_dist.train.spikes import skip_line, spike_line

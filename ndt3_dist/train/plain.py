@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ndt3_dist.config import OptimConfig
+from ndt3_dist.train.pretrain_config import OptimConfig
 
 
 class PlainOptimizer:

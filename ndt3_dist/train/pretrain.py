@@ -6,17 +6,17 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist import log
-from ndt3_dist.checkpoint.format import Checkpoint, remove_remnants, set_aside, steps_of
-from ndt3_dist.checkpoint.save import Writer
-from ndt3_dist.config import PretrainConfig
+from ndt3_dist.checkpoint.steps import Checkpoint, remove_remnants, set_aside, steps_of
+from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.shards.cache import default_cache
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.loop import Loop, is_done, total_steps
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import first_for_all, gather
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.start import (

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist import log
-from ndt3_dist.checkpoint.save import Writer
+from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.train.stop import StopWatch

@@ -8,15 +8,16 @@ import numpy as np
 import yaml
 
 from ndt3_dist import storage
-from ndt3_dist.checkpoint.format import step_folder, steps_of
-from ndt3_dist.config import DataConfig, ModelConfig
+from ndt3_dist.checkpoint.steps import step_folder, steps_of
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, ResumeMismatch
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.shards.cache import default_cache
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.verify import shard_problems
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.start import STARTS
 
 

@@ -6,14 +6,14 @@ import torch
 
 import ndt3_dist
 from ndt3_dist import log
-from ndt3_dist.checkpoint.format import prune, steps_of
-from ndt3_dist.checkpoint.save import Writer
-from ndt3_dist.config import PretrainConfig
+from ndt3_dist.checkpoint.steps import prune, steps_of
+from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import Diverged, Ndt3DistError
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import first_for_all
 from ndt3_dist.train.spikes import SpikeWatch
 from ndt3_dist.train.start import choose, restore

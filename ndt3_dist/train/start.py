@@ -9,16 +9,16 @@ import yaml
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.export import normalisation
-from ndt3_dist.checkpoint.format import Checkpoint, newest, open_step, steps_of
-from ndt3_dist.config import PretrainConfig
+from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step, steps_of
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
-from ndt3_dist.shards.format import Manifest
+from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train import zero
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.faults import FOLDER
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import first_for_all, gather
 
 STARTS = "starts.jsonl"

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.model.ndt3 import Output
 from ndt3_dist.model.tokens import PackedTokens, together
 from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.flops import step_flops
+from ndt3_dist.train.pretrain_config import PretrainConfig
 
 
 def loss_divisors(config: PretrainConfig, work: Step) -> list[tuple[int, int]]:

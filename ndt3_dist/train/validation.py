@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from ndt3_dist import log
-from ndt3_dist.config import PretrainConfig
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.patterns import named
-from ndt3_dist.data.tokens import Layout, TokenCounts, TokenLists, tokenise
 from ndt3_dist.errors import BadInput, ShardCorrupt
+from ndt3_dist.model.tokenise import Layout, TokenCounts, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Corpus, Sample
+from ndt3_dist.shards.corpus import Corpus, Sample
 from ndt3_dist.train.engine import Engine
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import first_for_all, gather
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 
-from ndt3_dist.checkpoint.format import KINDS
+from ndt3_dist.checkpoint.steps import KINDS
 
 Slice = tuple[str, int, dict[str, torch.Tensor]]
 """Parameter name, first flat element, and the slice of each kind (all of one length)."""

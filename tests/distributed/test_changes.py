@@ -6,10 +6,10 @@ import pytest
 from launching import launch, losses
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist.checkpoint.format import open_step
-from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.checkpoint.steps import open_step
+from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.train.replay import replay
+from ndt3_dist.train.run_metrics import read_metrics
 
 
 def weights(first: int, rest: int) -> str:

@@ -7,8 +7,8 @@ import shutil
 import torch
 from launching import break_rank_1, launch, losses
 
-from ndt3_dist.checkpoint.format import delete_step, open_step
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.checkpoint.steps import delete_step, open_step
+from ndt3_dist.train.run_metrics import read_metrics
 
 
 def test_a_nan_of_one_rank_is_skipped_by_all_and_named(corpus, tmp_path, monkeypatch):

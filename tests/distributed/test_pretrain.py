@@ -12,11 +12,11 @@ from launching import kill_all, launch, losses
 
 import ndt3_dist
 from ndt3_dist.checkpoint.export import export, verify_export
-from ndt3_dist.checkpoint.format import open_step, steps_of
+from ndt3_dist.checkpoint.steps import open_step, steps_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.shards.read import Corpus
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.replay import dump, replay
+from ndt3_dist.train.run_metrics import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,13 @@ from s3_server import S3, use
 
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.export import export, verify_export
-from ndt3_dist.checkpoint.format import steps_of
-from ndt3_dist.config import PretrainConfig, load_config
+from ndt3_dist.checkpoint.steps import steps_of
+from ndt3_dist.config import load_config
 from ndt3_dist.errors import ResumeMismatch
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.pages.run_page import write_report
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.replay import replay
-from ndt3_dist.train.report import write_report
+from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.start import find_start
 
 RUN = "s3://lab/runs/r"

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from launching import launch, log_of, losses, ranks_of, wait_for_steps
 
-from ndt3_dist.checkpoint.format import steps_of
+from ndt3_dist.checkpoint.steps import steps_of
 
 STEPS = 80
 LONG = [f"train.max_steps={STEPS}", "checkpoint.every_steps=1000"]

@@ -9,16 +9,17 @@ from launching import launch, losses
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.checkpoint.export import export
-from ndt3_dist.checkpoint.format import open_step, steps_of
-from ndt3_dist.config import PROJECT, PretrainConfig, load_config
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
+from ndt3_dist.checkpoint.steps import open_step, steps_of
+from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
-from ndt3_dist.model.export import load_model
+from ndt3_dist.model.load import load_model
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Corpus
-from ndt3_dist.train.metrics import read_metrics
-from ndt3_dist.train.report import write_report
+from ndt3_dist.pages.run_page import write_report
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.train.pretrain_config import PretrainConfig
+from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.validation import open_held_out
 
 spec = importlib.util.spec_from_file_location("convert", PROJECT / "checkpoints" / "convert.py")

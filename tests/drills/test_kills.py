@@ -8,7 +8,7 @@ import pytest
 from launching import kill_all, launch
 
 from ndt3_dist.data.order import generator
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.run_metrics import read_metrics
 
 KILLS = int(os.environ.get("NDT3_KILLS", "50"))
 STEPS = 240

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from ndt3_dist.config import PROJECT, PretrainConfig, load_config
+from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.order import generator
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Sample
+from ndt3_dist.shards.corpus import Sample
+from ndt3_dist.train.pretrain_config import PretrainConfig
 
 SMALL = ["model.layers=2", "model.dim=128", "model.heads=2", "model.feedforward=128"]
 BINS = (30, 12, 21)

@@ -8,7 +8,7 @@ import time
 import torch
 from saves import full_state, save, writers
 
-from ndt3_dist.checkpoint.format import KINDS, Checkpoint, newest, prune, steps_of
+from ndt3_dist.checkpoint.steps import KINDS, Checkpoint, newest, prune, steps_of
 from ndt3_dist.data.order import generator
 
 TIMES = int(os.environ.get("NDT3_KILLS", "200"))

@@ -10,7 +10,7 @@ from hosts import Hosts, missing
 from namespaces import wait_until
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist.train.metrics import read_metrics
+from ndt3_dist.train.run_metrics import read_metrics
 
 STEPS = 24
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 from launching import SMALL, launch, losses
 
-from ndt3_dist.config import PROJECT, PretrainConfig, load_config
+from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.order import Place, seed_of
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.initial import initial_model
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.schedule import learning_rate
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(3600)]

@@ -17,16 +17,17 @@ import torch
 from original import ALL_BINS, Named, Original, pack, targets_of, unpad
 
 from ndt3_dist import log
-from ndt3_dist.config import ModelConfig, OptimConfig
-from ndt3_dist.data.tokens import Layout, tokenise
 from ndt3_dist.errors import BadInput
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.streaming import StreamingDecoder
+from ndt3_dist.model.tokenise import Layout, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.model.upstream import to_upstream
-from ndt3_dist.shards.read import Sample
-from ndt3_dist.shards.report import text_table
+from ndt3_dist.shards.corpus import Sample
+from ndt3_dist.shards.summary import text_table
 from ndt3_dist.train.plain import PlainOptimizer
+from ndt3_dist.train.pretrain_config import OptimConfig
+from ndt3_dist.upstream.names import to_upstream
 
 FEATURES = 2e-6
 LOSSES = 1e-6

@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ndt3_dist.config import ModelConfig, check
+from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens, SpaceIds
-from ndt3_dist.model.upstream import to_upstream
+from ndt3_dist.upstream.names import to_upstream
 
 
 class Named(dict):

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 
 from ndt3_dist import log
-from ndt3_dist.data.tokens import Layout, tokenise
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import Layout, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.model.upstream import to_upstream
-from ndt3_dist.shards.read import Sample
+from ndt3_dist.shards.corpus import Sample
+from ndt3_dist.upstream.names import to_upstream
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 MICRO = GOLDEN / "micro"

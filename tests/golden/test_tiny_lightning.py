@@ -10,13 +10,13 @@ import torch
 from lightning_file import write_lightning
 from safetensors.torch import load_file
 
-from ndt3_dist.checkpoint.from_ndt3 import import_checkpoint
-from ndt3_dist.checkpoint.lightning import LightningFile
-from ndt3_dist.checkpoint.to_ndt3 import to_ndt3
-from ndt3_dist.config import ModelConfig
-from ndt3_dist.model.export import load_model
+from ndt3_dist.model.load import load_model
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.upstream import to_upstream
+from ndt3_dist.upstream.from_ndt3 import import_checkpoint
+from ndt3_dist.upstream.lightning import LightningFile
+from ndt3_dist.upstream.names import to_upstream
+from ndt3_dist.upstream.to_ndt3 import to_ndt3
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 TINY = GOLDEN / "tiny_lightning.ckpt"

@@ -5,15 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ndt3_dist.config import (
-    PROJECT,
-    ModelConfig,
-    PretrainConfig,
-    TuneConfig,
-    find_file,
-    load_config,
-)
+from ndt3_dist.config import PROJECT, find_file, load_config
 from ndt3_dist.errors import BadInput
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.train.pretrain_config import PretrainConfig
+from ndt3_dist.tune.tune_config import TuneConfig
 
 DEMO = PROJECT / "configs" / "demo.yaml"
 

@@ -7,33 +7,41 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ndt3_dist"
 GROUND = {"errors", "config", "storage", "remote", "log"}
+CORE = GROUND | {"shards", "data", "model", "checkpoint"}
 MAY_IMPORT = {
     "errors": set(),
-    "cli": {"config"},
+    "cli": {"log", "programs"},
     "config": {"errors"},
     "remote": {"errors", "log"},
     "versions": {"errors", "remote"},
     "storage": {"errors", "remote", "versions"},
     "log": {"errors"},
     "shards": GROUND,
-    "prep": GROUND | {"shards"},
-    "model": {"errors", "config"},
+    "readers": GROUND | {"shards"},
+    "simulate": GROUND,
+    "prep": GROUND | {"shards", "readers"},
+    "model": {"errors", "config", "shards"},
     "data": GROUND | {"shards", "model"},
     "checkpoint": GROUND | {"model"},
-    "evaluate": GROUND | {"shards", "data", "model"},
-    "train": GROUND | {"shards", "data", "model", "checkpoint", "evaluate"},
+    "upstream": GROUND | {"model", "checkpoint"},
+    "evaluate": CORE,
+    "train": CORE | {"upstream", "evaluate"},
+    "tune": CORE | {"evaluate", "train"},
+    "pages": CORE | {"evaluate", "train"},
+    "programs": CORE
+    | {"prep", "readers", "simulate", "upstream", "evaluate", "train", "tune", "pages"},
     "__init__": {"model"},
 }
 """Rooms that each room may import, besides itself."""
 
 LAZY = {
     "ray": {"prep/pool.py"},
-    "wandb": {"train/metrics.py"},
-    "pynwb": {"prep/simulated_nwb.py"},
+    "wandb": {"train/run_metrics.py"},
+    "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
     "flash_attn": {"model/attention.py"},
-    "deepspeed": {"train/engine.py", "train/build.py"},
-    "matplotlib": {"shards/page.py"},
+    "deepspeed": {"train/engine.py", "train/compile_ops.py"},
+    "matplotlib": {"pages/page.py"},
 }
 """Libraries that only these files import, and never at module level."""
 

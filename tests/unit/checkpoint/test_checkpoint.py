@@ -11,7 +11,7 @@ from saves import SHAPES, full_state, on_all, save, slices_of, writers
 
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.export import masters
-from ndt3_dist.checkpoint.format import (
+from ndt3_dist.checkpoint.steps import (
     KINDS,
     Checkpoint,
     newest,
@@ -21,7 +21,7 @@ from ndt3_dist.checkpoint.format import (
     step_folder,
     steps_of,
 )
-from ndt3_dist.checkpoint.save import PATIENCE
+from ndt3_dist.checkpoint.writer import PATIENCE
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, SaveFailed
 
 

@@ -9,7 +9,7 @@ from saves import SHAPES, full_state, save, slices_of, writers
 
 from ndt3_dist import remote, storage
 from ndt3_dist.checkpoint.export import masters
-from ndt3_dist.checkpoint.format import (
+from ndt3_dist.checkpoint.steps import (
     KINDS,
     delete_step,
     newest,
@@ -21,8 +21,8 @@ from ndt3_dist.checkpoint.format import (
     steps_of,
 )
 from ndt3_dist.errors import CheckpointCorrupt
-from ndt3_dist.train import lines
-from ndt3_dist.train.lines import Lines
+from ndt3_dist.train import append_file as lines
+from ndt3_dist.train.append_file import Lines
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist.config import DataConfig
 from ndt3_dist.data.blocks import Chosen, mix
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.errors import BadInput
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from small_corpus import make_recording, write_corpus
 from streams import digest, make_streams, rows_of, walk
 
 from ndt3_dist.errors import ResumeMismatch
-from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")

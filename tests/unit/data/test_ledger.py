@@ -8,7 +8,7 @@ import pytest
 from streams import STEPS, digest, make_streams, rows_of, run_ranks, walk
 
 from ndt3_dist.errors import NoRoom, ShardCorrupt
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import pytest
 from small_corpus import make_recording, write_corpus
 from streams import digest, make_streams, walk
 
-from ndt3_dist.config import DataConfig
 from ndt3_dist.data import mixture
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.mixture import Mixture, rows_of_period, spread
 from ndt3_dist.data.order import Place, generator
 from ndt3_dist.errors import BadInput
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 
 THREE = [
     {"sessions": ["t-S-01"], "weight": 1},

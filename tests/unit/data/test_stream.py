@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist.config import DataConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.data.tokens import Layout, tokenise
 from ndt3_dist.errors import BadInput, ShardCorrupt
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.model.tokenise import Layout, tokenise
+from ndt3_dist.shards.corpus import Corpus
 
 
 def make_stream(corpus, model, rank=0, world_size=1, **model_changes):

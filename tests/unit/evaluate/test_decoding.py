@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from ndt3_dist.data.continuous import Run, read_runs, split_last
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import decode, slide
 from ndt3_dist.evaluate.metrics import (
@@ -17,8 +16,9 @@ from ndt3_dist.evaluate.metrics import (
 )
 from ndt3_dist.evaluate.ridge import features, fit_ridge
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 
 
 def test_scores_have_their_known_values():

@@ -8,12 +8,12 @@ import torch
 
 import ndt3_dist
 from ndt3_dist.checkpoint.export import describe_export, write_export
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.losses import poisson_targets
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Sample
+from ndt3_dist.shards.corpus import Sample
 
 
 def make_sample(seed, bins=20, channels=40, dims=2):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.streaming import StreamingDecoder
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Sample
+from ndt3_dist.shards.corpus import Sample
 
 ARRAYS, DIMS = [40, 8], 2
 PER_BIN = 2 + 1 + DIMS

@@ -15,13 +15,13 @@ from streams import make_streams, rows_of, walk
 from ndt3_dist import storage
 from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
+from ndt3_dist.pages.corpus_page import write_page
 from ndt3_dist.prep import combine as module
 from ndt3_dist.prep.combine import combine, patterns
 from ndt3_dist.prep.output import WITHDRAWN, withdrawn
 from ndt3_dist.prep.remove import remove_sessions
-from ndt3_dist.shards.corpus_page import write_page
-from ndt3_dist.shards.format import read_manifest, shard_path
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import read_manifest, shard_path
 from ndt3_dist.shards.verify import verify_corpus
 
 

@@ -11,38 +11,38 @@ import numpy as np
 import pytest
 
 from ndt3_dist.prep import job
-from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe, SplitRule, load_recipe
 from ndt3_dist.prep.windows import cut
-from ndt3_dist.shards.format import INDEX, Array
+from ndt3_dist.readers.recording import Recording
+from ndt3_dist.shards.manifest import INDEX, Array
 from ndt3_dist.shards.write import write_shard
 
 UNIT = Path(__file__).resolve().parents[1]
 NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.yaml"
 SHOWN_BY = {
-    1: "prep/test_defects.py::test_the_first_bin_does_not_swallow_spikes_from_before_the_recording",
-    2: "prep/test_defects.py::test_an_impulse_meets_the_spike_of_its_own_bin_however_bins_are_"
+    1: "readers/test_defects.py::test_the_first_bin_does_not_swallow_spikes_from_before_the_recording",
+    2: "readers/test_defects.py::test_an_impulse_meets_the_spike_of_its_own_bin_however_bins_are_"
     "stamped",
-    3: "prep/test_defects.py::test_what_is_over_at_the_end_is_cut_at_the_end_of_both",
-    4: "prep/test_defects.py::test_a_mask_covers_exactly_its_samples_in_every_window",
+    3: "readers/test_defects.py::test_what_is_over_at_the_end_is_cut_at_the_end_of_both",
+    4: "readers/test_defects.py::test_a_mask_covers_exactly_its_samples_in_every_window",
     5: "prep/test_windows.py::test_nothing_of_the_test_part_leaks_into_scales_or_windows_to_fit",
     6: "prep/test_known_defects.py::test_no_bin_looks_further_ahead_than_one_sample",
-    7: "prep/test_defects.py::test_what_moves_faster_than_the_bins_is_averaged_and_not_aliased",
+    7: "readers/test_defects.py::test_what_moves_faster_than_the_bins_is_averaged_and_not_aliased",
     8: "model/test_ndt3.py::test_poisson_targets_are_distributions_but_for_the_last_row",
     9: "prep/test_known_defects.py::test_a_window_takes_its_own_bytes_and_few_more",
     10: "prep/test_known_defects.py::test_whole_sessions_are_held_out_by_their_id",
     11: "shards/test_shards.py::test_pickles_archives_and_trailing_bytes_are_no_arrays",
-    12: "prep/test_defects.py::test_a_rate_that_holds_the_period_is_read_where_said_and_else_"
+    12: "readers/test_defects.py::test_a_rate_that_holds_the_period_is_read_where_said_and_else_"
     "refused",
     13: "prep/test_lease.py::test_of_two_that_come_at_once_one_works",
-    14: "prep/test_defects.py::test_bins_before_the_first_spike_are_kept_in_spikes_and_covariates",
-    15: "prep/test_defects.py::test_a_channel_is_its_electrode_id_whatever_the_order_and_whoever_"
+    14: "readers/test_defects.py::test_bins_before_the_first_spike_are_kept_in_spikes_and_covariates",
+    15: "readers/test_defects.py::test_a_channel_is_its_electrode_id_whatever_the_order_and_whoever_"
     "is_silent",
-    16: "prep/test_defects.py::test_series_side_by_side_have_one_clock_and_keep_their_names_and_"
+    16: "readers/test_defects.py::test_series_side_by_side_have_one_clock_and_keep_their_names_and_"
     "units",
     17: "shards/test_cache.py::test_processes_of_a_host_fetch_a_shard_once",
-    18: "prep/test_defects.py::test_a_derivative_has_no_spurious_sample_at_a_seam",
-    19: "prep/test_defects.py::test_counts_above_255_are_refused_by_name_and_never_wrap",
+    18: "readers/test_defects.py::test_a_derivative_has_no_spurious_sample_at_a_seam",
+    19: "readers/test_defects.py::test_counts_above_255_are_refused_by_name_and_never_wrap",
 }
 
 

@@ -11,7 +11,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.prep import job
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.remove import remove_sessions
-from ndt3_dist.shards.format import read_manifest
+from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 
 NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.yaml"

@@ -17,11 +17,11 @@ from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
 from ndt3_dist.prep import job
 from ndt3_dist.prep.lease import Lease
+from ndt3_dist.prep.phases import plan_shards, session_task
 from ndt3_dist.prep.recipe import load_recipe
-from ndt3_dist.prep.sources import find_sources
-from ndt3_dist.prep.spool import plan_shards, session_task
-from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.prep.recordings import find_sources
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 from ndt3_dist.storage import sha256_file
 

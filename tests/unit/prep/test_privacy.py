@@ -4,7 +4,7 @@ import pytest
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.privacy import LONGEST, clean, reason_of, source_label
-from ndt3_dist.prep.sources import Source
+from ndt3_dist.prep.recordings import Source
 
 KEY = b"k" * 32
 

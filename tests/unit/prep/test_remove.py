@@ -8,7 +8,7 @@ import pytest
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist import storage
-from ndt3_dist.config import DataConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput, ManifestMismatch
 from ndt3_dist.prep import job, remove
@@ -16,8 +16,8 @@ from ndt3_dist.prep.output import withdrawn
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.cache import Cache
-from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 
 NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.yaml"

@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ndt3_dist.prep import job
 from ndt3_dist.prep.output import claim
+from ndt3_dist.prep.phases import plan_shards, session_task, shard_task
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.sources import find_sources
-from ndt3_dist.prep.spool import plan_shards, session_task, shard_task
+from ndt3_dist.prep.recordings import find_sources
 from ndt3_dist.storage import sha256_file
 
 

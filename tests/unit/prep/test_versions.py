@@ -15,8 +15,8 @@ from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep import lease
 from ndt3_dist.prep.remove import remove_sessions
-from ndt3_dist.shards.format import read_manifest
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 
 GONE = "t-S-02"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.readers.recording import Recording
 from ndt3_dist.prep.recipe import Recipe, SplitRule
 from ndt3_dist.prep.windows import cut, label_intervals
-from ndt3_dist.shards.format import Array
+from ndt3_dist.readers.recording import Recording
+from ndt3_dist.shards.manifest import Array
 
 BIN_S, WINDOW = 0.02, 100
 

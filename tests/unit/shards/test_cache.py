@@ -15,9 +15,9 @@ from s3_server import S3, use
 from streams import digest, make_streams, walk
 
 from ndt3_dist.errors import ManifestMismatch, ShardLost
-from ndt3_dist.shards import read
+from ndt3_dist.shards import corpus as read
 from ndt3_dist.shards.cache import Cache
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 
 SHARD = "000000.tar"
 
@@ -165,7 +165,7 @@ def test_a_killed_download_leaves_nothing_to_be_taken_for_a_shard(bucket, tmp_pa
     s3.fail(SHARD, "slow", 1)
     program = (
         "from pathlib import Path; from ndt3_dist.shards.cache import Cache;"
-        "from ndt3_dist.shards.read import Corpus;"
+        "from ndt3_dist.shards.corpus import Corpus;"
         f"Corpus({url!r}, cache=Cache(Path({str(tmp_path / 'cache')!r}), 10**9)).fetch(0)"
     )
     child = subprocess.Popen([sys.executable, "-c", program])

@@ -15,11 +15,11 @@ import pytest
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
-from ndt3_dist.shards import format as corpus_format
-from ndt3_dist.shards.format import Manifest, index_path, read_manifest, sample_key, shard_path
+from ndt3_dist.shards import manifest as corpus_format
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import Manifest, index_path, read_manifest, sample_key, shard_path
 from ndt3_dist.shards.npy import parse_npy
-from ndt3_dist.shards.read import Corpus
-from ndt3_dist.shards.report import corpus_table
+from ndt3_dist.shards.summary import corpus_table
 from ndt3_dist.shards.verify import verify_corpus
 from ndt3_dist.shards.write import npy_bytes, write_shard
 

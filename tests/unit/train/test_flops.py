@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ndt3_dist.data.tokens import Layout, TokenLists, tokenise
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Sample
+from ndt3_dist.shards.corpus import Sample
 from ndt3_dist.train.flops import block_flops, head_flops, peak_bf16, step_flops
 
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from ndt3_dist.config import PROJECT, PretrainConfig, load_config
+from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.stream import Step
 from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.train import start as start_module
 from ndt3_dist.train.loop import is_done, loss_divisors, total_steps
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.start import check_shared, find_start, refuse_loop
 
 

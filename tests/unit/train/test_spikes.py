@@ -3,10 +3,10 @@
 import numpy as np
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist.config import DataConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.spikes import SpikeWatch, over_represented, spike_line
 
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist.config import DataConfig
+from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.data.tokens import TokenLists
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokenise import TokenLists
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.read import Corpus
+from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.step import by_group, means
 
 

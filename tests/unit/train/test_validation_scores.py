@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from saves import save, writers
 
-from ndt3_dist.checkpoint.format import prune, remove_remnants, set_aside, step_folder, steps_of
-from ndt3_dist.config import PROJECT, PretrainConfig, load_config
+from ndt3_dist.checkpoint.steps import prune, remove_remnants, set_aside, step_folder, steps_of
+from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.order import generator
-from ndt3_dist.data.tokens import Layout, tokenise
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_flat, r2_variance_weighted
-from ndt3_dist.shards.read import Sample
+from ndt3_dist.model.tokenise import Layout, tokenise
+from ndt3_dist.shards.corpus import Sample
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.validation import Best, bits_of, likelihood, moments, r2_of, rows_of
 

@@ -1,0 +1,93 @@
+"""Exports: portable weights that load with `model/` and `config.py` alone.
+
+A folder with config.json, model.safetensors, normalisation.json and README.md. Loading imports no
+function that the files name and unpickles nothing.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ndt3_dist.config import check
+from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.ndt3 import NDT3
+
+FORMAT = "ndt3_dist.export"
+VERSION = 1
+
+
+def read_export_config(path: str | Path) -> dict:
+    """The config.json of an export, checked for format and version."""
+    folder = Path(path)
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointCorrupt(
+            f"{folder}: no config.json, so no export; make one with "
+            "`python checkpoints/convert.py export RUN OUT`"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as e:
+        raise CheckpointCorrupt(f"{file}: not valid JSON ({e}); export again") from e
+    if config.get("format") != FORMAT or config.get("version") != VERSION:
+        raise CheckpointCorrupt(
+            f"{file}: {config.get('format')} version {config.get('version')}, "
+            f"expected {FORMAT} version {VERSION}"
+        )
+    return config
+
+
+def read_normalisation(path: str | Path) -> dict:
+    """The normalisation.json of an export: bin size, and covariates and scales of its sessions."""
+    file = Path(path) / "normalisation.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as e:
+        raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu", **overrides) -> NDT3:
+    """Open an export for inference or fine-tuning.
+
+    Args:
+        path: Folder of the export.
+        device: Where the weights go.
+        overrides: Fields of `ModelConfig` that do not change the weights, such as dropout.
+    Returns:
+        The model in evaluation mode, in the dtype that was exported.
+    Raises:
+        CheckpointCorrupt: A file is missing or damaged, or weights do not fit the config.
+    """
+    folder = Path(path)
+    values = read_export_config(folder)["model"]
+    try:
+        config = check(ModelConfig, {**values, **overrides}, f"{folder}/config.json: model")
+    except BadInput as e:
+        raise CheckpointCorrupt(str(e)) from e
+    file = folder / "model.safetensors"
+    try:
+        weights = load_file(str(file), device=str(device))
+    except (SafetensorError, FileNotFoundError, OSError) as e:
+        raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
+    with torch.device("meta"):
+        model = NDT3(config)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(t.shape) for name, t in weights.items()}
+    if expected != found:
+        wrong = sorted({*expected.items()} ^ {*found.items()})[:3]
+        raise CheckpointCorrupt(f"{file}: tensors do not fit config.json, such as {wrong}")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointCorrupt(
+                f"{file}: {name} has values that are not finite; export an earlier step"
+            )
+    model.load_state_dict(weights, strict=True, assign=True)
+    # The only buffer is a constant table; meta tensors hold no values.
+    from ndt3_dist.model.losses import poisson_targets
+
+    model.poisson = poisson_targets(config.count_classes).to(device)
+    return model.eval()

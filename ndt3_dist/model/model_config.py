@@ -1,0 +1,76 @@
+"""The architecture: the section `model` of a config, kept with every checkpoint and export."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ndt3_dist.config import Section
+
+
+class ModelConfig(Section):
+    """NDT3's architecture (paper: Ye et al. 2025; sizes of its published configurations)."""
+
+    layers: int = Field(ge=1)
+    dim: int = Field(ge=32)
+    """Width of the residual stream; a multiple of `heads` and of `channels_per_token`."""
+    heads: int = Field(ge=1)
+    feedforward: int = Field(ge=1)
+    """Hidden width of the SwiGLU (each of its two halves)."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout of embeddings and of each attention and MLP branch."""
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout of attention probabilities (upstream: equal to `dropout`)."""
+    attention: Literal["auto", "flash", "varlen", "sdpa", "blocked", "reference"] = "auto"
+    """Attention body; auto = blocked on CPUs; on CUDA in bf16 flash-attn where it is installed,
+    else varlen, the flash kernels that torch brings; in float32 SDPA."""
+    channels_per_token: int = Field(default=32, ge=1)
+    """Channels of one array that make one neural token (patch)."""
+    max_channels: int = Field(default=320, ge=1)
+    """Channels a session may have, all arrays padded to whole patches."""
+    behavior_dim: int = Field(default=17, ge=1)
+    """Covariate dimensions that have a space id; fixes the ids of everything after them."""
+    max_space: int = Field(default=48, ge=1)
+    """Highest space id, kept for padding; the table has one row more."""
+    count_clip: int = Field(default=20, ge=1)
+    """Highest spike count with an input embedding of its own."""
+    count_classes: int = Field(default=22, ge=2)
+    """Classes of the spike head: counts 0 .. count_classes - 1."""
+    max_return: int = Field(default=50, ge=1)
+    """Highest return-to-go; 0 means absent."""
+    context_tokens: bool = True
+    """Emit constraint and return tokens (zeros where a recording has none), as in pretraining."""
+    dummy_covariate: bool = False
+    """Score one token of value 0 behind a window without covariates, as upstream does."""
+    covariate_mask_rate: float = Field(default=1.0, ge=0, le=1)
+    """Share of covariate inputs that are blanked; 1 is what NDT3's code does in every step."""
+    spike_weight: float = Field(default=1.0, ge=0)
+    """Weight of the spike loss (upstream's task_weights)."""
+    covariate_weight: float = Field(default=1.0, ge=0)
+    """Weight of the covariate loss."""
+    rope_base: float = Field(default=10000.0, gt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        problems = []
+        for divisor in ("heads", "channels_per_token"):
+            if self.dim % getattr(self, divisor):
+                problems.append(f"dim {self.dim} is not a multiple of {divisor}")
+        if (self.dim // self.heads) % 2:
+            problems.append(f"head dimension {self.dim // self.heads} is odd; rotary needs pairs")
+        patches = -(-self.max_channels // self.channels_per_token)
+        if 2 + 2 * self.behavior_dim + patches > self.max_space:
+            problems.append(
+                f"space ids run to {1 + 2 * self.behavior_dim + patches}, max_space is "
+                f"{self.max_space}; lower max_channels ({self.max_channels}: {patches} tokens a "
+                f"bin) or behavior_dim ({self.behavior_dim}: two ids each)"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+TRAINING_FIELDS = {
+    *("attention", "dropout", "attention_dropout", "covariate_mask_rate", "dummy_covariate"),
+    *("spike_weight", "covariate_weight"),
+}
+"""Fields of a ModelConfig that are its training's: none decides a weight's shape or meaning."""

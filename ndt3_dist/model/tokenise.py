@@ -1,0 +1,256 @@
+"""Windows to tokens: the only place that knows what a stream means to the model.
+
+numpy only. Order within a window: by bin; within a bin constraint, spikes, return, covariates
+(joel99/ndt3 at 472466a).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.tokens import SpaceIds
+from ndt3_dist.shards.corpus import Sample
+from ndt3_dist.shards.manifest import Session, neural_tokens_per_bin
+
+DUMMY_TIME = 100
+"""Bin of upstream's dummy covariate token: its longest window."""
+MAX_PLACES = 256
+"""Kinds of windows that a layout remembers; emitted context makes many."""
+
+
+@dataclass
+class Layout:
+    """How the channels of one session become patches.
+
+    Attributes:
+        columns: Channel of each patch slot, channels where it is padding, (patches, per_token).
+        real: Real channels of each patch, (patches,).
+        dims: Covariate dimensions.
+        places: Of windows met before.
+    """
+
+    columns: np.ndarray
+    real: np.ndarray
+    dims: int
+    places: dict[tuple, "Places"] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, session: Session, config: ModelConfig) -> "Layout":
+        """Raises BadInput where a session has more channels or covariates than the model."""
+        return cls.from_counts(
+            [a.channels for a in session.arrays], len(session.covariates), config, session.id
+        )
+
+    @classmethod
+    def from_counts(cls, arrays: list[int], dims: int, config: ModelConfig, name: str):
+        per = config.channels_per_token
+        columns, real, first, total = [], [], 0, sum(arrays)
+        for channels in arrays:
+            for start in range(0, channels, per):
+                count = min(per, channels - start)
+                columns.append(
+                    np.r_[np.arange(first + start, first + start + count), [total] * (per - count)]
+                )
+                real.append(count)
+            first += channels
+        if len(columns) * per > -(-config.max_channels // per) * per:
+            raise BadInput(
+                f"session {name} fills {len(columns)} patches of {per} channels; "
+                f"model.max_channels {config.max_channels} allows {-(-config.max_channels // per)}"
+            )
+        if dims > config.behavior_dim:
+            raise BadInput(
+                f"session {name} has {dims} covariates; model.behavior_dim is {config.behavior_dim}"
+            )
+        return cls(np.array(columns, np.int64), np.array(real, np.int64), dims)
+
+
+class TokenCounts:
+    """Tokens of samples for a model, without reading any.
+
+    Attributes:
+        per_bin: Neural and covariate tokens of a bin of each session, (sessions,).
+        dummies: Dummy tokens behind its windows, 0 or 1, (sessions,).
+    """
+
+    def __init__(self, sessions: list[Session], config: ModelConfig):
+        dims = np.array([len(s.covariates) for s in sessions])
+        patches = [neural_tokens_per_bin(s.arrays, config.channels_per_token) for s in sessions]
+        self.per_bin = np.array(patches) + dims
+        self.dummies = has_dummy(dims, config).astype(np.int64)
+        self.context = config.context_tokens
+
+    def of(self, index: np.ndarray) -> np.ndarray:
+        """Tokens of each sample of an index, (samples,) int64."""
+        session = index["session"]
+        tokens = index["bins"] * self.per_bin[session] + self.dummies[session]
+        return tokens + index["context_tokens"] if self.context else tokens
+
+
+def has_dummy(dims, config: ModelConfig):
+    """Whether windows with so many covariates end with upstream's dummy token, as `dims`."""
+    return (dims == 0) & config.dummy_covariate
+
+
+@dataclass
+class TokenLists:
+    """Token arrays of one or more windows, growing; `pack` joins them."""
+
+    parts: list[dict[str, np.ndarray]] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, arrays: dict[str, np.ndarray], length: int) -> None:
+        self.parts.append(arrays)
+        self.lengths.append(length)
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """All windows laid end to end, with `cu_seqlens` (segments + 1,) int32."""
+        starts = np.cumsum([0, *self.lengths])
+        packed = {}
+        for name in self.parts[0]:
+            shift = starts if name.endswith("_slot") else np.zeros_like(starts)
+            packed[name] = np.concatenate(
+                [p[name] + s if s else p[name] for p, s in zip(self.parts, shift, strict=False)]
+            )
+        packed["cu_seqlens"] = starts.astype(np.int32)
+        return packed
+
+
+@dataclass(frozen=True)
+class Places:
+    """What of a window's tokens hangs on its session, its length and its context alone.
+
+    Attributes:
+        fixed: Arrays of `PackedTokens` that are the same for all such windows.
+        length: Tokens.
+    """
+
+    fixed: dict[str, np.ndarray]
+    length: int
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        ids: SpaceIds,
+        has_constraint: np.ndarray,
+        has_return: np.ndarray,
+        per_constraint: int,
+        dummy: int,
+    ) -> "Places":
+        """
+        Args:
+            has_constraint, has_return: In which bins such tokens are emitted, (bins,) bool.
+            per_constraint: Constraint tokens of such a bin.
+            dummy: 1 where the window ends with the dummy covariate.
+        """
+        bins, dims, patches = len(has_constraint), layout.dims, len(layout.columns)
+        # Where each part of each bin begins.
+        in_bin = has_constraint * per_constraint + patches + has_return + dims
+        start = np.concatenate([[0], np.cumsum(in_bin)])
+        length = int(start[-1]) + dummy
+        spike_start = start[:-1] + has_constraint * per_constraint
+        spike_slot = spike_start[:, None] + np.arange(patches)
+        constraint_slot = start[:-1][has_constraint][:, None] + np.arange(per_constraint)
+        return_slot = (spike_start + patches)[has_return]
+        covariate_slot = (spike_start + patches + has_return)[:, None] + np.arange(dims)
+        covariate_slot = np.r_[covariate_slot.reshape(-1), [length - 1] * dummy].astype(np.int64)
+        space = np.empty(length, np.int64)
+        space[spike_slot] = ids.spikes + np.arange(patches)
+        space[covariate_slot] = ids.covariates + np.r_[np.tile(np.arange(dims), bins), [0] * dummy]
+        space[constraint_slot] = ids.constraint + np.arange(per_constraint)
+        space[return_slot] = ids.returns
+        fixed = {
+            "time": np.r_[np.repeat(np.arange(bins), in_bin), [DUMMY_TIME] * dummy].astype(
+                np.int64
+            ),
+            "space": space,
+            "spike_channels": np.tile(layout.real, bins),
+            "spike_slot": spike_slot.reshape(-1),
+            "covariate_slot": covariate_slot,
+            "constraint_slot": constraint_slot.reshape(-1),
+            "return_slot": return_slot,
+        }
+        return cls(fixed, length)
+
+
+def tokenise(
+    sample: Sample,
+    layout: Layout,
+    config: ModelConfig,
+    blank: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Tokens of one window.
+
+    Args:
+        sample: The window.
+        layout: Its session's layout.
+        config: Model the tokens are for.
+        blank: Covariate inputs to hide, (bins, dims) bool; None hides all, as NDT3 trains.
+    Returns:
+        Arrays named as in `PackedTokens` (slots counted from 0), and the number of tokens.
+    """
+    bins, dims = sample.spikes.shape[0], layout.dims
+    constraint, has_constraint = _constraint_bins(sample, dims, config)
+    returns, has_return = _return_bins(sample, bins, config)
+    dummy = int(has_dummy(dims, config))
+    ids = SpaceIds.of(config)
+    per_constraint = constraint.shape[1]
+    key = (ids, has_constraint.tobytes(), has_return.tobytes(), per_constraint, dummy)
+    places = layout.places.get(key)
+    if places is None:
+        if len(layout.places) >= MAX_PLACES:
+            layout.places.clear()
+        places = Places.of(layout, ids, has_constraint, has_return, per_constraint, dummy)
+        layout.places[key] = places
+    finite = np.isfinite(sample.covariates)
+    values = np.where(finite, np.clip(sample.covariates, -1, 1), 0).astype(np.float32).reshape(-1)
+    valid, hidden = finite.reshape(-1), np.ones(bins * dims, bool)
+    if blank is not None:
+        hidden = (blank | ~finite).reshape(-1)
+    if dummy:
+        values, valid = np.zeros(1, np.float32), np.ones(1, bool)
+        hidden = valid
+    padded = np.zeros((bins, sample.spikes.shape[1] + 1), np.uint8)
+    padded[:, :-1] = sample.spikes
+    arrays = {
+        **places.fixed,
+        "spikes": padded.take(layout.columns, axis=1).reshape(-1, layout.columns.shape[1]),
+        "covariates": values,
+        "covariate_valid": valid,
+        "covariate_blank": hidden,
+        "constraint": constraint.reshape(-1, 3),
+        "returns": returns,
+    }
+    return arrays, places.length
+
+
+def _constraint_bins(sample: Sample, dims: int, config: ModelConfig):
+    """Constraint triplets, (emitted bins, dims, 3) float32, and in which bins they are emitted.
+
+    They are emitted at bin 0 and wherever any entry changes; a recording without them has zeros
+    at bin 0 (one, where it has no covariates either).
+    """
+    bins = len(sample.spikes)
+    emitted = np.zeros(bins, bool)
+    if not config.context_tokens:
+        return np.zeros((0, max(dims, 1), 3), np.float32), emitted
+    emitted[0] = True
+    if sample.constraint is None:
+        return np.zeros((1, max(dims, 1), 3), np.float32), emitted
+    emitted[1:] = (np.diff(sample.constraint, axis=0) != 0).any(axis=(1, 2))
+    return sample.constraint[emitted].transpose(0, 2, 1).astype(np.float32), emitted
+
+
+def _return_bins(sample: Sample, bins: int, config: ModelConfig):
+    """Return and reward + 1, (emitted bins, 2) int64; a single absent (0, 0) where unrecorded."""
+    emitted = np.zeros(bins, bool)
+    if not config.context_tokens:
+        return np.zeros((0, 2), np.int64), emitted
+    if sample.returns is None:
+        emitted[0] = True
+        return np.zeros((1, 2), np.int64), emitted
+    emitted[:] = True
+    return sample.returns.astype(np.int64) + 1, emitted

@@ -1,0 +1,156 @@
+"""From events and samples to bins, aligned to the sample.
+
+Bin b of a session covers [start + b * bin, start + (b + 1) * bin). A spike on an edge belongs to
+the bin that begins there. A covariate bin is the mean of the samples whose time lies in it, so it
+looks ahead no further than its own end; where samples are sparser than bins, values are linearly
+interpolated at the bin's centre (which looks ahead by at most one sample period), never across a
+gap.
+"""
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.recording import EDGE, SAME_BIN, Recording
+
+
+def bin_spikes(times: list[np.ndarray], start_s: float, bin_s: float, bins: int) -> np.ndarray:
+    """Count spikes in bins.
+
+    Args:
+        times: Sorted spike times of each channel, in s.
+        start_s: Start of bin 0.
+        bin_s: Bin size in s.
+        bins: Number of bins.
+    Returns:
+        Counts, (bins, channels), uint8; spikes outside the bins are not in it.
+    Raises:
+        BadInput: A bin holds more than 255 spikes of a channel; counts never wrap.
+    """
+    by_channel = np.zeros((len(times), bins), np.uint8)
+    for channel, t in enumerate(times):
+        where = t - start_s
+        where /= bin_s
+        where += EDGE
+        first, last = where.searchsorted((0, bins))  # it ascends as the times do
+        where = where[first:last]
+        found = np.bincount(where.astype(np.int64), minlength=bins)
+        # A bin of more than MOST has the first and last of so many within its length.
+        if (where[MOST:] - where[:-MOST] < 1).any() and found.max() > MOST:
+            raise too_many(channel, int(found.argmax()), int(found.max()), start_s, bin_s)
+        by_channel[channel] = found
+    counts = np.empty((bins, len(times)), np.uint8)
+    for first in range(0, bins, TILE):
+        counts[first : first + TILE] = by_channel[:, first : first + TILE].T
+    return counts
+
+
+MOST = 255
+"""Spikes of a channel that a bin can hold."""
+TILE = 2048
+"""Bins that are turned about at once, while they lie in the processor's cache."""
+
+
+def as_uint8(counts: np.ndarray, start_s: float, bin_s: float) -> np.ndarray:
+    """Counts as they are stored; BadInput that names the channel and time of one above 255."""
+    if counts.size and counts.max() > MOST:
+        bin_, channel = np.unravel_index(counts.argmax(), counts.shape)
+        raise too_many(int(channel), int(bin_), int(counts.max()), start_s, bin_s)
+    return counts.astype(np.uint8)
+
+
+def too_many(channel: int, bin_: int, count: int, start_s: float, bin_s: float) -> BadInput:
+    return BadInput(
+        f"channel {channel} has {count} spikes in the bin at "
+        f"{start_s + bin_ * bin_s:.3f} s; at most {MOST} fit: use smaller bins or check the units"
+    )
+
+
+def count_spikes(recording: Recording, bin_s: float, bins: int) -> np.ndarray:
+    """Spikes of a recording in its first `bins` bins, whether it holds times or counts.
+
+    Args:
+        recording: As a reader returned it.
+        bin_s: Bin size in s.
+        bins: Number of bins.
+    Returns:
+        (bins, channels) uint8.
+    Raises:
+        BadInput: A count is above 255, or the file's bins do not divide ours.
+    """
+    if recording.counts is None:
+        return bin_spikes(recording.spike_times, recording.start_s, bin_s, bins)
+    factor = round(bin_s / recording.count_bin_s)
+    if factor < 1 or abs(factor * recording.count_bin_s / bin_s - 1) > SAME_BIN:
+        raise BadInput(
+            f"holds counts of {recording.count_bin_s * 1e3:g} ms; they can be summed to bins that "
+            f"are a multiple of it, not to bin_size_ms {bin_s * 1e3:g}"
+        )
+    whole = recording.counts[: bins * factor].astype(np.int64)
+    summed = whole.reshape(bins, factor, whole.shape[1]).sum(axis=1)  # (bins, channels)
+    return as_uint8(summed, recording.start_s, bin_s)
+
+
+def bin_covariates(
+    times: np.ndarray,
+    values: np.ndarray,
+    start_s: float,
+    bin_s: float,
+    bins: int,
+    max_gap_s: float,
+) -> np.ndarray:
+    """Resample covariates to bins.
+
+    Args:
+        times: Sorted time of each sample's start in s, (samples,).
+        values: (samples, dims); NaN where not valid.
+        start_s: Start of bin 0.
+        bin_s: Bin size in s.
+        bins: Number of bins.
+        max_gap_s: Samples further apart than this are not interpolated between.
+    Returns:
+        (bins, dims) float32; NaN in every bin and dim that has a NaN or infinite sample, or no
+        sample near.
+    """
+    dims = values.shape[1]
+    where = np.floor((times - start_s) / bin_s + EDGE).astype(np.int64)
+    inside = (where >= 0) & (where < bins)
+    where, inner = where[inside], values[inside]
+    number = np.bincount(where, minlength=bins)
+    total = np.stack(
+        [np.bincount(where, weights=inner[:, d], minlength=bins) for d in range(dims)], axis=1
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / number[:, None]
+    empty = np.flatnonzero(number == 0)
+    if len(empty) and len(times):
+        centre = start_s + (empty + 0.5) * bin_s
+        after = np.searchsorted(times, centre)
+        near = (after > 0) & (after < len(times))
+        before, after = np.clip(after - 1, 0, None), np.clip(after, None, len(times) - 1)
+        near &= times[after] - times[before] <= max_gap_s + EDGE * bin_s
+        for d in range(dims):
+            # A NaN neighbour makes its interpolation NaN, as it should.
+            mean[empty, d] = np.where(near, np.interp(centre, times, values[:, d]), np.nan)
+    with np.errstate(over="ignore"):
+        binned = mean.astype(np.float32)
+    binned[~np.isfinite(binned)] = np.nan
+    return binned
+
+
+def covariate_scales(values: np.ndarray, quantile: float) -> np.ndarray:
+    """Scale of each dimension: a quantile of |x| over its finite bins, 1 where that is ~0.
+
+    Args:
+        values: Bins of the train or calibration part alone, (bins, dims).
+        quantile: Such as 0.999.
+    Returns:
+        (dims,) float64, never 0. Zero stays zero after division: NDT3 does not centre.
+    Source: NDT3 `apply_minmax_norm` (specified as q0.999 of |x| per session).
+    """
+    scales = np.ones(values.shape[1])
+    for d in range(values.shape[1]):
+        finite = np.abs(values[np.isfinite(values[:, d]), d])
+        if len(finite):
+            scale = float(np.quantile(finite.astype(np.float64), quantile))
+            scales[d] = scale if scale > 1e-9 else 1.0
+    return scales

@@ -1,0 +1,54 @@
+"""What a preparation would do, without doing it."""
+
+import math
+from collections.abc import Collection
+
+from ndt3_dist import log, storage
+from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.output import withdrawn
+from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
+from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.recordings import Source, find_sources
+from ndt3_dist.prep.windows import label_intervals
+from ndt3_dist.readers.read import read_recording
+from ndt3_dist.shards.manifest import session_id
+
+
+def dry_rows(recipe: Recipe) -> list[dict]:
+    """A row for each recording: session, size, hours, windows at most; or what is wrong with it.
+
+    Recordings in a store are listed with their size alone: to look into them is to fetch them.
+    """
+    key, sources = key_of(recipe), find_sources(recipe)
+    gone = withdrawn(recipe.out)["recordings"] if recipe.out else []
+    return [row_of(recipe, key, source, gone) for source in log.progress(sources, "plan")]
+
+
+def row_of(recipe: Recipe, key: bytes, source: Source, gone: Collection[str] = ()) -> dict:
+    row = {"recording": source_label(key, source.name), "MB": f"{source.bytes / 1e6:.1f}"}
+    row |= {"session": "", "hours": "", "windows": "", "problem": ""}
+    if storage.is_remote(source.path):
+        return row
+    try:
+        if gone and storage.sha256_file(source.path) in gone:
+            raise BadInput("was taken out of this corpus")
+        recording = read_recording(source.path, recipe)
+        subject = pseudonym(key, "subject", recording.subject)
+        name = session_id(recipe.dataset, subject, pseudonym(key, "session", recording.session))
+        seconds = recording.stop_s - recording.start_s
+        bins = math.floor(seconds * 1000 / recipe.bin_size_ms + 1e-6)
+        spans = label_intervals(name, bins, recipe)
+        windows = sum((i.stop_bin - i.start_bin) // recipe.window_bins for i in spans)
+        row |= {"session": name, "hours": f"{seconds / 3600:.2f}", "windows": str(windows)}
+    except BadInput as e:
+        text = " ".join(str(e).split()).removeprefix(f"{source.path}: ")
+        row["problem"] = clean(text, key, source.name)[:120]
+    return row
+
+
+def dry_line(rows: list[dict]) -> str:
+    """Sums over all rows."""
+    windows = sum(int(row["windows"] or 0) for row in rows)
+    megabytes = sum(float(row["MB"]) for row in rows)
+    broken = sum(bool(row["problem"]) for row in rows)
+    return f"{len(rows)} recordings, {megabytes:.0f} MB, at most {windows} windows, {broken} broken"

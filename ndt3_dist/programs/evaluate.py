@@ -1,0 +1,102 @@
+"""Score a decoder on the test bins of each session, beside a ridge on identical bins.
+
+Every bin is decoded from its causal context with a sliding window. R2 is variance-weighted over
+dimensions in raw units (FALCON's definition); r2_uniform averages dimensions, r2_flat takes all
+values as one vector (NDT3's own). Bits per spike are those of the spike head over mean rates.
+
+Example:
+    python launch/evaluate.py --model runs/tune_demo/export --corpus corpora/demo/corpus
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+from ndt3_dist import log, storage
+from ndt3_dist.errors import BadInput
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, metavar="EXPORT")
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--session", default="", help="default: each one with the split")
+    parser.add_argument("--split", default="test", help="split to score (default: test)")
+    parser.add_argument("--fit-split", default="calibration", help="split that fits the ridge")
+    parser.add_argument("--history", type=int, default=15, help="bins of history of the ridge")
+    parser.add_argument(
+        "--held", type=float, default=0.2, help="last part of it that chooses the penalty"
+    )
+    parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
+    parser.add_argument(
+        "--stride", type=int, default=0, help="bins decoded by one pass (0: 10; 1: as decode.py)"
+    )
+    parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--plot", help="picture of true and decoded traces (.png, .svg)")
+    args = parser.parse_args()
+    if args.plot and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise BadInput(f"--plot {args.plot}: expected a name that ends in .png, .svg or .pdf")
+    stride = args.stride or min(10, args.context or 10)
+    from ndt3_dist.data.continuous import sessions_with
+    from ndt3_dist.evaluate.session import evaluate
+    from ndt3_dist.shards.corpus import Corpus
+    from ndt3_dist.shards.summary import text_table
+
+    rows, summaries = [], []
+    known = [args.session] if args.session else sessions_with(Corpus(args.corpus, (args.split,)))
+    for session in log.progress(known, "evaluate"):
+        result = evaluate(
+            {"model": args.model},
+            args.corpus,
+            session,
+            split=args.split,
+            fit_split=args.fit_split,
+            history=args.history,
+            held=args.held,
+            context=args.context,
+            stride=stride,
+        )
+        rows += [
+            {"session": session, "decoder": name, **{k: _short(v) for k, v in scores.items()}}
+            for name, scores in result["scores"].items()
+        ]
+        if args.plot:
+            from ndt3_dist.pages.run_page import trace_figure
+
+            picture = _plot_path(args.plot, session, len(known))
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            trace_figure(result).savefig(picture, dpi=120)
+        summaries.append({k: v for k, v in result.items() if k not in ("truth", "predictions")})
+    log.say(f"split {args.split}, {summaries[0]['context']} bins of context\n{text_table(rows)}")
+    if args.out:
+        content = summaries[0] if len(summaries) == 1 else summaries
+        storage.write_json(args.out, _plain(content))
+
+
+def _plot_path(path: str, session: str, sessions: int) -> Path:
+    """The picture of one session: PATH, or PATH with the session's name where there are several."""
+    name = Path(path)
+    return name if sessions == 1 else name.with_name(f"{name.stem}-{session}{name.suffix}")
+
+
+def _plain(value):
+    """A value for JSON, which has no NaN: null where a score is not known."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _short(value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(f"{v:.3f}" for v in value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    log.run_program(main)

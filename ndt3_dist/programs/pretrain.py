@@ -1,0 +1,70 @@
+"""Pretrain NDT3 on a corpus with DeepSpeed ZeRO.
+
+Example:
+    deepspeed --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/mine
+    deepspeed --hostfile hosts launch/pretrain.py --config big_350m_2kh.yaml \\
+        data.corpus=s3://lab/corpus --resume auto
+"""
+
+import argparse
+import json
+import os
+
+import yaml
+
+from ndt3_dist import log
+from ndt3_dist.config import find_file, load_config
+from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.train.pretrain_config import PretrainConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="YAML file or name of a shipped config")
+    parser.add_argument(
+        "--resume", default="never", metavar="never|auto|STEP", help="default: never"
+    )
+    parser.add_argument(
+        "--init", metavar="EXPORT", help="start a new run from its weights, and optimiser if it has"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print what would run, and stop"
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher's
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    args = parser.parse_intermixed_args()
+    with log.one_voice():
+        config = load_config(PretrainConfig, find_file(args.config, "configs"), args.overrides)
+    if args.print_config:
+        from ndt3_dist.train.engine import deepspeed_dict
+
+        log.say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        log.say(json.dumps({"deepspeed": deepspeed_dict(config, world_size)}, indent=1))
+        return
+    from ndt3_dist.train.faults import fault
+    from ndt3_dist.train.pretrain import pretrain
+    from ndt3_dist.train.start import run_folder
+
+    try:
+        result = pretrain(config, args.resume, args.init)
+    except (Ndt3DistError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as e:
+        raise fault(run_folder(config), int(os.environ.get("RANK", "0")), e) from e
+    if log.is_first_rank() and result["stopped"]:
+        log.say(
+            f"stopped after step {result['steps']} ({result['stopped']}), "
+            f"saved step {result['saved'] or 'none'}; --resume auto goes on"
+        )
+    elif log.is_first_rank() and result["loss_first"] is not None:
+        log.say(
+            f"done: {result['steps']} steps, loss {result['loss_first']:.4f} -> "
+            f"{result['loss_last']:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    log.run_program(main)

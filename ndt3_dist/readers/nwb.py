@@ -1,0 +1,72 @@
+"""Read one NWB recording: spikes by channel, covariates on their own clock, when both are valid.
+
+Whatever is wrong with a file is said in one line that names the file, the unit or series, what was
+found and what was expected.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.nwb_counts import read_counts
+from ndt3_dist.readers.nwb_covariates import derivative, mask_outside, read_covariates
+from ndt3_dist.readers.nwb_file import NwbFile, open_nwb
+from ndt3_dist.readers.nwb_spikes import read_events, read_units
+from ndt3_dist.readers.nwb_valid import read_validity
+from ndt3_dist.readers.options import ReadOptions
+from ndt3_dist.readers.recording import Recording, check_times
+from ndt3_dist.readers.spans import intersect
+
+
+def read_nwb(path: str | Path, recipe: ReadOptions) -> Recording:
+    """Read an NWB file as a recipe says. Raises BadInput naming the file."""
+    path = Path(path)
+    with open_nwb(path) as nwb:
+        return _take(nwb, path, recipe)
+
+
+def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
+    subject = nwb.text("general/subject/subject_id") or _entity(path, "sub") or path.parent.name
+    session = nwb.text("general/session_id") or _entity(path, "ses") or path.stem
+    found = Recording(subject, session, [], [], 0.0, 0.0)
+    if recipe.spikes.kind == "counts":
+        counts = read_counts(nwb, recipe)
+        found.counts, found.count_bin_s, found.arrays = counts.counts, counts.bin_s, counts.arrays
+        found.spans = counts.spans
+        edges = np.array([counts.start, counts.start + len(counts.counts) * counts.bin_s])
+    else:
+        spikes = (read_units if recipe.spikes.kind == "units" else read_events)(nwb, recipe.spikes)
+        found.spike_times, found.arrays, found.spans = spikes.times, spikes.arrays, spikes.observed
+        firsts = [0.0, *(float(t[0]) for t in spikes.times if len(t))]
+        lasts = [float(t[-1]) for t in spikes.times if len(t)]
+        edges = np.array([*firsts, *lasts]) if found.spans is None else found.spans
+    found.start_s, found.stop_s = float(edges.min()), float(edges.max())
+    ends_s = max([found.stop_s, 0.0] + [float(t[-1]) for t in found.spike_times if len(t)])
+    raw = samples = None
+    if recipe.covariates.path:
+        raw, samples = read_covariates(nwb, recipe, ends_s)
+    validity, valid = recipe.validity, read_validity(nwb, recipe, raw, ends_s)
+    if raw and samples:
+        samples = mask_outside(samples, valid if validity.outside == "mask" else None)
+        if recipe.covariates.derivative:
+            samples = derivative(samples, recipe.covariates.max_gap_ms / 1000)
+        found.covariate_times, found.covariates = samples.times, samples.values
+        found.covariate_names, units = samples.names, samples.units
+        found.covariate_unit = units[0] if len(set(units)) == 1 else units
+        if found.counts is None:
+            found.start_s = float(raw.times.min())
+            found.stop_s = float(raw.times.max()) + raw.period
+    if validity.outside == "cut":
+        found.spans = intersect(found.spans, valid)
+        if found.spans is not None and not len(found.spans):
+            raise BadInput("is observed nowhere where it is valid")
+    check_times(found.spike_times, found.start_s, found.stop_s)
+    return found
+
+
+def _entity(path: Path, name: str) -> str | None:
+    """The value of a BIDS-like entity in a file name: sub-A_ses-01.nwb has sub A, ses 01."""
+    found = re.search(rf"(?:^|_){name}-([^_.]+)", path.stem)
+    return found.group(1) if found else None

@@ -1,0 +1,107 @@
+"""Covariates of an NWB file: which samples are kept, masked, and differentiated, in this order.
+
+A sample outside the valid intervals is NaN before anything is computed from its neighbours, so that
+no value of the result mixes two stretches that were not recorded, or not meant, as one.
+"""
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.nwb_file import NwbFile
+from ndt3_dist.readers.nwb_series import Series, read_side_by_side
+from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
+from ndt3_dist.readers.recording import EDGE
+from ndt3_dist.readers.spans import contains
+
+
+def choose_columns(series: Series, recipe: CovariatesRecipe) -> Series:
+    """The dimensions that a recipe takes, under its names for them."""
+    dims = series.values.shape[1]
+    columns = recipe.columns or list(range(dims))
+    if any(not 0 <= c < dims for c in columns):
+        raise BadInput(f"covariates.columns {columns}: {recipe.path} has {dims} dimensions")
+    names = tuple(series.names[c] for c in columns)
+    if recipe.names:
+        if len(recipe.names) != len(columns):
+            raise BadInput(
+                f"covariates.names has {len(recipe.names)} names for {len(columns)} dimensions"
+            )
+        names = tuple(recipe.names)
+    values = series.values[:, columns] if recipe.columns else series.values
+    units = tuple(series.units[c] for c in columns)
+    return Series(series.times, values, series.period, names, units)
+
+
+def read_covariates(nwb: NwbFile, recipe: ReadOptions, file_s: float) -> tuple[Series, Series]:
+    """The covariates as the file has them (all samples, chosen columns), and without those that
+    the recipe drops."""
+    raw = choose_columns(read_side_by_side(nwb, recipe.covariates, file_s), recipe.covariates)
+    kept = raw
+    if "repeated_times" in recipe.covariates.drop:
+        latest = np.maximum.accumulate(raw.times)
+        kept = take(kept, np.r_[True, raw.times[1:] > latest[:-1]])
+    if "held_values" in recipe.covariates.drop:
+        kept = take(kept, not_held(kept.times, kept.values))
+    return raw, kept
+
+
+def take(series: Series, keep: np.ndarray) -> Series:
+    """The samples that `keep` (samples,) says."""
+    return Series(
+        series.times[keep], series.values[keep], series.period, series.names, series.units
+    )
+
+
+def not_held(times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which samples a slower sensor took, where a faster clock repeats its last value.
+
+    A value that is held for long (a hand at rest) is kept once a sensor period, the median time
+    between changes, and not so close before a change that its derivative would be that of the
+    clock.
+
+    Args:
+        times: In s, (samples,).
+        values: (samples, dims).
+    Returns:
+        (samples,) bool.
+    """
+    same = (values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))
+    begins = np.r_[True, ~same.all(axis=1)]
+    at = np.flatnonzero(begins)
+    if len(at) < 3:
+        return begins
+    sensor_s = float(np.median(np.diff(times[at])))
+    run = np.cumsum(begins) - 1
+    beats = np.floor((times - times[at][run]) / sensor_s + EDGE)
+    beat = np.r_[False, (np.diff(beats) > 0)]
+    before_next = np.append(times[at][1:], np.inf)[run] - times
+    return begins | (beat & (before_next > sensor_s / 2))
+
+
+def mask_outside(series: Series, spans: np.ndarray | None) -> Series:
+    """The same samples, NaN where they begin outside all spans."""
+    if spans is None:
+        return series
+    valid = contains(spans, series.times, series.period * 1e-3)
+    values = np.where(valid[:, None], series.values, np.nan)
+    return Series(series.times, values, series.period, series.names, series.units)
+
+
+def derivative(series: Series, max_gap_s: float) -> Series:
+    """Change per second of each dimension, over contiguous finite stretches alone.
+
+    Args:
+        series: Such as positions.
+        max_gap_s: Samples further apart than this belong to different stretches.
+    Returns:
+        The same times; NaN where a stretch has a single sample.
+    """
+    values = np.full_like(series.values, np.nan)
+    for dim, column in enumerate(series.values.T):
+        finite = np.flatnonzero(np.isfinite(column))
+        apart = (np.diff(finite) > 1) | (np.diff(series.times[finite]) > max_gap_s * (1 + EDGE))
+        for at in np.split(finite, np.flatnonzero(apart) + 1):
+            if len(at) > 1:
+                values[at, dim] = np.gradient(column[at], series.times[at])
+    units = tuple(f"{unit}/s" for unit in series.units)
+    return Series(series.times, values, series.period, series.names, units)

@@ -1,0 +1,276 @@
+"""An NWB file as its groups and datasets, through h5py.
+
+pynwb builds every object of a file before the first value can be read, which costs several times
+the reading itself; what is needed here is little and fixed by the NWB 2 schema
+(https://nwb-schema.readthedocs.io): tables with columns, and time series.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.hdf5 import FREE_BYTES, refuse_bomb, refuse_elsewhere
+
+STRINGS = 32
+"""Strings that are read at once: all may be the same one, as long as the file."""
+PLACES = ("acquisition", "analysis", "processing", "scratch", "stimulus")
+"""Groups of a file in which a recipe's paths begin."""
+
+
+class NwbFile:
+    """An open file of so many bytes."""
+
+    def __init__(self, h5, size: int):
+        self.h5, self.size, self.unpacked = h5, size, 0
+
+    def read(self, dataset, field: str) -> np.ndarray:
+        """The values of a dataset, after a look at what it declares; strings as objects of str."""
+        declared = dataset.size * max(dataset.dtype.itemsize, 8)  # numbers become float64
+        self._count(field, declared, dataset.id.get_storage_size())
+        if dataset.dtype.kind in "OS":
+            return self._strings(dataset, field)
+        return np.asarray(dataset[()])
+
+    def _count(self, field: str, more: int, stored: int) -> None:
+        self.unpacked += more
+        refuse_bomb(field, more, stored)
+        refuse_bomb(field, self.unpacked, self.size)
+
+    def _strings(self, dataset, field: str) -> np.ndarray:
+        """Strings, a few at a time: what they take shows when they are read."""
+        import h5py
+
+        if dataset.dtype.kind == "O" and not h5py.check_string_dtype(dataset.dtype):
+            raise BadInput(f"{field} holds references or arrays; expected text")
+        if not dataset.ndim:
+            return np.array(as_str(dataset[()]), object)
+        found, total = [], 0
+        for start in range(0, len(dataset), STRINGS):
+            some = [as_str(v) for v in np.ravel(dataset[start : start + STRINGS])]
+            total += sum(map(len, some))
+            if total > FREE_BYTES:
+                raise BadInput(f"{field} holds more than {FREE_BYTES / 1e9:.0f} GB of text")
+            found += some
+        return np.array(found, object).reshape(dataset.shape)
+
+    def numbers(self, dataset, field: str) -> np.ndarray:
+        """The values of an array of numbers, as they are stored."""
+        if dataset.dtype.kind not in "biuf" or not dataset.ndim:
+            what = f"an array of {dataset.dtype}" if dataset.ndim else "a single value"
+            raise BadInput(f"{field} is {what}; expected an array of numbers")
+        return self.read(dataset, field)
+
+    def text(self, path: str) -> str | None:
+        """A string of the file, such as general/session_id."""
+        found = self.h5.get(path)
+        return as_str(found[()]) if found is not None else None
+
+    def table(self, path: str) -> "Table | None":
+        found = self.h5.get(path)
+        return None if found is None else Table(self, found, path)
+
+    @property
+    def units(self) -> "Table | None":
+        return self.table("units")
+
+    @property
+    def electrodes(self) -> "Table | None":
+        return self.table("general/extracellular_ephys/electrodes")
+
+    def intervals(self) -> "dict[str, Table]":
+        """Tables of intervals by name: trials, epochs and others."""
+        return {
+            name: Table(self, group, f"intervals/{name}")
+            for name, group in groups(self.h5, "intervals")
+        }
+
+    def children(self, path: str) -> dict[str, Any]:
+        """Groups below a path ("" = those where recipes' paths begin), by name."""
+        if not path:
+            known = {name: self.h5[name] for name in PLACES if name in self.h5}
+            usual = ("acquisition", "processing")
+            return {name: group for name, group in known.items() if len(group) or name in usual}
+        return {} if is_series(self.h5[path]) else dict(groups(self.h5, path))
+
+    def series(self, path: str) -> "TimeSeries | None":
+        """The series at a path; None where there is something else, or nothing."""
+        path = path.strip("/")
+        group = self.h5.get(path) if path.split("/")[0] in PLACES else None
+        return TimeSeries(self, group, path) if group is not None and is_series(group) else None
+
+
+class TimeSeries:
+    """Samples with a clock: a group with `data` and timestamps, or a rate."""
+
+    def __init__(self, nwb: NwbFile, group, path: str):
+        self.nwb, self.group, self.path = nwb, group, path
+        self.name = path.rsplit("/", 1)[-1]
+
+    def data(self) -> np.ndarray:
+        """Samples as they are stored, (samples, ...)."""
+        return self.nwb.numbers(self.group["data"], f"{self.path}/data")
+
+    def timestamps(self) -> np.ndarray | None:
+        """Time of each sample in s, (samples,) float64; None where the file gives a rate."""
+        if "timestamps" not in self.group:
+            return None
+        times = self.nwb.numbers(self.group["timestamps"], f"{self.path}/timestamps")
+        return times.astype(np.float64, copy=False).ravel()
+
+    @property
+    def rate(self) -> float | None:
+        """In Hz; None where the file says none."""
+        start = self.group.get("starting_time")
+        if start is None or "rate" not in start.attrs:
+            return None
+        return number(start.attrs["rate"], f"{self.path}: its rate")
+
+    @property
+    def starting_time(self) -> float:
+        """In s; 0 where the file says none."""
+        start = self.group.get("starting_time")
+        return 0.0 if start is None else number(start[()], f"{self.path}/starting_time")
+
+    def attribute(self, name: str, default: float) -> float:
+        """A number beside the data: its conversion or offset."""
+        return number(self.group["data"].attrs.get(name, default), f"{self.path}: its {name}")
+
+    @property
+    def unit(self) -> str:
+        return as_str(self.group["data"].attrs.get("unit", ""))
+
+    def electrodes(self) -> np.ndarray | None:
+        """Rows of the electrodes table that the series is of; None where it does not say."""
+        if "electrodes" not in self.group:
+            return None
+        return np.atleast_1d(self.nwb.read(self.group["electrodes"], self.path))
+
+
+class Table:
+    """A DynamicTable: columns of one length, ragged ones with an index of where each row ends."""
+
+    def __init__(self, nwb: NwbFile, group, path: str):
+        self.nwb, self.group, self.path = nwb, group, path
+        said = group.attrs.get("colnames")
+        if said is None:  # required, but some writers leave it out
+            named = [n for n in group if n != "id" and not n.endswith("_index")]
+        else:
+            named = [n.strip() for text in np.ravel(said) for n in as_str(text).split(",")]
+        self.colnames = [name for name in named if name in group]
+
+    def __len__(self) -> int:
+        if "id" not in self.group:
+            raise BadInput(f"{self.path} has no ids; the file is damaged")
+        return self.group["id"].size
+
+    def is_ragged(self, name: str) -> bool:
+        return f"{name}_index" in self.group
+
+    def column(self, name: str) -> np.ndarray:
+        """All values of a column; strings as objects of str."""
+        return self.nwb.read(self._dataset(name), f"{self.path}/{name}")
+
+    def rows(self, name: str) -> np.ndarray:
+        """A column with one value a row."""
+        values = self.column(name)
+        if values.shape != (len(self),):
+            raise BadInput(
+                f"{self.path}/{name} has shape {values.shape}, the table {len(self)} rows; "
+                "expected one value a row"
+            )
+        return values
+
+    def numbers(self, name: str) -> np.ndarray:
+        """All values of a column of numbers, float64."""
+        found = self.nwb.numbers(self._dataset(name), f"{self.path}/{name}")
+        return found.astype(np.float64, copy=False)
+
+    def _dataset(self, name: str):
+        try:
+            return self.group[name]
+        except (RuntimeError, KeyError) as e:
+            raise BadInput(f"{self.path}/{name} is a link that leads nowhere") from e
+
+    def ends(self, name: str, values: int) -> np.ndarray:
+        """Where the values of each row of a ragged column end, (rows,) int64.
+
+        Raises:
+            BadInput: They do not divide its values among the rows.
+        """
+        ends = self.numbers(f"{name}_index").astype(np.int64)
+        fits = len(ends) == len(self) and len(ends) and (np.diff(ends, prepend=0) >= 0).all()
+        if not fits or ends[-1] != values:
+            raise BadInput(
+                f"{self.path}/{name}_index does not divide the {values} values of "
+                f"{self.path}/{name} among {len(self)} {self.path}; the file is damaged"
+            )
+        return ends
+
+
+@contextmanager
+def open_nwb(path: Path) -> Iterator[NwbFile]:
+    """Open a file; whatever goes wrong within is one BadInput that names it."""
+    import h5py
+
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    if not h5py.is_hdf5(path):
+        raise BadInput(f"{path}: not an NWB file (not HDF5); expected NWB 2 recordings (.nwb)")
+    try:
+        with h5py.File(path, "r") as h5:
+            refuse_elsewhere(h5, unread="specifications")
+            version = as_str(h5.attrs.get("nwb_version", ""))
+            if not version.startswith("2"):
+                told = f"NWB {version}" if version else "no nwb_version"
+                raise BadInput(f"not a readable NWB file ({told}); expected NWB 2")
+            yield NwbFile(h5, path.stat().st_size)
+    except BadInput as e:
+        message = str(e)
+        raise BadInput(message if str(path) in message else f"{path}: {message}") from e
+    except (Exception, MemoryError) as e:
+        # h5py raises anything from KeyError to RuntimeError on a damaged file.
+        reason = " ".join(str(e).split())[:200]
+        raise BadInput(f"{path}: not a readable NWB file ({type(e).__name__}: {reason})") from e
+
+
+def groups(h5, path: str) -> Iterator[tuple[str, Any]]:
+    """Name and group of each group that lies at a path."""
+    import h5py
+
+    for name, found in (h5.get(path) or {}).items():
+        if isinstance(found, h5py.Group):
+            yield str(name), found
+
+
+def number(value: Any, field: str) -> float:
+    try:
+        return float(value.item() if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError) as e:
+        raise BadInput(f"{field} is {value!r}; expected a number") from e
+
+
+def is_series(group) -> bool:
+    import h5py
+
+    if not isinstance(group, h5py.Group) or "colnames" in group.attrs:  # a table's column
+        return False
+    return isinstance(group.get("data"), h5py.Dataset)
+
+
+def as_str(value: Any) -> str:
+    """Text as h5py gives it: bytes, str, an array of one of them, or Empty."""
+    import h5py
+
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
+    if isinstance(value, h5py.Empty):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip("\0 ")
+    if isinstance(value, np.ndarray | h5py.Reference):
+        raise BadInput(f"found {type(value).__name__} of {np.size(value)} where text is expected")
+    return str(value)

@@ -1,0 +1,179 @@
+"""Time series of an NWB file: found by path, read with their own times, several side by side.
+
+Times are in s and are the start of what a sample describes. A rate that contradicts the length of
+the rest of the file is refused, since all that follows from it would be misplaced.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries, as_str
+from ndt3_dist.readers.options import CovariatesRecipe
+from ndt3_dist.readers.recording import COVARIATE_NAMES
+
+CONTRADICTION = 10.0
+"""Series that seem to last this many times longer than all else in the file have a wrong rate."""
+TIMES_AGREE = 1e-6
+"""Seconds by which the times of series that lie side by side may differ."""
+
+
+@dataclass
+class Series:
+    """Samples of a file.
+
+    Attributes:
+        times: Start of each sample in s, (samples,), strictly ascending.
+        values: (samples, dims) float64, in their unit; NaN where not valid.
+        period: Time from one sample to the next in s.
+        names: One per dimension.
+        units: One per dimension.
+    """
+
+    times: np.ndarray
+    values: np.ndarray
+    period: float
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> Series:
+    """The series of a covariates recipe as one, before columns are chosen.
+
+    Args:
+        nwb: The open file.
+        recipe: Which series, and how their times are meant.
+        file_s: Time in s at which the rest of the file ends, to check a rate against.
+    """
+    found = expand(nwb, recipe.path)
+    clock = find_series(nwb, recipe.clock) if recipe.clock else None
+    parts = []
+    for item in found:
+        values = read_values(item, recipe.offset_is_start)
+        times, period = read_times(clock or item, len(values), recipe, file_s)
+        parts.append(Series(times, values, period, part_names(item, values, len(found) > 1), ()))
+    first = parts[0]
+    for item, part in zip(found[1:], parts[1:], strict=True):
+        same = len(part.times) == len(first.times)
+        if not same or np.abs(part.times - first.times).max() > TIMES_AGREE:
+            raise BadInput(
+                f"{item.path} has other times than {found[0].path}; series side by side need the "
+                "same"
+            )
+    units = [item.unit for item, p in zip(found, parts, strict=True) for _ in p.names]
+    if len(parts) == 1:
+        return Series(first.times, first.values, first.period, first.names, tuple(units))
+    return Series(
+        first.times,
+        np.concatenate([p.values for p in parts], axis=1),
+        first.period,
+        tuple(name for p in parts for name in p.names),
+        tuple(units),
+    )
+
+
+def part_names(item: TimeSeries, values: np.ndarray, among_others: bool) -> tuple[str, ...]:
+    """Names of a series' dimensions: those of space, with the series' own among others."""
+    dims = values.shape[1]
+    own = COVARIATE_NAMES[:dims] if dims <= len(COVARIATE_NAMES) else ()
+    own = own or tuple(f"d{d + 1}" for d in range(dims))
+    if not among_others:
+        return own
+    return (item.name,) if dims == 1 else tuple(f"{item.name}_{n}" for n in own)
+
+
+def read_values(item: TimeSeries, offset_is_start: bool = False) -> np.ndarray:
+    """Samples in their unit, (samples, dims) float64."""
+    values = item.data().astype(np.float64, copy=False)
+    if not values.size:
+        raise BadInput(f"{item.path} has no samples")
+    values = values.reshape(len(values), -1)
+    if (conversion := item.attribute("conversion", 1.0)) not in (0.0, 1.0):
+        values *= conversion
+    if not offset_is_start and (offset := item.attribute("offset", 0.0)):
+        values += offset
+    return values
+
+
+def read_times(
+    item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float
+) -> tuple[np.ndarray, float]:
+    """Start of each sample and the sample period, in s, as the recipe understands the file."""
+    times = item.timestamps()
+    if times is None:
+        times, period = regular_times(item, samples, recipe, file_s)
+    else:
+        steps = np.diff(times)
+        period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if len(times) != samples:
+        raise BadInput(f"{item.path}: {len(times)} times, {samples} samples")
+    ascends = np.isfinite(times).all() and (np.diff(times) > 0).all()
+    if not ascends and not ("repeated_times" in recipe.drop and np.isfinite(times).all()):
+        raise BadInput(f"{item.path}: timestamps are not strictly ascending")
+    if contradicts(lasts := float(times[-1] - times[0]), float(times[0]), period, file_s):
+        raise BadInput(
+            f"{item.path}: its timestamps span {lasts:.0f} s, all else in the file ends at "
+            f"{file_s:.0f} s; expected seconds since the start of the session"
+        )
+    return times - period if recipe.stamped == "end" else times, period
+
+
+def contradicts(lasts: float, start: float, period: float, file_s: float) -> bool:
+    """Whether a series lasts so much longer than the rest of its file that its clock is wrong."""
+    return file_s > 0 and lasts > CONTRADICTION * max(file_s - min(start, 0.0), period)
+
+
+def regular_times(item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float):
+    """Times of a series that has a rate alone; BadInput where it contradicts the file."""
+    rate = item.rate or 0.0
+    if not (np.isfinite(rate) and rate > 0):
+        raise BadInput(f"{item.path} has neither timestamps nor a rate above 0 (found {item.rate})")
+    period = rate if recipe.rate_is_period else 1.0 / rate
+    start = item.attribute("offset", 0.0) if recipe.offset_is_start else item.starting_time
+    lasts = samples * period
+    if contradicts(lasts, start, period, file_s):
+        other = "false" if recipe.rate_is_period else "true"
+        raise BadInput(
+            f"{item.path}: {samples} samples at rate {rate:g} last {lasts:.0f} s, all else in the "
+            f"file ends at {file_s:.0f} s; try covariates.rate_is_period={other}, or correct it"
+        )
+    return start + np.arange(samples) * period, period
+
+
+def expand(nwb: NwbFile, path: str | list[str], what: str = "covariates") -> list[TimeSeries]:
+    """Series of a recipe's path: one, several, or all of a container (NAME/*)."""
+    found = []
+    for one in [path] if isinstance(path, str) else path:
+        if not one.endswith("/*"):
+            found.append(find_series(nwb, one, what))
+            continue
+        above = walk(nwb, one.removesuffix("/*"), what)
+        inside = sorted(nwb.children(above))
+        series = [s for s in (nwb.series(f"{above}/{name}") for name in inside) if s]
+        if not series:
+            raise BadInput(f"no series at {one}: {above} has {', '.join(inside) or 'none'}")
+        found += series
+    return found
+
+
+def find_series(nwb: NwbFile, path: str, what: str = "covariates") -> TimeSeries:
+    """The TimeSeries at a path such as processing/behavior/Velocity/cursor_vel."""
+    if series := nwb.series(path):
+        return series
+    kind = as_str(nwb.h5[walk(nwb, path, what)].attrs.get("neurodata_type", "group"))
+    raise BadInput(f"{path} is a {kind} without data; expected a TimeSeries")
+
+
+def walk(nwb: NwbFile, path: str, what: str) -> str:
+    """A path without slashes at its ends; BadInput with what there is where it does not lead on."""
+    walked = ""
+    for part in path.strip("/").split("/"):
+        known = nwb.children(walked)
+        if part not in known:
+            raise BadInput(
+                f"no {what} at {path}: {walked or 'the file'} has "
+                f"{', '.join(sorted(known)) or 'nothing'}"
+            )
+        walked = f"{walked}/{part}".lstrip("/")
+    return walked

@@ -1,0 +1,90 @@
+"""When an NWB recording is valid: rows of a table of intervals, a mask series, or both."""
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.nwb_file import NwbFile
+from ndt3_dist.readers.nwb_series import Series, find_series, read_times
+from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
+from ndt3_dist.readers.spans import intersect, merge, runs
+
+
+def read_validity(nwb: NwbFile, recipe: ReadOptions, covariates: Series | None, file_s: float):
+    """Valid stretches in s, (spans, 2), or None where the recipe does not ask.
+
+    Args:
+        nwb: The open file.
+        recipe: Its `validity` decides.
+        covariates: All samples of the covariates, for a mask that has their times.
+        file_s: End of the file's spikes in s, to check the rate of a mask against.
+    """
+    rule = recipe.validity
+    found = None
+    if rule.table:
+        found = table_spans(nwb, recipe)
+    if rule.mask:
+        found = intersect(found, mask_spans(nwb, recipe, covariates, file_s))
+    if found is not None and not len(found):
+        raise BadInput(f"is nowhere valid: no {rule.table or rule.mask} as validity asks")
+    return found
+
+
+def table_spans(nwb: NwbFile, recipe: ReadOptions) -> np.ndarray:
+    """Intervals of the rows that are valid, wider or narrower as the recipe says."""
+    rule = recipe.validity
+    tables = nwb.intervals()
+    if rule.table not in tables:
+        raise BadInput(
+            f"no intervals {rule.table!r}; the file has {', '.join(sorted(tables)) or 'none'}"
+        )
+    table = tables[rule.table]
+    for column in filter(None, (rule.start, rule.stop, rule.column)):
+        if column not in table.colnames:
+            raise BadInput(
+                f"{rule.table} has no column {column!r}; it has {', '.join(table.colnames)}"
+            )
+    edges = np.column_stack([table.numbers(name) for name in (rule.start, rule.stop)])
+    if rule.column:
+        said = [as_text(v) for v in table.rows(rule.column)]
+        edges = edges[np.isin(said, rule.values)]
+        if not len(edges):
+            raise BadInput(
+                f"no row of {rule.table} has {rule.column} {' or '.join(rule.values)}; found "
+                f"{', '.join(sorted(set(said))[:8])}"
+            )
+    # Rows with a NaN edge fall out here: no stop is later than it, and it is before none.
+    return merge(edges + np.array([-rule.before_ms, rule.after_ms]) / 1000)
+
+
+def as_text(value) -> str:
+    """A value of a table as a recipe writes it: R, 1, 2.5."""
+    if isinstance(value, bool | np.bool_ | int | float | np.number):
+        return f"{float(value):.10g}"
+    return str(value)
+
+
+def mask_spans(
+    nwb: NwbFile, recipe: ReadOptions, covariates: Series | None, file_s: float
+) -> np.ndarray:
+    """Stretches in which a mask series is true."""
+    rule = recipe.validity
+    series = find_series(nwb, rule.mask, "mask")
+    valid = series.data()
+    if valid.ndim == 2 and valid.shape[1] == 1:
+        valid = valid[:, 0]
+    if valid.ndim != 1 or not np.isin(valid, (0, 1)).all():
+        raise BadInput(f"{rule.mask} is no mask; expected one 0 or 1 a sample")
+    valid = valid.astype(bool) != rule.invert
+    if rule.clock == "own":
+        like = recipe.covariates if recipe.covariates.path else recipe.spikes
+        stamped = CovariatesRecipe(stamped=like.stamped)
+        times, period = read_times(series, len(valid), stamped, file_s)
+    else:
+        assert covariates is not None  # the recipe is refused otherwise
+        times, period = covariates.times, covariates.period
+        if len(times) != len(valid):
+            raise BadInput(
+                f"{rule.mask} has {len(valid)} samples, the covariates {len(times)}; with "
+                "validity.clock=covariates they are the same samples"
+            )
+    return merge(runs(valid, times, period))

@@ -1,0 +1,89 @@
+"""What every reader takes from a file, and what none of them accepts."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ndt3_dist.errors import BadInput
+from ndt3_dist.shards.manifest import Array
+
+COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
+EDGE = 1e-6
+"""Share of a bin by which a time may miss its edge: clocks written in float64 seconds do."""
+SAME_BIN = 1e-4
+"""Relative difference of two bin sizes that are meant to be equal: clocks are that exact."""
+LONGEST_S = 24 * 3600
+"""No recording lasts longer: one that seems to has times in ms, or since another epoch."""
+
+
+@dataclass
+class Recording:
+    """What a reader takes from a file, still on the recording's own clock (seconds).
+
+    Attributes:
+        subject: Subject id.
+        session: Session id.
+        spike_times: Sorted times of each channel in s, arrays side by side; empty where the file
+            has `counts`.
+        arrays: Electrode arrays, in the order of their channels.
+        start_s: Start of the recording.
+        stop_s: End of the recording.
+        covariate_times: Start of each covariate sample in s, (samples,).
+        covariates: (samples, dims), NaN where not valid.
+        covariate_names: One per dimension.
+        covariate_unit: Physical unit of all dimensions, or of each.
+        counts: Spikes that the file holds binned, (file bins, channels), from `start_s` on.
+        count_bin_s: Length of a file bin in s.
+        spans: Stretches [start, stop) in s that windows must not leave, (spans, 2), ascending;
+            None = the whole recording.
+    """
+
+    subject: str
+    session: str
+    spike_times: list[np.ndarray]
+    arrays: list[Array]
+    start_s: float
+    stop_s: float
+    covariate_times: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    covariates: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    covariate_names: tuple[str, ...] = ()
+    covariate_unit: str | tuple[str, ...] = ""
+    counts: np.ndarray | None = None
+    count_bin_s: float = 0.0
+    spans: np.ndarray | None = None
+
+    @property
+    def covariate_units(self) -> tuple[str, ...]:
+        """Unit of each dimension."""
+        if isinstance(self.covariate_unit, tuple):
+            return self.covariate_unit
+        return (self.covariate_unit,) * len(self.covariate_names)
+
+
+def check_times(spike_times: list[np.ndarray], start: float, stop: float) -> None:
+    """Refuse times that cannot be: a recording of days, spikes on another clock.
+
+    A channel, or half of all spikes, may not lie outside the recording.
+    A sparse channel may by chance fire only outside it, so one channel alone needs FEW spikes.
+    """
+    if not stop - start <= LONGEST_S:  # NaN too
+        raise BadInput(
+            f"seems to last {(stop - start) / 3600:.0f} h ({start:.3f} to {stop:.3f} s); "
+            "expected times in seconds since the start of the session"
+        )
+    # Times ascend, so that two searches count what lies outside.
+    outside = [
+        len(t) - int(t.searchsorted(stop, "right") - t.searchsorted(start)) for t in spike_times
+    ]
+    everywhere = sum(outside) > sum(len(t) for t in spike_times) / 2
+    for channel, (t, count) in enumerate(zip(spike_times, outside, strict=True)):
+        if count > len(t) / 2 and (len(t) >= FEW or everywhere):
+            raise BadInput(
+                f"channel {channel} has {count} of {len(t)} spikes outside the recording "
+                f"({start:.3f} to {stop:.3f} s; spikes {t[0]:.3f} to {t[-1]:.3f} s); "
+                "expected seconds on the covariates' clock"
+            )
+
+
+FEW = 100
+"""Spikes from which on one channel alone can show that its clock is another one."""

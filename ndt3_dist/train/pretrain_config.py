@@ -1,0 +1,142 @@
+"""The config of a pretraining, section by section."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ndt3_dist.config import Section
+from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.model.model_config import ModelConfig
+
+
+class RunConfig(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")
+    """Name of the run; its folder is `dir/name`."""
+    dir: str = "runs"
+    """Folder that holds the runs, shared by all hosts."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data, dropout and masks."""
+
+
+class OptimConfig(Section):
+    lr: float = Field(gt=0)
+    """Peak learning rate."""
+    lr_min: float = Field(default=1e-6, ge=0)
+    schedule: Literal["ndt3", "cosine", "wsd"] = "ndt3"
+    """ndt3 = linear warm-up, then a cosine not shifted by it (upstream's); cosine = shifted; wsd =
+    warm-up, the peak up to `stable_epochs`, a straight line down."""
+    stable_epochs: float = Field(default=0, ge=0)
+    """Where the decay of `wsd` begins."""
+    warmup_epochs: float = Field(default=50, ge=0)
+    """Warm-up in epochs (samples seen over samples in the corpus)."""
+    warmup_init_factor: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the start of the warm-up over the peak."""
+    decay_epochs: float = Field(default=500, gt=0)
+    """Epoch at which the learning rate reaches `lr_min`."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Applied to every parameter, as upstream."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+
+
+class TrainConfig(Section):
+    epochs: float = Field(default=400, gt=0)
+    """Stop after this many passes over the corpus."""
+    slow_rank_s: float = Field(default=30, gt=0)
+    """Seconds that a rank is waited for before it is named."""
+    on_spike: Literal["warn", "skip"] = "warn"
+    """What a step does whose loss leaps far above the last ones: it is told with its sessions, or
+    it also moves no weight, as one without a finite loss."""
+    max_skipped: int = Field(default=3, ge=0)
+    """Steps in a row without a finite loss and gradient (no weight moves) before it goes back."""
+    max_rollbacks: int = Field(default=1, ge=0)
+    """Times that a run goes back to the weights of its newest checkpoint, on with the data that
+    follows, before it ends."""
+    max_steps: int = Field(default=0, ge=0)
+    """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
+    global_batch: int = Field(ge=1)
+    """Rows per optimiser step over all ranks."""
+    micro_batch: int = Field(default=1, ge=1)
+    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: bool = False
+    """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
+    fits a GPU, at the price of time. ZeRO-1 and up."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    upstream_means: bool = False
+    """Average the means of micro-batches, as upstream does, for comparison; the curve then hangs on
+    how windows share rows."""
+    compile: bool = False
+    """torch.compile each block; sums may round differently than without."""
+    recompute: bool = False
+    """Activation checkpointing: less memory for a second forward pass of each block."""
+
+
+class ValidationConfig(Section):
+    """Scores on held-out windows while a run trains."""
+
+    every_steps: int = Field(default=0, ge=0)
+    """Steps between validations; 0 = none."""
+    split: Literal["val", "calibration", "test"] = "val"
+    """Split of the corpus to score, of the sessions that `data` names."""
+    windows: int = Field(default=2048, ge=1)
+    """At most so many of its windows, the same ones each time."""
+    metric: Literal[
+        "val_loss", "val_loss_spikes", "val_loss_covariates", "val_r2", "val_bits_per_spike"
+    ] = "val_loss"
+    """Decides which step is the best; its checkpoint is kept."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after so many validations without a better one; 0 = never."""
+
+
+class CheckpointConfig(Section):
+    every_steps: int = Field(default=500, ge=1)
+    keep_last: int = Field(default=3, ge=1)
+    """Newest checkpoints to keep, beside the best and any with a file `pinned` in its folder."""
+    keep_every: int = Field(default=0, ge=0)
+    """Also keep those whose step is a multiple of this; 0 = none."""
+    background: bool = True
+    """Write while training goes on, from a copy in memory (12 bytes a parameter over all ranks)."""
+    max_starts: int = Field(default=10, ge=1)
+    """Starts in a row with --resume auto that may go on from the same step, before one is refused:
+    a loop of restarts that gets nowhere ends."""
+    stop_within_s: float = Field(default=90, gt=0)
+    """Seconds from a signal to the end of the run, saved or not; the scheduler must leave more."""
+
+
+class LogConfig(Section):
+    every_steps: int = Field(default=10, ge=1)
+    """Steps per console line; metrics.jsonl and W&B get every step."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    wandb_project: str = "ndt3_dist"
+
+
+class PretrainConfig(Section):
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    optim: OptimConfig
+    train: TrainConfig
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _batch_divides(self):
+        if self.train.global_batch % self.train.micro_batch:
+            raise ValueError(
+                f"train.global_batch {self.train.global_batch} is not a multiple of "
+                f"train.micro_batch {self.train.micro_batch}"
+            )
+        if self.validation.patience and not self.validation.every_steps:
+            raise ValueError("validation.patience needs validation.every_steps")
+        if self.train.zero_stage == 0 and self.train.precision == "bf16":
+            raise ValueError("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
+        if self.train.zero_stage == 0 and self.train.offload:
+            raise ValueError("train.offload needs train.zero_stage 1 or more")
+        return self

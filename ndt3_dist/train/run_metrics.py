@@ -1,0 +1,150 @@
+"""What a training run reports: one set of names for the console, metrics.jsonl and W&B."""
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ndt3_dist import log, storage
+from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.train.append_file import Lines
+from ndt3_dist.train.pretrain_config import PretrainConfig
+
+FILE = "metrics.jsonl"
+METRICS = {
+    "loss": "spike loss + covariate loss",
+    "loss_spikes": "softened cross-entropy per real channel and bin",
+    "loss_covariates": "squared error per valid covariate value, in units of its scale",
+    "grad_norm": "global gradient norm before clipping",
+    "lr": "learning rate of the step",
+    "epochs": "samples seen over the chosen samples of the corpus, before the step",
+    "position": "global number of the step's first row",
+    "samples": "windows in the step",
+    "tokens": "tokens in the step",
+    "step_s": "seconds from the end of the last step to the end of this one",
+    "wait_s": "of these, seconds that rank 0 waited for the step of all ranks to be built",
+    "tflops": "10^12 operations that the model needs (train/flops.py) a second and rank",
+    "mfu": "these over the device's peak in dense bf16; where that is known",
+    "hfu": "the same, with what is computed again",
+    "memory_gb": "most that rank 0 has allocated on its GPU; on a CPU what it holds",
+    "val_loss": "both losses by their weights in the config, of held-out windows, dropout off",
+    "val_loss_spikes": "as loss_spikes",
+    "val_loss_covariates": "as loss_covariates",
+    "val_bits_per_spike": "Poisson log-likelihood above each channel's mean rate; mean of sessions",
+    "val_r2": "variance-weighted over a session's covariates, within windows; mean of sessions",
+    "val_r2_flat": "of all values as one vector, as NDT3 reports it",
+    "val_s": "seconds that the validation took",
+}
+"""Every key of a line of metrics.jsonl besides `step`, with its meaning. `KEY/DATASET` is the same
+of one dataset's sessions."""
+
+
+class MetricsFile:
+    """RUN/metrics.jsonl: one line a step."""
+
+    def __init__(self, run: str | Path, restored_step: int):
+        path = storage.join(run, FILE)
+        self.lines = [m for m in read_metrics(run) if m["step"] <= restored_step]
+        text = storage.read_text(path).splitlines(keepends=True)
+        self.file = Lines(path, "".join(text[: len(self.lines)]))  # later steps are run again
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        unknown = {key.split("/")[0] for key in values} - set(METRICS)
+        assert not unknown, f"metrics without a meaning: {unknown}"
+        told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
+        self.file.add(json.dumps({"step": step, **told}) + "\n")
+
+    def flush(self) -> None:
+        """Return when all lines are there. Raises StoreFailed."""
+        self.file.flush()
+
+    def close(self) -> None:
+        try:
+            self.file.close()
+        except (OSError, Ndt3DistError) as e:
+            log.warn(f"the last lines of metrics.jsonl are lost: {e}")
+
+
+def read_metrics(run: str | Path) -> list[dict]:
+    """All whole lines of a run's metrics.jsonl; the last may have been cut by a kill."""
+    found = []
+    for line in storage.read_text(storage.join(run, FILE)).splitlines():
+        try:
+            values = json.loads(line)
+            found.append({k: math.nan if v is None else v for k, v in values.items()})
+        except ValueError:
+            break
+    return found
+
+
+class Wandb:
+    """A W&B run that goes on where it stopped; nothing where it is disabled."""
+
+    def __init__(self, config: PretrainConfig, run: str):
+        self.run = None
+        if config.log.wandb == "disabled":
+            return
+        os.environ.setdefault("WANDB_SILENT", "true")
+        try:
+            import wandb
+        except ImportError:
+            log.warn("log.wandb is on but wandb is not installed: `pip install ndt3_dist[wandb]`")
+            return
+        marker, folder = storage.join(run, "wandb_id"), Path(run)
+        run_id = storage.read_text(marker).strip() or secrets.token_hex(4)
+        storage.write_bytes(marker, f"{run_id}\n".encode())
+        if storage.is_remote(run):  # its files need a disk
+            folder = Path(os.environ.get("WANDB_DIR") or Path.cwd() / "runs" / config.run.name)
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run = wandb.init(
+                project=config.log.wandb_project,
+                name=config.run.name,
+                id=run_id,
+                resume="allow" if config.log.wandb == "online" else None,
+                dir=str(folder),
+                mode=config.log.wandb,
+                config=config.model_dump(mode="json"),
+            )
+        except Exception as e:
+            log.warn(f"W&B could not start ({e}); metrics go to metrics.jsonl alone")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._try("log", lambda run: run.log(dict(values), step=step))
+
+    def close(self) -> None:
+        self._try("finish", lambda run: run.finish())
+
+    def _try(self, what: str, call: Callable) -> None:
+        """W&B may go down at any time; it never stops a run."""
+        if not self.run:
+            return
+        try:
+            call(self.run)
+        except Exception as e:
+            self.run = None
+            log.warn(f"W&B could not {what} ({e}); metrics go to metrics.jsonl alone from here on")
+
+
+def validation_line(step: int, values: Mapping[str, float], best_step: int) -> str:
+    """What a validation found."""
+    best = "the best so far" if best_step == step else f"best: step {best_step}"
+    return (
+        f"step {step} validated in {values['val_s']:.1f} s: loss {values['val_loss']:.4f}  "
+        f"R2 {values['val_r2']:.3f}  {values['val_bits_per_spike']:.3f} bits/spike  ({best})"
+    )
+
+
+def console_line(step: int, total: int, values: Mapping[str, float], seconds_left: float) -> str:
+    """The line of one log window."""
+    rate = values["tokens"] / max(values["step_s"], 1e-9)
+    hours, rest = divmod(int(seconds_left), 3600)
+    eta = f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
+    wait = values["wait_s"] / max(values["step_s"], 1e-9)
+    mfu = f"mfu {values['mfu']:.1%}  " if "mfu" in values else ""
+    return (
+        f"step {step}/{total}  loss {values['loss']:.4f}  |g| {values['grad_norm']:.2f}  "
+        f"{rate / 1000:.1f}k tok/s  {mfu}wait {wait:.1%}  mem {values['memory_gb']:.1f}G  eta {eta}"
+    )

@@ -1,0 +1,40 @@
+"""How long training takes here: a few steps, timed."""
+
+import time
+
+import torch
+
+from ndt3_dist.data.order import Place
+from ndt3_dist.data.stream import Stream
+from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.train.plain import PlainOptimizer
+from ndt3_dist.train.pretrain_config import PretrainConfig
+
+STEPS = 10
+"""Timed steps, after as many that warm up."""
+OVERHEAD = 1.15
+"""Processes that share caches and memory and wait for each other, against one alone: with this,
+155 s asked for came out at 152 on two cores."""
+
+
+def passes_in(seconds: float, config: PretrainConfig, corpus: Corpus, ranks: int) -> float:
+    """Passes over a corpus that `ranks` processes of one thread make in a time on this CPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = NDT3(config.model)
+    optimizer = PlainOptimizer(model, config.optim, config.train.precision)
+    stream = Stream(corpus, config.data, config.model, config.run.seed, 1, 1)
+    steps, windows, began = stream.steps(Place()), 0, 0.0
+    for number, step in zip(range(2 * STEPS), steps, strict=False):
+        if number == STEPS:
+            windows, began = 0, time.perf_counter()
+        ((_, arrays),) = step.batches
+        model(PackedTokens.from_numpy(arrays), step.num_spikes, step.num_covariates).loss.backward()
+        optimizer.step(config.optim.lr_min)
+        windows += step.samples
+    per_window = OVERHEAD * (time.perf_counter() - began) / windows
+    steps.close()  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)
+    return seconds * ranks / (per_window * stream.plan.sources.num_samples)

@@ -1,0 +1,82 @@
+"""What a decoder may be fitted on: runs to draw windows from, and the last part, held back."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with, split_last
+from ndt3_dist.errors import BadInput
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
+from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.manifest import Manifest, Session
+from ndt3_dist.tune.tune_config import TuneConfig
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What a decoder may be fitted on.
+
+    Attributes:
+        manifest: Of the corpus.
+        session: Its entry, with the covariates to fit.
+        first: Runs to draw windows from.
+        last: Runs held back to choose the best step; none in a refit.
+        undivided: All runs of the split that hold a window.
+        window: Bins of a window.
+    """
+
+    manifest: Manifest
+    session: Session
+    first: list[Run]
+    last: list[Run]
+    undivided: list[Run]
+    window: int
+
+    def whole(self) -> "FitData":
+        """The same with nothing held back."""
+        return replace(self, first=self.undivided, last=[])
+
+
+def read_fit_data(config: TuneConfig) -> FitData:
+    """The fit split of the config's session; BadInput where it is ambiguous or too short."""
+    corpus = Corpus(config.data.corpus, (config.data.fit,))
+    known = sessions_with(corpus)
+    if not config.data.session and len(known) > 1:
+        raise BadInput(
+            f"{config.data.corpus}: several sessions have split {config.data.fit}; "
+            f"choose one with data.session=, of {', '.join(known)}"
+        )
+    session, runs = read_runs(corpus, config.data.session or known[0])
+    if not session.covariates:
+        raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
+    if config.data.covariates:
+        session, runs = choose_covariates(session, runs, config.data.covariates)
+    window = corpus.manifest.window_bins
+    first, last = split_last(runs, config.data.val_fraction)
+    first = [r for r in first if len(r) >= window]
+    if not first or not last:
+        raise BadInput(
+            f"session {session.id}: split {config.data.fit} is too short to hold back "
+            f"{config.data.val_fraction:.0%} of it and still fill windows of {window} bins"
+        )
+    for part, found in (("fitted", first), ("held back", last)):
+        if not any(np.isfinite(r.covariates).any() for r in found):
+            raise BadInput(
+                f"session {session.id}: no valid covariate in the {part} part of split "
+                f"{config.data.fit}; choose another data.val_fraction or session"
+            )
+    undivided = [r for r in runs if len(r) >= window]
+    return FitData(corpus.manifest, session, first, last, undivided, window)
+
+
+def draw_windows(data: FitData, layout: Layout, model: ModelConfig, count: int, draw) -> dict:
+    """Packed arrays of `count` windows at random starts."""
+    room = np.array([len(r) - data.window + 1 for r in data.first])
+    lists = TokenLists()
+    for pick in draw.integers(0, room.sum(), count).tolist():
+        number = int(np.searchsorted(np.cumsum(room), pick, side="right"))
+        start = pick - int(room[:number].sum())
+        sample = data.first[number].window(start, start + data.window)
+        lists.add(*tokenise(sample, layout, model))
+    return lists.pack()

@@ -1,0 +1,81 @@
+"""The config of a fine-tune."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ndt3_dist.config import Section
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.train.pretrain_config import OptimConfig, RunConfig
+
+
+class TuneDataConfig(Section):
+    corpus: str = ""
+    session: str = ""
+    """Session to fit; empty = the only one that has the `fit` split."""
+    fit: str = "calibration"
+    """Split to fit on."""
+    covariates: list[str] = []
+    """Names of the covariates to fit, in this order; empty = all of the session."""
+    val_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Last part of the fit split, held back to choose the best step."""
+
+
+class TuneConfig(Section):
+    """A single-process fine-tune, or a training from scratch with the same command.
+
+    `model` is for training from scratch without an export; a fine-tune takes its export's.
+    Names of parts are those of `train.parts.PARTS`.
+    """
+
+    class Transfer(Section):
+        """What differs from the export; fields that are not given stay as they are."""
+
+        channels_per_token: int | None = None
+        """Needs `reinit: [spikes]`: the shapes of read-in and head follow from it."""
+        max_channels: int | None = None
+        behavior_dim: int | None = None
+        """Moves the space ids of all that comes after the constraints (`space_rows`)."""
+        context_tokens: bool | None = None
+        space_rows: Literal["by_number", "by_meaning"] = "by_number"
+        """Where space ids move: by_number = a row of the table keeps its number, so that it comes
+        to mean something else (upstream's transfer); by_meaning = it moves along."""
+        reinit: list[str] = []
+        """Parts that start from new weights."""
+
+    class Optim(OptimConfig):
+        layer_decay: float = Field(default=1.0, gt=0, le=1)
+        """Learning rate of a block over that of the block above it; heads and new weights have the
+        full rate, embeddings and read-ins the lowest. 1 = one rate for all."""
+
+    class Lora(Section):
+        """Low-rank updates of the attention's query, key and value weights (upstream: 8, 8)."""
+
+        rank: int = Field(default=0, ge=0)
+        """0 = off; else the backbone's own weights are frozen. Exports hold the sum."""
+        alpha: float = Field(default=8.0, gt=0)
+        """The update is scaled by alpha / rank."""
+
+    class Train(Section):
+        steps: int = Field(ge=1)
+        batch: int = Field(ge=1)
+        """Windows per step, each at a random start inside the fit split."""
+        eval_every: int = Field(default=20, ge=1)
+        """Steps between scores on the held-back part."""
+        patience: int = Field(default=0, ge=0)
+        """Stop after so many scores without a better one; 0 = go on to the last step."""
+        refit: bool = False
+        """Then train again for the best number of steps, on the whole fit split."""
+        freeze: list[str] = []
+        """Parts that keep their weights."""
+        precision: Literal["bf16", "fp32"] = "bf16"
+        dropout: float = Field(default=0.1, ge=0, lt=1)
+        """Replaces the dropout of the export's config."""
+
+    run: RunConfig
+    data: TuneDataConfig
+    transfer: Transfer = Transfer()
+    optim: Optim
+    lora: Lora = Lora()
+    train: Train
+    model: ModelConfig | None = None
