@@ -44,7 +44,7 @@ def main() -> None:
     overrides = ["model.dropout=0", "model.attention_dropout=0"]
     config = load_config(PretrainConfig, find_file(args.config, "configs"), overrides)
     torch.manual_seed(0)
-    model = NDT3(config.model)
+    model = NDT3(config.ndt3)
     state = {
         name: {k: torch.randn(p.numel()) if k != KINDS[0] else p.detach().view(-1) for k in KINDS}
         for name, p in model.named_parameters()

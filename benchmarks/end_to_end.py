@@ -59,7 +59,7 @@ def main() -> None:
         rows.append(measured("export", exporting))
         again = [*exporting[:-1], run / "again", "--verify"]
         rows.append(measured("export --verify, every tensor compared", again))
-        same = logits_agree(run, config.model)
+        same = logits_agree(run, config.ndt3)
     text = f"{header('end_to_end.py')}\n{args.config}, rows of {args.row_tokens} tokens\n\n"
     text += f"{text_table(rows)}\n\nlogits of the export and of the masters: {same}\n"
     log.say(text)

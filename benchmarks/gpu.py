@@ -22,10 +22,10 @@ from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
 from ndt3_dist.errors import Unsupported
 from ndt3_dist.model.attention import attend, choose_body
+from ndt3_dist.model.flops import peak_bf16, step_flops
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.summary import text_table
-from ndt3_dist.train.flops import peak_bf16, step_flops
 from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
@@ -94,12 +94,12 @@ def step_row(
     config = load_config(PretrainConfig, find_file(f"{name}.yaml", "configs"), overrides)
     torch.manual_seed(0)
     with torch.device(DEVICE):
-        model = NDT3(config.model)
+        model = NDT3(config.ndt3)
     optimizer = PlainOptimizer(model, config.optim, "bf16")
     model.recompute = recompute
     if compiled:
         model.compile_blocks()
-    arrays = windows(config.model, count)
+    arrays = windows(config.ndt3, count)
     tokens = PackedTokens.from_numpy(arrays, DEVICE)
     counts = int(arrays["spike_channels"].sum()), int(arrays["covariate_valid"].sum())
 
@@ -111,7 +111,7 @@ def step_row(
         torch.cuda.reset_peak_memory_stats()
     took = seconds_of(step, 8 if DEVICE == "cuda" else 1)
     needed, ran = step_flops(
-        config.model, tokens.seqlens, len(tokens.spike_slot), len(tokens.covariate_slot), recompute
+        config.ndt3, tokens.seqlens, len(tokens.spike_slot), len(tokens.covariate_slot), recompute
     )
     memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if DEVICE == "cuda" else ""
     return {

@@ -35,9 +35,7 @@ from ndt3_dist.shards.manifest import (
     Session,
     Shard,
     Windows,
-    fingerprint,
     index_path,
-    neural_tokens_per_bin,
     sample_key,
     shard_path,
 )
@@ -47,6 +45,7 @@ from ndt3_dist.shards.write import npy_bytes, write_shard
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save
 
+STREAMS = {"spikes": "counts", "covariates": "in units of their scale"}
 BINS, DIMS, SHARDS = 100, 6, 16
 CHANNELS = (64, 96, 128, 192)
 OTHERS = ("webdataset", "energon", "mosaicml-streaming", "litdata")
@@ -169,7 +168,6 @@ def write(folder: Path, windows: int) -> None:
             spikes_outside=0,
         )
         sessions.append(session)
-        tokens = BINS * (neural_tokens_per_bin(session.arrays) + DIMS)
         for window in range(kept):
             members = {
                 "spikes": npy_bytes(draw.poisson(0.3, (BINS, channels)).astype(np.uint8)),
@@ -179,9 +177,7 @@ def write(folder: Path, windows: int) -> None:
                 "session": number,
                 "start_bin": window * BINS,
                 "bins": BINS,
-                "tokens": tokens,
-                "spike_targets": BINS * channels,
-                "covariate_targets": BINS * DIMS,
+                "values": {"spikes": BINS * channels, "covariates": BINS * DIMS},
             }
             samples.append((sample_key(session.id, window * BINS), members, fields))
     samples = [samples[i] for i in draw.permutation(len(samples))]
@@ -190,19 +186,22 @@ def write(folder: Path, windows: int) -> None:
         name = f"{number:06d}"
         paths = shard_path(str(folder), name), index_path(str(folder), name)
         shards.append(
-            Shard(name=name, split="train", **write_shard(*paths, samples[number::SHARDS]))
+            Shard(
+                name=name,
+                split="train",
+                **write_shard(*paths, samples[number::SHARDS], tuple(STREAMS)),
+            )
         )
-    manifest = Manifest(
-        fingerprint=fingerprint(sessions, shards, 20.0, BINS),
+    manifest = Manifest.of(
         bin_size_ms=20.0,
         window_bins=BINS,
-        streams={},
+        streams=STREAMS,
         recipe={},
         recipe_sha256="",
         sessions=sessions,
         shards=shards,
     )
-    storage.write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+    storage.write_json(folder / "manifest.json", manifest.dump())
 
 
 def storage_mb(folder: Path) -> float:

@@ -82,14 +82,18 @@ def first_steps(corpus: str) -> dict:
 def _stream(corpus: str, workers: int):
     from ndt3_dist.config import PROJECT, find_file, load_config
     from ndt3_dist.data.data_config import DataConfig
+    from ndt3_dist.data.feed import Feed
     from ndt3_dist.data.stream import Stream
+    from ndt3_dist.model.tokenise import NDT3Packing
     from ndt3_dist.shards.corpus import Corpus
     from ndt3_dist.train.pretrain_config import PretrainConfig
 
     file = find_file("big_350m_2kh.yaml", "configs")
-    model = load_config(PretrainConfig, PROJECT / file, ["data.corpus=x"]).model
+    model = load_config(PretrainConfig, PROJECT / file, ["data.corpus=x"]).ndt3
     data = DataConfig(row_tokens=4096, block_samples=1000, lanes=8, workers=workers)
-    return Stream(Corpus(corpus), data, model.model_copy(update={"context_tokens": False}), 0, 8, 1)
+    opened = Corpus(corpus)
+    model = model.model_copy(update={"context_tokens": False})
+    return Stream(Feed(opened, data, NDT3Packing(opened.manifest.sessions, model), 0, 8))
 
 
 def webdataset(corpus: str, workers: int) -> Iterator[tuple[int, int]]:

@@ -31,7 +31,7 @@ from ndt3_dist.prep.recipe import Recipe, load_recipe
 from ndt3_dist.prep.recordings import find_sources
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.readers.read import read_recording
-from ndt3_dist.shards.manifest import INDEX
+from ndt3_dist.shards.index import index_type
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.simulate.write_nwb import draw_trials, write_nwb
 
@@ -195,13 +195,14 @@ def growth(windows: int) -> str:
     import tracemalloc
 
     per = 1800  # an hour of 2 s
-    index = np.zeros(per, INDEX)
-    index["start_bin"], index["sizes"] = np.arange(per) * 100, [[19_328, 928, 0, 0]]
+    index = np.zeros(per, index_type(("spikes", "covariates")))
+    index["start_bin"], index["spikes"]["size"] = np.arange(per) * 100, 19_328
+    index["covariates"]["size"] = 928
     recipe, spools = Recipe(dataset="b"), []
     for number in range(windows // per):
-        session = {"id": f"b-A-{number:06d}"}
+        session = {"id": f"b-A-{number:06d}", "streams": []}
         spools.append({"session": session, "base": "", "index_sha256": "", "sha256": "0" * 64})
-        spools[-1]["splits"] = [0] * per
+        spools[-1] |= {"splits": [0] * per, "size": [6, 2]}
     held = spool.load_spool_index
     spool.load_spool_index = lambda *_: index
     began = time.perf_counter()

@@ -20,7 +20,7 @@ import numpy as np
 from ndt3_dist import log
 from ndt3_dist.data.order import Order, count_rows, generator
 from ndt3_dist.shards.cache import PIECE
-from ndt3_dist.shards.manifest import INDEX
+from ndt3_dist.shards.index import index_type
 from ndt3_dist.shards.summary import text_table
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +30,7 @@ WINDOWS_PER_HOUR = 1800
 WINDOW_BYTES = 12_300
 """96 channels and 2 covariates in 2 s, with tar headers."""
 SHARD_WINDOWS = 32_000_000 // WINDOW_BYTES
+RECORD = index_type(("spikes", "covariates")).itemsize
 BLOCK_SHARDS = -(-8192 // SHARD_WINDOWS)
 LENGTHS = np.array([400, 500, 600, 700, 800, 900, 1000, 1200])
 """Tokens of a window: two to ten patches and covariates in each of 100 bins."""
@@ -87,7 +88,7 @@ def main() -> None:
     used = tokens / lengths.mean() * WINDOW_BYTES
     table = [
         ("windows, shards, blocks", f"{shards * SHARD_WINDOWS:,}, {shards:,}, {blocks:,}"),
-        ("index of all shards", f"{shards * SHARD_WINDOWS * INDEX.itemsize / 1e9:,.1f} GB"),
+        ("index of all shards", f"{shards * SHARD_WINDOWS * RECORD / 1e9:,.1f} GB"),
         ("rows filled", f"{lengths.sum() / (rows[0] * 4096):.1%}"),
         ("first row after a resume at 1,000,000", f"{first * 1e3:.0f} ms"),
         ("time to plan a step, a rank", f"{planning / args.steps / args.ranks * 1e3:.2f} ms"),
@@ -120,7 +121,7 @@ class Host:
         if shard in self.held:
             self.hits += 1
         else:
-            self.bytes += self.size + SHARD_WINDOWS * INDEX.itemsize
+            self.bytes += self.size + SHARD_WINDOWS * RECORD
             self.gets += -(-self.size // PIECE) + 1
             if (len(self.held) + 1) * self.size > self.limit:
                 self.held.popitem(last=False)

@@ -22,14 +22,13 @@ import torch
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
+from ndt3_dist.model.flops import step_flops
 from ndt3_dist.model.linear import CPU_HAS_BF16
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 from ndt3_dist.shards.summary import text_table
-from ndt3_dist.train.flops import step_flops
 from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
@@ -48,14 +47,14 @@ def windows(config: ModelConfig, count: int, bins: int = 100) -> dict:
     for _ in range(count):
         spikes = draw.poisson(0.3, (bins, 192)).astype(np.uint8)
         covariates = draw.uniform(-1, 1, (bins, 2)).astype(np.float32)
-        lists.add(*tokenise(Sample(spikes, covariates), layout, config))
+        lists.add(*tokenise({"spikes": spikes, "covariates": covariates}, layout, config))
     return lists.pack()
 
 
 def training_step(config: PretrainConfig, model: NDT3, precision: str):
     """A step of two windows, which returns its seconds."""
     optimizer = PlainOptimizer(model, config.optim, precision)
-    arrays = windows(config.model, 2)
+    arrays = windows(config.ndt3, 2)
     tokens = PackedTokens.from_numpy(arrays)
     counts = int(arrays["spike_channels"].sum()), int(arrays["covariate_valid"].sum())
 
@@ -70,15 +69,15 @@ def training_step(config: PretrainConfig, model: NDT3, precision: str):
 
 def size(config: PretrainConfig) -> tuple[int, int]:
     """Tokens of a step, and operations of its matrix products."""
-    tokens = PackedTokens.from_numpy(windows(config.model, 2))
+    tokens = PackedTokens.from_numpy(windows(config.ndt3, 2))
     spikes, covariates = len(tokens.spike_slot), len(tokens.covariate_slot)
-    return tokens.num_tokens, step_flops(config.model, tokens.seqlens, spikes, covariates)[0]
+    return tokens.num_tokens, step_flops(config.ndt3, tokens.seqlens, spikes, covariates)[0]
 
 
 def time_steps(config: PretrainConfig, precision: str, compiled: bool, steps: int):
     """Seconds of steps, and a profile of one."""
     torch.manual_seed(0)
-    model = NDT3(config.model)
+    model = NDT3(config.ndt3)
     if compiled:
         model.compile_blocks()
     step = training_step(config, model, precision)

@@ -6,6 +6,8 @@ whole: no includes, anchors or interpolation.
 """
 
 import difflib
+import importlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -33,6 +35,24 @@ class Section(BaseModel):
 
 
 C = TypeVar("C", bound=BaseModel)
+
+
+def import_call(path: str, key: str) -> Any:
+    """The function that an import path `package.module:function` in a user's own file names.
+
+    Raises:
+        BadInput: It is no such path, or there is no such module or function.
+    """
+    module, colon, name = path.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z_][\w.]*", module) or not name.isidentifier():
+        raise BadInput(f"{key}: {path!r} is no import path; expected package.module:function")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as e:
+        raise BadInput(f"{key}: {module} cannot be imported ({e}); is it installed here?") from e
+    if not callable(found):
+        raise BadInput(f"{key}: {module} has no function {name}")
+    return found
 
 
 def shipped(folder: str) -> Path:

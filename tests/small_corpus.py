@@ -8,18 +8,18 @@ from ndt3_dist import storage
 from ndt3_dist.data.order import generator
 from ndt3_dist.prep.phases import order_key
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.streams import describe
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import (
     Array,
     Manifest,
     Shard,
-    fingerprint,
     index_path,
+    neural_tokens_per_bin,
     sample_key,
     shard_path,
 )
-from ndt3_dist.shards.members import DESCRIPTION
 from ndt3_dist.shards.write import write_shard
 
 
@@ -50,12 +50,13 @@ def write_corpus(
     shards: int = 2,
     extends: Manifest | None = None,
     source_sha256: str = "0" * 64,
+    version: int = 2,
     **recipe_keys,
 ) -> Manifest:
     """A corpus as `prep.job` makes it, in one process, with so many shards of each split.
 
     Those of `extends`, which lies in the same folder, stay as they are and come first.
-    `source_sha256` is the first recording's, the others' are made of it.
+    `source_sha256` is the first recording's, the others' are made of it; `version` is the corpus's.
     """
     recipe = Recipe(**{"dataset": "t", "out": str(out), **recipe_keys})
     hashes = [source_sha256[n:] + "f" * n for n in range(len(recordings))]
@@ -65,10 +66,16 @@ def write_corpus(
     ]
     old = extends.sessions if extends else []
     sessions = [*old, *(session for session, _ in cuts)]
+    streams = describe({t.name: t for session, _ in cuts for t in session.streams})
+    names = ("spikes", "covariates") if version == 1 else tuple(streams)
+    sizes = None
+    if version == 1:
+        told = [(neural_tokens_per_bin(s.arrays), len(s.covariates)) for s in sessions]
+        sizes = dict(enumerate(told))
     written: list[Shard] = list(extends.shards) if extends else []
     for split in ("train", "val", "calibration", "test"):
         found = [
-            (key, members, {**{k: fields[k] for k in DESCRIPTION}, "session": number})
+            (key, members, {**fields, "session": number})
             for number, (_, samples) in enumerate(cuts, len(old))
             for s, key, members, fields in samples
             if s == split
@@ -78,18 +85,18 @@ def write_corpus(
         for start in range(0, len(found), per_shard):
             name = f"{len(written):06d}"
             paths = shard_path(str(out), name), index_path(str(out), name)
-            part = write_shard(*paths, found[start : start + per_shard])
+            part = write_shard(*paths, found[start : start + per_shard], names, sizes)
             written.append(Shard(name=name, split=split, **part))
-    manifest = Manifest(
-        fingerprint=fingerprint(sessions, written, recipe.bin_size_ms, recipe.window_bins),
+    manifest = Manifest.of(
+        version=version,
         bin_size_ms=recipe.bin_size_ms,
         window_bins=recipe.window_bins,
-        streams={},
+        streams=streams,
         recipe=recipe.identity(),
         recipe_sha256=recipe.sha256(),
         sessions=sessions,
         shards=written,
     )
-    storage.write_json(out / "manifest.json", manifest.model_dump(mode="json"))
+    storage.write_json(out / "manifest.json", manifest.dump())
     assert sample_key(sessions[0].id, 0)
     return manifest

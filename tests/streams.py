@@ -8,8 +8,10 @@ from itertools import count, islice
 import numpy as np
 
 from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
+from ndt3_dist.model.tokenise import NDT3Packing
 from ndt3_dist.shards.corpus import Corpus
 
 STEPS = 12
@@ -22,10 +24,20 @@ def make_streams(
     model = model.model_copy(update={"covariate_mask_rate": covariate_mask_rate})
     options = {"row_tokens": 1024, "block_samples": 16, "on_corrupt": "quarantine"}
     options |= {"max_quarantined": 1.0, **data}
-    run = DataConfig(**options), model, 0, *batch
-    return [
-        Stream(Corpus(corpus), *run, rank, world_size, state=state) for rank in range(world_size)
-    ]
+    found = []
+    for rank in range(world_size):
+        opened = Corpus(corpus)
+        packing = NDT3Packing(opened.manifest.sessions, model)
+        feed = Feed(opened, DataConfig(**options), packing, 0, *batch, rank, world_size)
+        found.append(Stream(feed, state))
+    return found
+
+
+def one_stream(corpus, model, state=None, batch=(4, 1), **data) -> Stream:
+    """A stream of one rank, with the config's own defaults; `corpus` is a path or an open one."""
+    opened = corpus if isinstance(corpus, Corpus) else Corpus(str(corpus))
+    packing = NDT3Packing(opened.manifest.sessions, model)
+    return Stream(Feed(opened, DataConfig(**data), packing, 0, *batch), state)
 
 
 def run_ranks(streams, steps=STEPS, place=None) -> list[Future]:
@@ -35,10 +47,10 @@ def run_ranks(streams, steps=STEPS, place=None) -> list[Future]:
     def run(rank):
         asked = count()
 
-        def share(counts, damage):
+        def share(totals, damage):
             if next(asked) > 10 * steps:  # damage that nothing replaces is met for ever
                 barrier.abort()
-            box[rank] = (counts, damage)
+            box[rank] = (totals, damage)
             barrier.wait()
             whole = sorted({d for _, part in box for d in part})
             total = np.sum([c for c, _ in box], axis=0)
@@ -71,7 +83,7 @@ def digest(steps) -> list[str]:
             for name in sorted(parts[m]):
                 hashed.update(parts[m][name].tobytes())
         hashed.update(repr([(n, e, s.tolist()) for n, e, s in rows_of(ranks)]).encode())
-        assert all((step.counts == ranks[0].counts).all() for step in ranks)
-        hashed.update(repr((ranks[0].counts.tolist(), ranks[0].after)).encode())
+        assert all((step.totals == ranks[0].totals).all() for step in ranks)
+        hashed.update(repr((ranks[0].totals.tolist(), ranks[0].after)).encode())
         found.append(hashed.hexdigest())
     return found

@@ -5,28 +5,22 @@ and one a session.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import count_rows, seed_of
 from ndt3_dist.data.patterns import named, sources_of
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.model.tokenise import TokenCounts
-from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.model.contract import Packing
 
 ALL = np.uint64(2**64 - 1)
 REQUESTS = 16
 """Indexes of a remote corpus that are asked for at once."""
-
-Once = Callable[[Callable[[], Any]], Any]
-"""Makes a call on one rank and hands its result to all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +44,17 @@ class Blocks:
 
     def samples_of(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and tokens of the windows of a block."""
-        found = []
+        packing, found = self.chosen.feed.packing, []
         for shard in range(self.first[block], self.first[block + 1]):
             numbers, index = self.chosen.of_shard(shard)
             mine = self.taken[index["session"]]
-            found.append((numbers[mine], self.chosen.counts.of(index[mine])))
+            found.append((numbers[mine], packing.tokens(index[mine])))
         numbers, tokens = zip(*found, strict=True)
         return np.concatenate(numbers), np.concatenate(tokens)
 
     def block_of(self, number: int) -> int:
         """The block that a window of the source lies in."""
-        shard = self.chosen.corpus.shard_of(number)
+        shard = self.chosen.feed.corpus.shard_of(number)
         return int(np.searchsorted(self.first, shard, "right")) - 1
 
 
@@ -68,53 +62,39 @@ class Chosen:
     """Which windows of the first shards of a corpus are trained on.
 
     Attributes:
-        counts: Tokens of windows, from their index.
+        feed: That they are of.
         windows: That are trained on, of each session, (sessions,).
         sources: Their blocks, of each source of `data.mixture`, or of one that has them all.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        data: DataConfig,
-        model: ModelConfig,
-        seed: int,
-        once: Once = lambda call: call(),
-        sessions: int | None = None,
-        shards: int | None = None,
-    ):
+    def __init__(self, feed: Feed, sessions: int | None = None, shards: int | None = None):
         """
         Args:
-            corpus: Prepared windows.
-            data: Patterns, shares, caps and the mixture.
-            model: Decides how many tokens a window has.
-            seed: Of the run.
-            once: How the pass over the index is made.
+            feed: Of the run.
             sessions, shards: How many of the corpus's first it has; all of them, if None.
         Raises:
             BadInput: A pattern names nothing, nothing is left, or a window fits no row.
         """
-        self.corpus, self.data = corpus, data
+        self.feed, corpus, data = feed, feed.corpus, feed.data
         self.shards = len(corpus.shards) if shards is None else shards
-        self.counts = TokenCounts(corpus.manifest.sessions, model)
         ids = [s.id for s in corpus.manifest.sessions]
-        self._seeds = np.array([seed_of("chosen", seed, i) for i in ids], np.uint64)
+        self._seeds = np.array([seed_of("chosen", feed.seed, i) for i in ids], np.uint64)
         known = ids[:sessions]
         taken, sources = named(corpus.path, known, data), sources_of(corpus.path, known, data)
         self._highest = np.zeros(len(ids), np.uint64)
         self._highest[: len(known)] = np.where(taken, ALL, np.uint64(0))
         self._source = np.full(len(ids), -1)
         self._source[: len(known)] = sources
-        self._highest, self.windows, divided = once(self._pass)
+        self._highest, self.windows, divided = feed.once(self._pass)
         self.sources = [
             Blocks(self, self._source == i, *arrays) for i, arrays in enumerate(divided)
         ]
 
     def of_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the windows of a shard that are trained on, and their index."""
-        index = self.corpus.records_of(shard)
+        index = self.feed.corpus.records_of(shard)
         kept = np.flatnonzero(self._draws(index) <= self._highest[index["session"]])
-        return self.corpus.first[shard] + kept, index[kept]
+        return self.feed.corpus.first[shard] + kept, index[kept]
 
     def _draws(self, index: np.ndarray) -> np.ndarray:
         """A number of each window that follows from seed, session and first bin, 1 to 2**64 - 1."""
@@ -122,56 +102,57 @@ class Chosen:
 
     def _each_shard(self) -> Iterator[int]:
         """All shards in order; indexes of a remote corpus are asked for ahead, many at once."""
-        if not storage.is_remote(self.corpus.path):
+        if not storage.is_remote(self.feed.corpus.path):
             yield from range(self.shards)
             return
         with ThreadPoolExecutor(REQUESTS) as pool:
             ahead: deque[tuple[int, Future]] = deque()
             for shard in range(self.shards + 4 * REQUESTS):
                 if shard < self.shards:
-                    ahead.append((shard, pool.submit(self.corpus.records_of, shard)))
+                    ahead.append((shard, pool.submit(self.feed.corpus.records_of, shard)))
                 if shard >= 4 * REQUESTS and ahead:
                     ready, asked = ahead.popleft()
                     asked.result()
                     yield ready
 
     def _pass(self):
-        if self.data.scale_ratio < 1 or self.data.max_windows_per_session:
+        if self.feed.data.scale_ratio < 1 or self.feed.data.max_windows_per_session:
             self._limit()
         return self._highest, *self._divide()
 
     def _limit(self) -> None:
         """Let each session keep its share: those windows with lowest draws."""
-        found: list[list[np.ndarray]] = [[] for _ in self._highest]
+        data, found = self.feed.data, [[] for _ in self._highest]
         for shard in self._each_shard():
-            index = self.corpus.records_of(shard)
+            index = self.feed.corpus.records_of(shard)
             draws = self._draws(index)
             for session in np.unique(index["session"]).tolist():
                 if self._highest[session]:
                     found[session].append(draws[index["session"] == session])
         for session, parts in enumerate(found):
             draws = np.sort(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
-            keep = round(self.data.scale_ratio * len(draws))
-            keep = min(keep, self.data.max_windows_per_session or keep)
+            keep = round(data.scale_ratio * len(draws))
+            keep = min(keep, data.max_windows_per_session or keep)
             self._highest[session] = draws[keep - 1] if keep else 0
 
     def _divide(self):
         """Windows of each session, and arrays of the blocks of each source."""
-        building = [_Building() for _ in self.data.mixture or [None]]
+        data, packing, path = self.feed.data, self.feed.packing, self.feed.corpus.path
+        building = [_Building() for _ in data.mixture or [None]]
         windows = np.zeros(len(self._highest), np.int64)
         for shard in self._each_shard():
             _, index = self.of_shard(shard)
             windows += np.bincount(index["session"], minlength=len(windows))
             source = self._source[index["session"]]
             for number, blocks in enumerate(building):
-                blocks.add(index[source == number], self.counts)
-                enough = 1 if shard + 1 == self.shards else self.data.block_samples
+                blocks.add(index[source == number], packing)
+                enough = 1 if shard + 1 == self.shards else data.block_samples
                 if blocks.held >= enough:
-                    blocks.end(shard + 1, self.data.row_tokens, self.corpus.path)
+                    blocks.end(shard + 1, data.row_tokens, path)
         for number, blocks in enumerate(building):
             if not blocks.numbers:
-                told = f"data.mixture.{number}.sessions" if self.data.mixture else "data.sessions"
-                raise BadInput(f"{self.corpus.path}: {told} and data.exclude leave no window")
+                told = f"data.mixture.{number}.sessions" if data.mixture else "data.sessions"
+                raise BadInput(f"{path}: {told} and data.exclude leave no window")
         return windows, [(np.array(b.first), *np.array(b.numbers).T) for b in building]
 
 
@@ -188,10 +169,10 @@ class _Building:
         self.first, self.numbers, self.held = [0], [], 0
         self._tokens, self._bins = [], 0
 
-    def add(self, index: np.ndarray, counts: TokenCounts) -> None:
+    def add(self, index: np.ndarray, packing: Packing) -> None:
         """Let windows wait for the end of the block."""
         if len(index):
-            self._tokens.append(counts.of(index))
+            self._tokens.append(packing.tokens(index))
             self._bins += int(index["bins"].sum(dtype=np.int64))
             self.held += len(index)
 

@@ -32,7 +32,7 @@ class Run:
         return len(self.spikes)
 
     def window(self, start: int, stop: int) -> Sample:
-        return Sample(self.spikes[start:stop], self.covariates[start:stop])
+        return {"spikes": self.spikes[start:stop], "covariates": self.covariates[start:stop]}
 
 
 def sessions_with(corpus: Corpus) -> list[str]:
@@ -70,8 +70,8 @@ def read_runs(corpus: Corpus, session: str) -> tuple[Session, list[Run]]:
     runs = [
         Run(
             piece[0][0],
-            np.concatenate([s.spikes for _, s in piece]),
-            np.concatenate([s.covariates for _, s in piece]),
+            np.concatenate([s["spikes"] for _, s in piece]),
+            np.concatenate([s["covariates"] for _, s in piece]),
         )
         for piece in pieces
     ]

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.sources import Source
-from ndt3_dist.errors import ShardCorrupt
-from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.errors import RankFailed, ShardCorrupt
 
 
 @dataclass(frozen=True, order=True)
@@ -42,16 +41,21 @@ class Ledger:
         damaged: Numbers of the samples that are replaced, sorted.
     """
 
-    def __init__(self, corpus: Corpus, data: DataConfig, seed: int):
-        self.corpus, self.data, self.seed = corpus, data, seed
+    def __init__(self, feed: Feed):
+        self.feed, self.corpus, self.data = feed, feed.corpus, feed.data
         self.entries: list[Damage] = []
         self.damaged = np.empty(0, np.int64)
 
     def add(self, found: Sequence[Damage]) -> None:
-        """Quarantine what was found; ShardCorrupt where the run is to stop instead."""
+        """Quarantine what was found.
+
+        Raises:
+            ShardCorrupt: The run is to stop instead.
+            RankFailed: It is no window's fault, as a disk that is full.
+        """
         found = sorted(set(found))
         if not found[0].shard:  # no window's fault, and nothing could stand in for it
-            raise ShardCorrupt(found[0].reason)
+            raise RankFailed(found[0].reason)
         if self.data.on_corrupt == "raise":
             raise ShardCorrupt(f"{found[0].reason}; data.on_corrupt=quarantine trains on")
         self._mark(found)
@@ -104,8 +108,8 @@ class Ledger:
         return chosen
 
     def _stand_in(self, source: Source, epoch: int, number: int) -> int:
-        blocks, key = source.blocks, (source.order.fingerprint, self.seed, epoch)
-        most = int(blocks.chosen.counts.of(self.corpus.records(np.array([number])))[0])
+        blocks, key = source.blocks, (source.order.fingerprint, self.feed.seed, epoch)
+        most = int(self.feed.packing.tokens(self.corpus.records(np.array([number])))[0])
         own = blocks.block_of(number)
         others = generator("blocks to replace from", *key, own).permutation(len(blocks.rows))
         draw = generator("replace", *key, number)

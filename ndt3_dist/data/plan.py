@@ -15,14 +15,11 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from ndt3_dist import log
-from ndt3_dist.data.blocks import Once
-from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.mixture import Mixture
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.sources import Source, Sources
 from ndt3_dist.errors import ResumeMismatch
-from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import fingerprint
 
 
@@ -57,31 +54,25 @@ class Plan:
 
     def __init__(
         self,
-        corpus: Corpus,
-        data: DataConfig,
-        model: ModelConfig,
-        seed: int,
-        once: Once,
+        feed: Feed,
         stretches: Sequence[dict] = (),
         place: Place | None = None,
         epochs: float = 0.0,
     ):
         """
         Args:
-            corpus: As it is now.
-            data, model, seed: Of the run, as it goes on.
-            once: How a pass over the index is made.
+            feed: Of the run, as it goes on.
             stretches: Of the run so far.
             place: Where it goes on.
             epochs: Before that place, those of the run that its weights come from included.
         Raises:
             ResumeMismatch: The corpus is not the run's, nor does it begin with it.
         """
-        self._corpus, self._another = corpus, data.another_corpus
-        self._make = functools.partial(Sources, corpus, data, model, seed, once)
+        self._corpus, self._another = feed.corpus, feed.data.another_corpus
+        self._make = functools.partial(Sources, feed)
         self._sources: dict[str, Sources] = {}
         self._mixtures: dict[int, Mixture] = {}
-        manifest, place = corpus.manifest, place or Place()
+        manifest, place = feed.corpus.manifest, place or Place()
         size = len(manifest.sessions), len(manifest.shards)
         # A corpus that a run was to go on with from its next epoch is forgotten until it does.
         before = [Stretch(**{**s, "rows": tuple(s["rows"])}) for s in stretches]
@@ -159,7 +150,8 @@ class Plan:
         if last.fingerprint == manifest.fingerprint:
             return True
         begun = manifest.sessions[: last.sessions], manifest.shards[: last.shards]
-        if fingerprint(*begun, manifest.bin_size_ms, manifest.window_bins) == last.fingerprint:
+        size = manifest.bin_size_ms, manifest.window_bins, manifest.version
+        if fingerprint(*begun, *size) == last.fingerprint:
             return True
         if self._another:
             return False

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndt3_dist.data.blocks import Blocks, Chosen, Once
-from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.blocks import Blocks, Chosen
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.mixture import rows_of_period
 from ndt3_dist.data.order import Order
-from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.shards.corpus import Corpus
 
 REMEMBERED = 64
 """Blocks of a source whose windows are kept; one has about 130 kB."""
@@ -33,34 +31,24 @@ class Sources:
         every: One of each part of `data.mixture`, or one that has them all.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        data: DataConfig,
-        model: ModelConfig,
-        seed: int,
-        once: Once,
-        fingerprint: str,
-        sessions: int,
-        shards: int,
-    ):
+    def __init__(self, feed: Feed, fingerprint: str, sessions: int, shards: int):
         """
         Args:
-            corpus, data, model, seed: Of the run.
-            once: How the pass over the index is made.
+            feed: Of the run.
             fingerprint: Of the corpus when it had so many sessions and shards of all splits.
             sessions, shards: How many there are.
         """
-        self.data, own = data, {s.name for s in corpus.shards}
-        of_split = sum(s.name in own for s in corpus.manifest.shards[:shards])
-        self.chosen = Chosen(corpus, data, model, seed, once, sessions, of_split)
+        self.data, own = feed.data, {s.name for s in feed.corpus.shards}
+        of_split = sum(s.name in own for s in feed.corpus.manifest.shards[:shards])
+        self.chosen = Chosen(feed, sessions, of_split)
         self.every: list[Source] = []
         for number, blocks in enumerate(self.chosen.sources):
-            key = f"{fingerprint}/{number}" if data.mixture else fingerprint
+            key = f"{fingerprint}/{number}" if self.data.mixture else fingerprint
             # A rare source has blocks of many shards, which its epochs all ask for again.
             samples_of = functools.lru_cache(REMEMBERED)(blocks.samples_of)
-            call = (key, seed, blocks.rows, samples_of, data.row_tokens, data.lanes)
-            self.every.append(Source(blocks, Order(*call)))
+            size = self.data.row_tokens, self.data.lanes
+            order = Order(key, feed.seed, blocks.rows, samples_of, *size)
+            self.every.append(Source(blocks, order))
         self.rows = np.array([s.order.epoch_rows for s in self.every])
         self.samples = np.array([s.blocks.samples.sum() for s in self.every])
         self.tokens = np.array([s.blocks.tokens.sum() for s in self.every])
@@ -97,7 +85,7 @@ class Sources:
 
     def told(self, shares: np.ndarray) -> Iterator[str]:
         """A line on each source of a mixture."""
-        hours = self.bins * self.chosen.corpus.manifest.bin_size_ms / 3.6e6
+        hours = self.bins * self.chosen.feed.corpus.manifest.bin_size_ms / 3.6e6
         passes = shares * self.epoch_rows(shares) / self.rows
         for i, part in enumerate(self.data.mixture):
             yield (

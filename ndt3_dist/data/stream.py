@@ -9,22 +9,23 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.data.blocks import Once
-from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.fetch import Fetcher
 from ndt3_dist.data.ledger import Damage, Ledger
 from ndt3_dist.data.order import Place, generator
 from ndt3_dist.data.plan import Plan
 from ndt3_dist.data.threads import Threads
 from ndt3_dist.errors import Ndt3DistError, ShardCorrupt, ShardLost
-from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
-from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.index import count_values
 
+Rows = list[tuple[int, int, np.ndarray]]
+"""Number in the step, epoch and sample numbers of each row."""
 Share = Callable[[np.ndarray, list[Damage]], tuple[np.ndarray, list[Damage]]]
 
 
@@ -36,38 +37,35 @@ class Step:
         batches: (number of the micro-batch over all ranks, its packed arrays), in order.
         rows: This rank's rows as (number in the step, epoch, sample numbers), stand-ins for damaged
             samples included.
-        counts: Samples, tokens, spike targets and covariate targets, (4,) int64: of this rank when
-            it is built, of the whole step when it is handed out.
+        totals: Samples and tokens, then what each target is counted by, (2 + targets,) int64: of
+            this rank when it is built, of the whole step when it is handed out.
         damage: What this rank found damaged; its part of the step is then not built.
         after: Place after the step.
     """
 
     batches: list[tuple[int, dict[str, np.ndarray]]]
-    rows: list[tuple[int, int, np.ndarray]]
-    counts: np.ndarray
+    rows: Rows
+    totals: np.ndarray
     damage: list[Damage] = field(default_factory=list)
     after: Place = field(default_factory=Place)
 
     @property
     def samples(self) -> int:
-        return int(self.counts[0])
+        return int(self.totals[0])
 
     @property
     def tokens(self) -> int:
-        return int(self.counts[1])
+        return int(self.totals[1])
 
     @property
-    def num_spikes(self) -> int:
-        return int(self.counts[2])
-
-    @property
-    def num_covariates(self) -> int:
-        return int(self.counts[3])
+    def counts(self) -> list[int]:
+        """What each target's loss is divided by."""
+        return self.totals[2:].tolist()
 
 
-def alone(counts: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
+def alone(totals: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
     """How the only rank shares what it has."""
-    return counts, found
+    return totals, found
 
 
 class Now:
@@ -91,47 +89,31 @@ class Stream:
         datasets: Names of those that its sessions are of.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        data: DataConfig,
-        model: ModelConfig,
-        seed: int,
-        global_batch: int,
-        micro_batch: int,
-        rank: int = 0,
-        world_size: int = 1,
-        once: Once = lambda call: call(),
-        state: dict | None = None,
-        epochs: float = 0.0,
-    ):
+    def __init__(self, feed: Feed, state: dict | None = None, epochs: float = 0.0):
         """
         Args:
-            corpus, data, model, seed: Of the run.
-            global_batch, micro_batch: Rows.
-            rank, world_size: Of this process.
-            once: Makes a call on one rank and hands its result to all.
+            feed: Of the run.
             state: Of the checkpoint to go on from.
             epochs: Before the first row, of the run that a new one's weights come from.
         Raises:
             ResumeMismatch: The corpus is not the state's, nor does it begin with it.
+            BadInput: The model cannot hold a session.
         """
-        self.corpus, self.model, self.seed = corpus, model, seed
-        self.global_batch, self.micro_batch = global_batch, micro_batch
-        self.rank, self.world_size = rank, world_size
-        self.workers = data.workers
+        self.feed, self.corpus, self.packing = feed, feed.corpus, feed.packing
+        self.rank, self.world_size = feed.rank, feed.world_size
+        self.fingerprint = feed.corpus.manifest.fingerprint
         state = state or {"place": {}, "stretches": (), "ledger": (), "epochs": epochs}
         self.start = Place(**state["place"])
-        run = once, state["stretches"], self.start, state["epochs"]
-        self.plan = Plan(corpus, data, model, seed, *run)
-        # Also refuses sessions that the model cannot hold.
+        self.plan = Plan(feed, state["stretches"], self.start, state["epochs"])
         taken = np.flatnonzero(self.plan.sources.chosen.windows)
-        sessions = corpus.manifest.sessions
-        self.layouts = {int(i): Layout.of(sessions[i], model) for i in taken}
+        sessions = feed.corpus.manifest.sessions
+        self.packing.check(taken.tolist())
         self.datasets = sorted({sessions[i].dataset for i in taken})
+        self._targets = self.packing.counts(self.corpus.records(np.zeros(0, int))).shape[1]
+        self._changes = {t.name for s in sessions for t in s.streams if t.changes}
         own = {name: i for i, name in enumerate(self.datasets)}
         self._dataset = np.array([own.get(s.dataset, -1) for s in sessions])
-        self.ledger = Ledger(corpus, data, seed)
+        self.ledger = Ledger(feed)
         self.ledger.restore(() if self.plan.renewed else state["ledger"])
 
     def state(self, place: Place) -> dict:
@@ -146,46 +128,89 @@ class Stream:
 
     def tokens_of(self, numbers: np.ndarray) -> np.ndarray:
         """Tokens of some samples, (samples,)."""
-        return self.plan.sources.chosen.counts.of(self.corpus.records(numbers))
+        return self.packing.tokens(self.corpus.records(numbers))
 
-    def dataset_of(self, numbers: np.ndarray) -> np.ndarray:
+    def counts_of(self, numbers: np.ndarray) -> np.ndarray:
+        """What each target's loss of some samples is counted by, (samples, targets)."""
+        return self.packing.counts(self.corpus.records(numbers))
+
+    def datasets_of(self, numbers: np.ndarray) -> np.ndarray:
         """Place of each sample's dataset in `datasets`, (samples,)."""
         return self._dataset[self.corpus.records(numbers)["session"]]
 
+    def names(self, rows: Rows) -> list[str]:
+        """Keys of the windows of some rows."""
+        return [self.corpus.key(n) for *_, samples in rows for n in samples.tolist()]
+
+    def over_represented(self, rows: Rows) -> list[tuple[str, int, float]]:
+        """The three sessions with most windows in some rows beyond their share of the data.
+
+        Returns:
+            (session, windows among these, windows expected of it), most surprising first; only
+            sessions with more than expected.
+        """
+        sessions = self.corpus.manifest.sessions
+        numbers = np.concatenate([samples for *_, samples in rows])
+        found = np.bincount(self.corpus.records(numbers)["session"], minlength=len(sessions))
+        expected = self.plan.sources.expected(self.plan.shares) * len(numbers)
+        excess = (found - expected) / np.sqrt(np.maximum(expected, 1e-9))
+        order = [i for i in np.argsort(-excess, kind="stable")[:3] if found[i] > expected[i]]
+        return [(sessions[i].id, int(found[i]), float(expected[i])) for i in order]
+
+    def epochs(self, place: Place) -> float:
+        """Passes over the chosen windows before a place."""
+        return self.plan.epochs(place)
+
+    def steps_in(self, epochs: float) -> float:
+        """About how many steps so many passes take."""
+        return epochs * self.plan.epoch_rows / self.feed.global_batch
+
     def rows_of_step(self, position: int) -> Iterator[tuple[int, list[int]]]:
         """This rank's micro-batches of the step that begins at a position: number, positions."""
-        for m in range(self.rank, self.global_batch // self.micro_batch, self.world_size):
-            first = position + m * self.micro_batch
-            yield m, list(range(first, first + self.micro_batch))
+        size = self.feed.micro_batch
+        for m in range(self.rank, self.feed.global_batch // size, self.world_size):
+            first = position + m * size
+            yield m, list(range(first, first + size))
+
+    def shards_of_step(self, position: int) -> set[int]:
+        """Shards that this rank's rows of a step lie in."""
+        needed: set[int] = set()
+        for _, positions in self.rows_of_step(position):
+            for p in positions:
+                needed |= set(self.corpus.shard_of(self.plan.row(p)[2]).tolist())
+        return needed
 
     def steps(self, place: Place, share: Share = alone) -> Iterator[Step]:
         """Global steps without end.
 
         Args:
             place: Of the first.
-            share: This rank's counts and damage to the sum of all ranks' counts and all that is
+            share: This rank's totals and damage to the sum of all ranks' totals and all that is
                 damaged. Called once a step, or more often where something was found, at the same
                 times by all ranks.
         Raises:
             ShardCorrupt: Something is damaged and the ledger may not take it, on all ranks.
         """
-        fetcher = Fetcher(self, place.position) if storage.is_remote(self.corpus.path) else None
+        batch, workers = self.feed.global_batch, self.feed.data.workers
+        fetcher = None
+        if storage.is_remote(self.corpus.path):
+            fetcher = Fetcher(self.corpus.fetch, self.shards_of_step, batch, place.position)
         # Threads, not processes: reading, hashing and numpy release the GIL, nothing is copied from
         # one to the other, and none can be left behind.
-        threads = Threads(self.workers, "stream")
-        build = threads.submit if self.workers else Now
+        threads = Threads(workers, "stream")
+        build = threads.submit if workers else Now
         ahead: deque[tuple[int, Future[Step] | Now]] = deque()
         position = place.position
         try:
             while True:
-                while len(ahead) < self.workers + 1:
+                while len(ahead) < workers + 1:
                     if fetcher:
                         fetcher.go_on()
                     ahead.append((position, build(self._build, position)))
-                    position += self.global_batch
+                    position += batch
                 at, building = ahead.popleft()
                 step = building.result()
-                counts, found = share(step.counts, step.damage)
+                totals, found = share(step.totals, step.damage)
                 while found:
                     self.ledger.add(found)
                     step = self._build(at)
@@ -193,16 +218,16 @@ class Stream:
                     for _, old in ahead:
                         old.cancel()
                     ahead = deque((p, build(self._build, p)) for p, _ in ahead)
-                    counts, found = share(step.counts, step.damage)
-                place = Place(at + self.global_batch, place.samples_seen + int(counts[0]))
-                yield replace(step, counts=counts, after=place)
+                    totals, found = share(step.totals, step.damage)
+                place = Place(at + batch, place.samples_seen + int(totals[0]))
+                yield replace(step, totals=totals, after=place)
         finally:
             threads.close()
             if fetcher:
                 fetcher.close()
 
     def _build(self, position: int) -> Step:
-        step = Step([], [], np.zeros(4, np.int64))
+        step = Step([], [], np.zeros(2 + self._targets, np.int64))
         try:
             self._fill(step, position)
         except (Ndt3DistError, OSError) as e:
@@ -216,46 +241,41 @@ class Stream:
             for p in positions:
                 source, epoch, samples = self.plan.row(p)
                 rows.append((p - position, epoch, self.ledger.replace(source, epoch, samples)))
-            lists, damage = self._read([row[1:] for row in rows])
+            windows, damage = self._read([row[1:] for row in rows])
             step.rows.extend(rows)
             step.damage.extend(replace(d, position=position) for d in damage)
             if not step.damage:
-                step.batches.append((m, lists.pack()))
+                step.batches.append((m, self.packing.pack(windows)))
         index = self.corpus.records(np.concatenate([samples for *_, samples in step.rows]))
-        counts = self.plan.sources.chosen.counts
-        step.counts[:] = (
-            len(index),
-            counts.of(index).sum(),
-            index["spike_targets"].sum(dtype=np.int64),
-            index["covariate_targets"].sum(dtype=np.int64) + counts.dummies[index["session"]].sum(),
-        )
+        tokens, counts = self.packing.tokens(index), self.packing.counts(index)
+        step.totals = np.r_[len(index), tokens.sum(), counts.sum(axis=0)].astype(np.int64)
 
-    def _read(self, rows: list[tuple[int, np.ndarray]]) -> tuple[TokenLists, list[Damage]]:
+    def _read(self, rows: list[tuple[int, np.ndarray]]) -> tuple[list[Any], list[Damage]]:
         """Read, verify and tokenise the samples of some rows; what is damaged is left out."""
-        lists, damage = TokenLists(), []
+        windows, damage = [], []
         for epoch, samples in rows:
             for number in samples.tolist():
                 try:
-                    lists.add(*self._tokens_of(number, epoch))
+                    windows.append(self._window(number, epoch))
                 except ShardCorrupt as e:
                     shard = self.corpus.shards[int(self.corpus.shard_of(number))].name
                     window = "" if isinstance(e, ShardLost) else self.corpus.key(number)
                     damage.append(Damage(0, shard, window, str(e)))
-        return lists, damage
+        return windows, damage
 
-    def _tokens_of(self, number: int, epoch: int):
+    def _window(self, number: int, epoch: int) -> Any:
         sample, record = self.corpus.read(number), self.corpus.record(number)
-        valid = int(np.isfinite(sample.covariates).sum())
-        if sample.spikes.size != record["spike_targets"] or valid != record["covariate_targets"]:
-            raise ShardCorrupt(
-                f"{self.corpus.path}: window {self.corpus.key(number)} has {sample.spikes.size} "
-                f"counts and {valid} covariate values, its index {record['spike_targets']} and "
-                f"{record['covariate_targets']}; prepare the corpus anew"
-            )
-        blank = None
-        if self.model.covariate_mask_rate < 1:
-            # Keyed by the sample and its epoch, so that no rank or batch size changes a mask.
-            draw = generator("mask", self.seed, epoch, self.corpus.key(number))
-            blank = draw.random(sample.covariates.shape) < self.model.covariate_mask_rate
-        layout = self.layouts[int(record["session"])]
-        return tokenise(sample, layout, self.model, blank)
+        session = int(record["session"])
+        for stream, array in sample.items():
+            changes = stream in self._changes
+            if (found := count_values(array, changes)) != record[stream]["values"]:
+                raise ShardCorrupt(
+                    f"{self.corpus.path}: window {self.corpus.key(number)} has {found} values of "
+                    f"{stream}, its index {record[stream]['values']}; prepare the corpus anew"
+                )
+        # Keyed by the sample and its epoch, so that no rank or batch size changes what is drawn.
+        draw = partial(self._draw, number, epoch)
+        return self.packing.window(sample, session, draw)
+
+    def _draw(self, number: int, epoch: int) -> np.random.Generator:
+        return generator("mask", self.feed.seed, epoch, self.corpus.key(number))

@@ -20,7 +20,6 @@ from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 
 COUNT = re.compile(r"[0-9]{1,9}")
 
@@ -125,7 +124,7 @@ class OnlineDecoder:
         # Constraint and return tokens stand at the start of a window alone.
         config = self.later if self.keep and self.stream.num_bins else self.model.config
         lists = TokenLists()
-        lists.add(*tokenise(Sample(spikes, hidden), self.layout, config))
+        lists.add(*tokenise({"spikes": spikes, "covariates": hidden}, self.layout, config))
         device = self.model.spike_out.weight.device
         tokens = PackedTokens.from_numpy(lists.pack(), device)
         if self.keep:

@@ -9,7 +9,7 @@ from ndt3_dist import log
 from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import slide
-from ndt3_dist.evaluate.metrics import bits_per_spike, scores
+from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.evaluate.ridge import fit_ridge
 from ndt3_dist.model.load import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
@@ -40,7 +40,7 @@ class TestData:
 
     def score(self, predicted: np.ndarray) -> dict:
         """Scores of predictions in stored units, (bins, dims)."""
-        return scores(self.truth, predicted * self.scale)
+        return r2_scores(self.truth, predicted * self.scale)
 
     @property
     def names(self) -> list[str]:

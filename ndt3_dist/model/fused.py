@@ -17,10 +17,14 @@ PROGRAMS = 1056
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
+def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a model with weights of a type on a device can run on these kernels."""
+    return HAS_TRITON and device.type == "cuda" and dtype == torch.bfloat16
+
+
 def is_used(weight: torch.Tensor) -> bool:
-    """Whether a model with such weights runs on these kernels."""
-    on_gpu = weight.device.type == "cuda" and weight.dtype == torch.bfloat16
-    return HAS_TRITON and on_gpu and not torch.compiler.is_compiling()
+    """Whether a model with such weights runs on these kernels now."""
+    return runs_on(weight.device, weight.dtype) and not torch.compiler.is_compiling()
 
 
 def add_norm(h, residual, dropout: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,9 @@ function that the files name and unpickles nothing.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -13,7 +15,8 @@ from safetensors.torch import load_file
 
 from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.losses import poisson_targets
+from ndt3_dist.model.model_config import NDT3_BUILD, ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 
 FORMAT = "ndt3_dist.export"
@@ -50,12 +53,19 @@ def read_normalisation(path: str | Path) -> dict:
         raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu", **overrides) -> NDT3:
+def load_model(
+    path: str | Path,
+    device: torch.device | str = "cpu",
+    build: Callable[[dict], Any] | None = None,
+    **overrides,
+) -> Any:
     """Open an export for inference or fine-tuning.
 
     Args:
         path: Folder of the export.
         device: Where the weights go.
+        build: For a model that is not NDT3, the function that its config names as `model.build`;
+            what a file names is never imported.
         overrides: Fields of `ModelConfig` that do not change the weights, such as dropout.
     Returns:
         The model in evaluation mode, in the dtype that was exported.
@@ -63,9 +73,14 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", **overrides
         CheckpointCorrupt: A file is missing or damaged, or weights do not fit the config.
     """
     folder = Path(path)
-    values = read_export_config(folder)["model"]
+    values = {**read_export_config(folder)["model"], **overrides}
+    if (name := values.get("build", NDT3_BUILD)) != NDT3_BUILD and build is None:
+        raise BadInput(
+            f"{folder}: holds a model of {name}, which is not imported because a file says so; "
+            f"give the function itself: load_model(..., build={name.rpartition(':')[2]})"
+        )
     try:
-        config = check(ModelConfig, {**values, **overrides}, f"{folder}/config.json: model")
+        config = None if build else check(ModelConfig, values, f"{folder}/config.json: model")
     except BadInput as e:
         raise CheckpointCorrupt(str(e)) from e
     file = folder / "model.safetensors"
@@ -73,8 +88,12 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", **overrides
         weights = load_file(str(file), device=str(device))
     except (SafetensorError, FileNotFoundError, OSError) as e:
         raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
-    with torch.device("meta"):
-        model = NDT3(config)
+    if config:
+        with torch.device("meta"):
+            model: Any = NDT3(config)
+    else:
+        assert build
+        model = build(values)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(t.shape) for name, t in weights.items()}
     if expected != found:
@@ -85,9 +104,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", **overrides
             raise CheckpointCorrupt(
                 f"{file}: {name} has values that are not finite; export an earlier step"
             )
-    model.load_state_dict(weights, strict=True, assign=True)
-    # The only buffer is a constant table; meta tensors hold no values.
-    from ndt3_dist.model.losses import poisson_targets
-
-    model.poisson = poisson_targets(config.count_classes).to(device)
-    return model.eval()
+    model.load_state_dict(weights, strict=not build, assign=True)
+    if config:  # the only buffer is a constant table; meta tensors hold no values
+        model.poisson = poisson_targets(config.count_classes)
+    return model.to(device).eval()

@@ -2,12 +2,25 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ndt3_dist.config import Section
 
+NDT3_BUILD = "ndt3_dist.model.ndt3:build"
+
+
+class OwnModel(BaseModel):
+    """The section `model` of a model of a user's own: whatever its `build` takes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    build: str
+    """Import path of the function that builds it (`model.contract`), called with this section."""
+
 
 class ModelConfig(Section):
+    build: Literal["ndt3_dist.model.ndt3:build"] = NDT3_BUILD
+    """NDT3; a model of one's own is named here by package.module:function."""
     """NDT3's architecture (paper: Ye et al. 2025; sizes of its published configurations)."""
 
     layers: int = Field(ge=1)

@@ -8,52 +8,34 @@ stream is float32 whatever the weights are.
 Source: joel99/ndt3 at 472466a, whose outputs tests/golden agrees with.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ndt3_dist.config import check
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import attend, choose_body
+from ndt3_dist.model.contract import Output, Target
+from ndt3_dist.model.flops import block_flops, head_flops
 from ndt3_dist.model.linear import Linear
 from ndt3_dist.model.losses import covariate_losses, poisson_targets, spike_losses
 from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.tokenise import NDT3Packing, Window
 from ndt3_dist.model.tokens import PackedTokens
+
+if TYPE_CHECKING:  # an export loads without the corpus's code
+    from ndt3_dist.shards.manifest import Session
 
 NORM_EPS = 1e-5
 Mix = Callable[["Attention", torch.Tensor], torch.Tensor]
 """Attention proper: queries, keys, values (tokens, 3, heads, head_dim), neither normed nor turned,
 to the mixture of values (tokens, heads, head_dim)."""
-
-
-class Output(NamedTuple):
-    """What a forward pass gives.
-
-    A tuple, and not a class of our own: DeepSpeed hangs its hooks on the tensors that it finds in
-    tuples, lists and dicts, and without them bf16 gradients of a micro-batch are counted again in
-    the next.
-
-    Attributes:
-        loss: spike_sum / num_spikes + covariate_sum / num_covariates, each by its weight, scalar.
-        spike_sum: Sum of spike losses over real channels, scalar, detached.
-        covariate_sum: Sum of squared errors over valid covariates, scalar, detached.
-        spike_losses: Of each neural token, (spike_tokens,) float32, detached.
-        covariate_losses: Of each covariate token, (covariate_tokens,) float32, detached.
-        covariates: Prediction of each covariate token, (covariate_tokens,) float32.
-        rates: Expected counts, (spike_tokens, channels_per_token) float32; None in training.
-    """
-
-    loss: torch.Tensor
-    spike_sum: torch.Tensor
-    covariate_sum: torch.Tensor
-    spike_losses: torch.Tensor
-    covariate_losses: torch.Tensor
-    covariates: torch.Tensor
-    rates: torch.Tensor | None
 
 
 def norm(x: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
@@ -153,7 +135,7 @@ class NDT3(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config = config
+        self.config, self.targets = config, targets(config)
         dim = config.dim
         self.sos = nn.Parameter(torch.randn(dim) / dim**0.5)
         self.space = nn.Embedding(config.max_space + 1, dim, padding_idx=config.max_space)
@@ -251,13 +233,22 @@ class NDT3(nn.Module):
         share = logits.float().softmax(-1)
         return share @ torch.arange(share.shape[-1], device=share.device, dtype=share.dtype)
 
-    def forward(self, tokens: PackedTokens, num_spikes: float, num_covariates: float) -> Output:
+    def packing(self, sessions: Sequence["Session"]) -> NDT3Packing:
+        return NDT3Packing(sessions, self.config)
+
+    def batch(self, arrays: dict[str, np.ndarray], device: torch.device) -> PackedTokens:
+        return PackedTokens.from_numpy(arrays, device)
+
+    def forward(self, tokens: PackedTokens, *divisors: float) -> Output:
         """Losses of a micro-batch, divided by the counts of its whole global step.
 
         Args:
             tokens: One or more rows.
-            num_spikes: Spike targets (bins x channels) in the global step.
-            num_covariates: Valid covariate targets in the global step.
+            divisors: Spike targets (bins x channels) and valid covariate targets of the step.
+        Returns:
+            Details: spike_losses (spike_tokens,), covariate_losses (covariate_tokens,), covariates
+            (covariate_tokens,), all float32, and in evaluation rates, the expected counts,
+            (spike_tokens, channels_per_token).
         """
         features = self.features(tokens)
         logits = self.spike_logits(features, tokens)
@@ -265,8 +256,72 @@ class NDT3(nn.Module):
         predicted = self.covariate_out(features[tokens.covariate_slot])[:, 0].float()
         squares = covariate_losses(predicted, tokens.covariates, tokens.covariate_valid)
         spikes, squared = entropy.sum(), squares.sum()
+        num_spikes, num_covariates = divisors
         loss = self.config.spike_weight * spikes / max(num_spikes, 1)
         loss = loss + self.config.covariate_weight * squared / max(num_covariates, 1)
-        rates = None if self.training else self.expected_counts(logits.detach())
-        found = spikes, squared, entropy, squares, predicted
-        return Output(loss, *(tensor.detach() for tensor in found), rates)  # pyright: ignore
+        found = {"spike_losses": entropy, "covariate_losses": squares, "covariates": predicted}
+        details = {name: tensor.detach() for name, tensor in found.items()}
+        if not self.training:
+            details["rates"] = self.expected_counts(logits.detach())
+        return Output(loss, torch.stack((spikes, squared)).detach(), details)
+
+    def by_segment(self, output: Output, tokens: PackedTokens) -> torch.Tensor:
+        """Sums of both losses over each window, (windows, 2) float64."""
+        borders = tokens.cu_seqlens
+        sums = torch.zeros(len(borders) - 1, 2, dtype=torch.float64, device=borders.device)
+        for column, slots, name in (
+            (0, tokens.spike_slot, "spike_losses"),
+            (1, tokens.covariate_slot, "covariate_losses"),
+        ):
+            segments = torch.searchsorted(borders, slots.to(torch.int32), right=True) - 1
+            sums[:, column].index_add_(0, segments, output.details[name].double())
+        return sums
+
+    def predictions(self, output: Output, windows: list[Window]) -> list[dict[str, np.ndarray]]:
+        """Expected counts (bins, channels) and covariates (bins, dims) of each window, float64."""
+        rates = output.details["rates"].double().cpu().numpy()
+        covariates, found = output.details["covariates"].double().cpu().numpy(), []
+        spike = covariate = 0
+        for window in windows:
+            patches, dims = window.layout.columns.shape[0], window.layout.dims
+            spikes, values = len(window.arrays["spikes"]), len(window.arrays["covariates"])
+            of_patches = rates[spike : spike + spikes].reshape(-1, patches, rates.shape[1])
+            real = np.arange(rates.shape[1]) < window.layout.real[:, None]
+            of_dims = covariates[covariate : covariate + values]
+            if not dims:  # the dummy is no covariate of the session
+                of_dims = np.zeros((spikes // patches, 0))
+            predicted = of_dims.reshape(spikes // patches, dims)
+            found.append({"spikes": of_patches[:, real], "covariates": predicted})
+            spike, covariate = spike + spikes, covariate + values
+        return found
+
+    def operations(self, arrays: dict[str, np.ndarray]) -> tuple[int, int]:
+        seqlens = np.diff(arrays["cu_seqlens"]).tolist()
+        blocks = block_flops(self.config, seqlens)
+        slots = len(arrays["spike_slot"]), len(arrays["covariate_slot"])
+        return blocks + head_flops(self.config, *slots), blocks
+
+
+def targets(config: ModelConfig) -> tuple[Target, ...]:
+    """What NDT3 predicts."""
+    return (
+        Target(
+            "spikes",
+            "spikes",
+            "softened cross-entropy per real channel and bin",
+            config.spike_weight,
+            "ndt3_dist.evaluate.metrics:BitsPerSpike",
+        ),
+        Target(
+            "covariates",
+            "covariates",
+            "squared error per valid covariate value, in units of its scale",
+            config.covariate_weight,
+            "ndt3_dist.evaluate.metrics:R2",
+        ),
+    )
+
+
+def build(options: dict) -> NDT3:
+    """NDT3 of a config's section `model`."""
+    return NDT3(check(ModelConfig, options, "model"))

@@ -1,18 +1,24 @@
-"""Windows to tokens: the only place that knows what a stream means to the model.
+"""Windows to tokens: what streams mean to NDT3.
 
 numpy only. Order within a window: by bin; within a bin constraint, spikes, return, covariates
 (joel99/ndt3 at 472466a).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.tokens import SpaceIds
-from ndt3_dist.shards.corpus import Sample
-from ndt3_dist.shards.manifest import Session, neural_tokens_per_bin
+
+if TYPE_CHECKING:  # an export loads without the corpus's code
+    from ndt3_dist.shards.manifest import Session
+
+Sample = dict[str, np.ndarray]
+"""The streams of a window by name."""
 
 DUMMY_TIME = 100
 """Bin of upstream's dummy covariate token: its longest window."""
@@ -37,7 +43,7 @@ class Layout:
     places: dict[tuple, "Places"] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, session: Session, config: ModelConfig) -> "Layout":
+    def of(cls, session: "Session", config: ModelConfig) -> "Layout":
         """Raises BadInput where a session has more channels or covariates than the model."""
         return cls.from_counts(
             [a.channels for a in session.arrays], len(session.covariates), config, session.id
@@ -67,26 +73,82 @@ class Layout:
         return cls(np.array(columns, np.int64), np.array(real, np.int64), dims)
 
 
-class TokenCounts:
-    """Tokens of samples for a model, without reading any.
+@dataclass
+class Window:
+    """One window as tokens.
 
     Attributes:
-        per_bin: Neural and covariate tokens of a bin of each session, (sessions,).
-        dummies: Dummy tokens behind its windows, 0 or 1, (sessions,).
+        arrays: Named as in `PackedTokens`, slots counted from 0.
+        length: Tokens.
+        layout: Of its session.
     """
 
-    def __init__(self, sessions: list[Session], config: ModelConfig):
-        dims = np.array([len(s.covariates) for s in sessions])
-        patches = [neural_tokens_per_bin(s.arrays, config.channels_per_token) for s in sessions]
-        self.per_bin = np.array(patches) + dims
-        self.dummies = has_dummy(dims, config).astype(np.int64)
-        self.context = config.context_tokens
+    arrays: dict[str, np.ndarray]
+    length: int
+    layout: Layout
 
-    def of(self, index: np.ndarray) -> np.ndarray:
-        """Tokens of each sample of an index, (samples,) int64."""
+
+class NDT3Packing:
+    """Windows of a corpus for NDT3 (`model.contract.Packing`)."""
+
+    def __init__(self, sessions: Sequence["Session"], config: ModelConfig):
+        self.sessions, self.config = sessions, config
+        self.layouts: dict[int, Layout] = {}
+        self.dims = np.array([len(s.covariates) for s in sessions])
+        per = config.channels_per_token
+        patches = [sum(-(-a.channels // per) for a in s.arrays) for s in sessions]
+        self.per_bin = np.array(patches) + self.dims
+        self.dummies = has_dummy(self.dims, config).astype(np.int64)
+
+    def layout(self, session: int) -> Layout:
+        """Of a row of the session table. Raises BadInput where the model cannot hold it."""
+        if session not in self.layouts:
+            entry = self.sessions[session]
+            if not entry.arrays:
+                raise BadInput(f"session {entry.id} has no spikes, which NDT3 reads")
+            self.layouts[session] = Layout.of(entry, self.config)
+        return self.layouts[session]
+
+    def check(self, sessions: list[int]) -> None:
+        for session in sessions:
+            self.layout(session)
+
+    def tokens(self, index: np.ndarray) -> np.ndarray:
+        """Tokens of each window, (windows,) int64."""
         session = index["session"]
         tokens = index["bins"] * self.per_bin[session] + self.dummies[session]
-        return tokens + index["context_tokens"] if self.context else tokens
+        if not self.config.context_tokens:
+            return tokens
+        constraints, has_constraint = recorded(index, "constraint")
+        returns, has_return = recorded(index, "return")
+        # Where none are recorded: a zero constraint of each dimension, and an absent return.
+        tokens += np.where(has_constraint, constraints // 3, np.maximum(self.dims[session], 1))
+        return tokens + np.where(has_return, returns // 2, 1)
+
+    def counts(self, index: np.ndarray) -> np.ndarray:
+        """Spike and covariate targets of each window, (windows, 2) int64."""
+        spikes, _ = recorded(index, "spikes")
+        covariates, _ = recorded(index, "covariates")
+        return np.stack([spikes, covariates + self.dummies[index["session"]]], axis=1)
+
+    def window(
+        self, sample: Sample, session: int, draw: Callable[[], np.random.Generator]
+    ) -> Window:
+        layout, blank = self.layout(session), None
+        if self.config.covariate_mask_rate < 1:
+            blank = draw().random(sample["covariates"].shape) < self.config.covariate_mask_rate
+        return Window(*tokenise(sample, layout, self.config, blank), layout)
+
+    def pack(self, windows: list[Window]) -> dict[str, np.ndarray]:
+        lists = TokenLists([w.arrays for w in windows], [w.length for w in windows])
+        return lists.pack()
+
+
+def recorded(index: np.ndarray, stream: str) -> tuple[np.ndarray, np.ndarray]:
+    """Valid values of a stream in each window, int64, and whether it is there; (windows,) both."""
+    if stream not in (index.dtype.names or ()):
+        return np.zeros(len(index), np.int64), np.zeros(len(index), bool)
+    return index[stream]["values"].astype(np.int64), index[stream]["size"] > 0
 
 
 def has_dummy(dims, config: ModelConfig):
@@ -192,7 +254,8 @@ def tokenise(
     Returns:
         Arrays named as in `PackedTokens` (slots counted from 0), and the number of tokens.
     """
-    bins, dims = sample.spikes.shape[0], layout.dims
+    spikes, covariates, dims = sample["spikes"], sample["covariates"], layout.dims
+    bins = len(spikes)
     constraint, has_constraint = _constraint_bins(sample, dims, config)
     returns, has_return = _return_bins(sample, bins, config)
     dummy = int(has_dummy(dims, config))
@@ -205,16 +268,16 @@ def tokenise(
             layout.places.clear()
         places = Places.of(layout, ids, has_constraint, has_return, per_constraint, dummy)
         layout.places[key] = places
-    finite = np.isfinite(sample.covariates)
-    values = np.where(finite, np.clip(sample.covariates, -1, 1), 0).astype(np.float32).reshape(-1)
+    finite = np.isfinite(covariates)
+    values = np.where(finite, np.clip(covariates, -1, 1), 0).astype(np.float32).reshape(-1)
     valid, hidden = finite.reshape(-1), np.ones(bins * dims, bool)
     if blank is not None:
         hidden = (blank | ~finite).reshape(-1)
     if dummy:
         values, valid = np.zeros(1, np.float32), np.ones(1, bool)
         hidden = valid
-    padded = np.zeros((bins, sample.spikes.shape[1] + 1), np.uint8)
-    padded[:, :-1] = sample.spikes
+    padded = np.zeros((bins, spikes.shape[1] + 1), np.uint8)
+    padded[:, :-1] = spikes
     arrays = {
         **places.fixed,
         "spikes": padded.take(layout.columns, axis=1).reshape(-1, layout.columns.shape[1]),
@@ -233,15 +296,15 @@ def _constraint_bins(sample: Sample, dims: int, config: ModelConfig):
     They are emitted at bin 0 and wherever any entry changes; a recording without them has zeros
     at bin 0 (one, where it has no covariates either).
     """
-    bins = len(sample.spikes)
+    bins, constraint = len(sample["spikes"]), sample.get("constraint")
     emitted = np.zeros(bins, bool)
     if not config.context_tokens:
         return np.zeros((0, max(dims, 1), 3), np.float32), emitted
     emitted[0] = True
-    if sample.constraint is None:
+    if constraint is None:
         return np.zeros((1, max(dims, 1), 3), np.float32), emitted
-    emitted[1:] = (np.diff(sample.constraint, axis=0) != 0).any(axis=(1, 2))
-    return sample.constraint[emitted].transpose(0, 2, 1).astype(np.float32), emitted
+    emitted[1:] = (np.diff(constraint, axis=0) != 0).any(axis=(1, 2))
+    return constraint[emitted].transpose(0, 2, 1).astype(np.float32), emitted
 
 
 def _return_bins(sample: Sample, bins: int, config: ModelConfig):
@@ -249,8 +312,9 @@ def _return_bins(sample: Sample, bins: int, config: ModelConfig):
     emitted = np.zeros(bins, bool)
     if not config.context_tokens:
         return np.zeros((0, 2), np.int64), emitted
-    if sample.returns is None:
+    returns = sample.get("return")
+    if returns is None:
         emitted[0] = True
         return np.zeros((1, 2), np.int64), emitted
     emitted[:] = True
-    return sample.returns.astype(np.int64) + 1, emitted
+    return returns.astype(np.int64) + 1, emitted

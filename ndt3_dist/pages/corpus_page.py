@@ -67,9 +67,9 @@ def look(corpora: list[Corpus], number: int, session: Session, bin_s: float) -> 
         chosen = own[np.argsort(corpus.index["start_bin"][own], kind="stable")]
         chosen = chosen[np.linspace(0, len(chosen) - 1, min(SEEN, len(chosen))).astype(int)]
         for sample in map(corpus.read, chosen.tolist()):
-            spikes.append(sample.spikes)
-            covariates.append(sample.covariates)
-            prints.add(hashlib.sha256(sample.spikes.tobytes()).hexdigest())
+            spikes.append(sample["spikes"])
+            covariates.append(sample["covariates"])
+            prints.add(hashlib.sha256(sample["spikes"].tobytes()).hexdigest())
     if not spikes:
         return None
     counts, values = np.concatenate(spikes), np.concatenate(covariates)

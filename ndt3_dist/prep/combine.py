@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.prep.lease import Lease
@@ -20,15 +22,14 @@ from ndt3_dist.prep.output import (
     withdraw,
     withdrawn,
 )
-from ndt3_dist.prep.remove import empty
+from ndt3_dist.prep.remove import empty, sizes_of
 from ndt3_dist.shards.corpus import read_index
+from ndt3_dist.shards.index import as_version_1, index_type
 from ndt3_dist.shards.manifest import (
     MANIFEST,
-    VERSION,
     Manifest,
     Session,
     Shard,
-    fingerprint,
     index_path,
     read_manifest,
     shard_path,
@@ -69,17 +70,24 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
                 names = [f"{n:06d}" for n in range(used, used + len(names))]
                 used += len(names)
             for name, shard in zip(names, part.shards, strict=True):
-                jobs.append((out, path, shard, name, len(sessions)))
+                jobs.append((out, path, part, shard, name, len(sessions)))
             sessions += [row(n, s) for n, s in enumerate(part.sessions, len(sessions))]
+        # The first corpus stays as it is, its version included, so that a run on it can go on.
+        streams = {k: v for part in parts.values() for k, v in part.streams.items()}
+        told = {"bin_size_ms": first.bin_size_ms, "window_bins": first.window_bins}
+        told |= {"version": first.version, "streams": streams}
+        like = Manifest.of(**told, recipe={}, recipe_sha256="", sessions=sessions, shards=[])
+        if lost := {name for part in parts.values() for name in part.members} - {*like.members}:
+            raise BadInput(
+                f"{base} is of corpus version 1, which cannot hold {', '.join(sorted(lost))}; name "
+                "a corpus of version 2 first"
+            )
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            placed = pool.map(lambda job: place(*job), jobs)
+            placed = pool.map(lambda job: place(like, *job), jobs)
             shards = list(log.progress(placed, "shards", total=len(jobs)))
         lease.check()
-        made = Manifest(
-            fingerprint=fingerprint(sessions, shards, first.bin_size_ms, first.window_bins),
-            bin_size_ms=first.bin_size_ms,
-            window_bins=first.window_bins,
-            streams={k: v for part in parts.values() for k, v in part.streams.items()},
+        made = Manifest.of(
+            **told,
             recipe=recipe,
             recipe_sha256=storage.sha256_bytes(storage.canonical_json(recipe)),
             sessions=sessions,
@@ -102,7 +110,7 @@ def origin(parts: dict[str, Manifest]) -> dict:
     made_of = [
         p.model_dump(include={"fingerprint", "recipe_sha256", "recipe"}) for p in parts.values()
     ]
-    return {"version": VERSION, "combined": made_of}
+    return {"version": 1, "combined": made_of}
 
 
 def check(parts: dict[str, Manifest], past: dict[str, dict]) -> None:
@@ -154,15 +162,31 @@ def row(number: int, session: Session) -> Session:
     return empty(number, session) if session.is_removed else session
 
 
-def place(out: str, path: str, shard: Shard, name: str, rows: int) -> Shard:
-    """Bring a shard to `out` under a name, its index with rows moved on by so many.
+def place(
+    like: Manifest, out: str, path: str, part: Manifest, shard: Shard, name: str, rows: int
+) -> Shard:
+    """Bring a shard to `out` under a name.
 
+    Args:
+        like: The combined corpus: its version, streams and sessions.
+        out: Where that is to be.
+        path, part: Corpus of the shard.
+        shard: To bring.
+        name: It is to have.
+        rows: Its sessions are moved on by so many.
     Raises:
         ShardCorrupt: The index is not the manifest's, or the shard is missing or of another length.
     """
-    index = read_index(path, shard).copy()
-    index["session"] += rows
-    data = npy_bytes(index)
+    index = read_index(path, part, shard)
+    moved = np.zeros(len(index), index_type(like.members))
+    for field in index.dtype.names or ():
+        moved[field] = index[field]
+    moved["session"] += rows
+    tokens, stored = 0, moved
+    if (sizes := sizes_of(like)) is not None:
+        stored = as_version_1(moved, sizes)
+        tokens = int(stored["tokens"].sum())
+    data = npy_bytes(stored)
     tar, to = shard_path(path, shard.name), shard_path(out, name)
     try:
         if not storage.exists(to):  # what is there of a run that was killed is whole
@@ -173,7 +197,8 @@ def place(out: str, path: str, shard: Shard, name: str, rows: int) -> Shard:
     except FileNotFoundError as e:
         raise ShardCorrupt(f"{tar}: missing; restore it") from e
     storage.write_bytes(index_path(out, name), data)
-    return shard.model_copy(update={"name": name, "index_sha256": storage.sha256_bytes(data)})
+    told = {"name": name, "index_sha256": storage.sha256_bytes(data), "tokens": tokens}
+    return shard.model_copy(update=told)
 
 
 def patterns(parts: Sequence[Manifest]) -> list[list[str]]:

@@ -7,10 +7,10 @@ from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.output import withdrawn
 from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
+from ndt3_dist.prep.reading import check_calls, read
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import Source, find_sources
 from ndt3_dist.prep.windows import label_intervals
-from ndt3_dist.readers.read import read_recording
 from ndt3_dist.shards.manifest import session_id
 
 
@@ -19,6 +19,7 @@ def dry_rows(recipe: Recipe) -> list[dict]:
 
     Recordings in a store are listed with their size alone: to look into them is to fetch them.
     """
+    check_calls(recipe)
     key, sources = key_of(recipe), find_sources(recipe)
     gone = withdrawn(recipe.out)["recordings"] if recipe.out else []
     return [row_of(recipe, key, source, gone) for source in log.progress(sources, "plan")]
@@ -32,7 +33,7 @@ def row_of(recipe: Recipe, key: bytes, source: Source, gone: Collection[str] = (
     try:
         if gone and storage.sha256_file(source.path) in gone:
             raise BadInput("was taken out of this corpus")
-        recording = read_recording(source.path, recipe)
+        recording = read(source.path, recipe)
         subject = pseudonym(key, "subject", recording.subject)
         name = session_id(recipe.dataset, subject, pseudonym(key, "session", recording.session))
         seconds = recording.stop_s - recording.start_s

@@ -26,6 +26,7 @@ from ndt3_dist.prep.phases import ShardPlan, plan_shards, session_task, shard_ta
 from ndt3_dist.prep.pool import RunAll, ray_pool
 from ndt3_dist.prep.privacy import key_of, pseudonym, reason_of, source_label
 from ndt3_dist.prep.progress import Stages, Told, describe, warn_of_rate
+from ndt3_dist.prep.reading import check_calls
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import Source, find_sources
 from ndt3_dist.shards.manifest import Failure, Manifest, Shard
@@ -44,6 +45,7 @@ def prepare(recipe: Recipe) -> Manifest:
     if not recipe.out:
         raise BadInput("out is empty; give out=FOLDER for the corpus")
     check_places(recipe)
+    check_calls(recipe)
     stages = Stages()
     stages.begin("looking for recordings")
     key, sources = key_of(recipe), find_sources(recipe)
@@ -193,9 +195,8 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
 def plans_of(recipe: Recipe, spools: list[dict], there: Manifest | None) -> list[ShardPlan]:
     """Shards that new spools make, named on from those that are there."""
     before = None if recipe.rebuild else there
-    rows = len(before.sessions) if before else 0
     used = max(there.next_shard() if there else 0, withdrawn(recipe.out)["next_shard"])
-    plans = plan_shards(spools, recipe, rows, used)
+    plans = plan_shards(spools, recipe, before, used)
     if not plans and not before:
         raise BadInput("every window was rejected; the lines above say how many of each session")
     storage.check_room(recipe.out, sum(s["bytes"] for s in spools))

@@ -11,25 +11,23 @@ from pathlib import Path
 from ndt3_dist import log, storage
 from ndt3_dist.errors import ManifestMismatch, StoreFailed
 from ndt3_dist.prep.lease import FILE
+from ndt3_dist.prep.phases import streams_among
 from ndt3_dist.prep.privacy import source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import Source
+from ndt3_dist.prep.streams import describe
 from ndt3_dist.shards.manifest import (
     MANIFEST,
+    VERSION,
     Manifest,
     Session,
     Shard,
-    fingerprint,
     read_manifest,
 )
 
 WITHDRAWN = "removed.json"
 MARKS = ("recipe.json", FILE, WITHDRAWN)
 """Files of an output that are no result."""
-STREAMS = {
-    "spikes": "counts per bin, uint8 (bins, channels of all arrays side by side)",
-    "covariates": "recorded value / scale, float32 (bins, dims), NaN where not valid",
-}
 
 
 def claim(out: str, identity: dict, alone: bool = False) -> None:
@@ -182,7 +180,7 @@ def put_manifest(
                 f"{out}: another job has changed the corpus meanwhile; run the same command again"
             )
 
-    storage.write_json(storage.join(out, MANIFEST), manifest.model_dump(mode="json"), fence)
+    storage.write_json(storage.join(out, MANIFEST), manifest.dump(), fence)
 
 
 def commit(
@@ -200,19 +198,21 @@ def commit(
         check: Raises where the output is another job's by now.
     """
     sessions = [Session.model_validate(s["session"]) for s in spools]
-    if there and not recipe.rebuild:
-        sessions, shards = [*there.sessions, *sessions], [*there.shards, *shards]
+    before = None if recipe.rebuild else there
+    streams = before.streams if before else describe(streams_among(spools))
+    if before:
+        sessions, shards = [*before.sessions, *sessions], [*before.shards, *shards]
     lost = {s.id for s in there.sessions if not s.is_removed} if there else set()
     if lost := sorted(lost - {s.id for s in sessions}):
         log.warn(
             f"{recipe.out}: {len(lost)} sessions of the corpus that was there are not in the new "
             f"one: {', '.join(lost[:5])}"
         )
-    manifest = Manifest(
-        fingerprint=fingerprint(sessions, shards, recipe.bin_size_ms, recipe.window_bins),
+    manifest = Manifest.of(
+        version=before.version if before else VERSION,
         bin_size_ms=recipe.bin_size_ms,
         window_bins=recipe.window_bins,
-        streams=STREAMS,
+        streams=streams,
         recipe=recipe.identity(),
         recipe_sha256=recipe.sha256(),
         sessions=sessions,

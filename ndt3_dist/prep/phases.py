@@ -16,20 +16,25 @@ from ndt3_dist.errors import BadInput, ShardCorrupt, Withdrawn
 from ndt3_dist.prep.download import fetched
 from ndt3_dist.prep.lease import check_job
 from ndt3_dist.prep.privacy import pseudonym, source_label
+from ndt3_dist.prep.reading import read
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import Source
 from ndt3_dist.prep.windows import cut
-from ndt3_dist.readers.read import read_recording
+from ndt3_dist.shards.index import streams_of
 from ndt3_dist.shards.manifest import (
     SPLITS,
+    VERSION,
+    Manifest,
     Shard,
+    Stream,
     index_path,
+    neural_tokens_per_bin,
     sample_key,
     shard_path,
 )
-from ndt3_dist.shards.members import DESCRIPTION, read_members
+from ndt3_dist.shards.members import described, read_members
 from ndt3_dist.shards.npy import parse_npy
-from ndt3_dist.shards.verify import shard_problems
+from ndt3_dist.shards.verify import same_bytes
 from ndt3_dist.shards.write import write_shard
 
 
@@ -46,6 +51,8 @@ def read_spool(out: str, source: str, source_sha256: str, recipe_sha256: str) ->
         return None
     spool, base = storage.read_json(path), path.removesuffix(".json")
     if spool["recipe_sha256"] != recipe_sha256 or spool["source_sha256"] != source_sha256:
+        return None
+    if "size" not in spool:  # of an earlier version of this program
         return None
     try:
         whole = storage.size(base + ".tar") == spool["bytes"]
@@ -84,20 +91,21 @@ def session_task(
         found = read_spool(recipe.out, label, source_sha256, recipe.sha256())
         if found:
             return {**found, "base": base, "reused": True}
-        recording, length = read_recording(path, recipe), path.stat().st_size
+        recording, length = read(path, recipe), path.stat().st_size
     recording.subject = pseudonym(key, "subject", recording.subject)
     recording.session = pseudonym(key, "session", recording.session)
     session, samples = cut(recording, recipe, label, source_sha256)
     session = session.model_copy(update={"source_bytes": length})
     size = sum(len(data) + 1024 for s in samples for data in s[2].values())
     storage.check_room(base, size)
-    written = write_shard(
-        base + ".tar", base + ".index.npy", ((key, members, f) for _, key, members, f in samples)
-    )
+    rows = ((key, members, fields) for _, key, members, fields in samples)
+    streams = [stream.name for stream in session.streams]
+    written = write_shard(base + ".tar", base + ".index.npy", rows, streams)
     spool = {
         "recipe_sha256": recipe.sha256(),
         "source_sha256": source_sha256,
         "session": session.model_dump(mode="json"),
+        "size": [neural_tokens_per_bin(session.arrays), len(session.covariates)],
         "splits": [SPLITS.index(split) for split, *_ in samples],
         "sha256": written["sha256"],
         "index_sha256": written["index_sha256"],
@@ -121,38 +129,54 @@ class ShardPlan:
         name: Six digits.
         split: Of all its windows.
         samples: (spool, record in it) in order.
-        spools: Spool -> its path, session id, row of the session table and hashes; those it needs.
+        spools: Spool -> its path, session id, row of the session table, hashes, and neural tokens
+            and covariates of a bin; those it needs.
+        streams: Of the corpus, in order.
+        version: Of the corpus.
     """
 
     name: str
     split: str
     samples: list[tuple[int, int]]
     spools: dict[int, dict]
+    streams: list[str]
+    version: int
 
     def sha256(self) -> str:
         """Identity of what the shard will hold."""
         spools = {n: [s["id"], s["row"], s["sha256"]] for n, s in self.spools.items()}
-        what = [self.name, self.split, self.samples, spools]
+        what = [self.name, self.split, self.samples, spools, self.streams, self.version]
         return storage.sha256_bytes(storage.canonical_json(what))
 
 
-def plan_shards(spools: list[dict], recipe: Recipe, rows: int = 0, shards: int = 0):
+def plan_shards(
+    spools: list[dict], recipe: Recipe, before: Manifest | None = None, shards: int = 0
+) -> list[ShardPlan]:
     """Deal all windows to shards: one split a shard, windows in keyed-hash order, cut by bytes.
 
     Args:
         spools: What the session tasks returned, in order of session id.
         recipe: For its hash and `shard_mb`.
-        rows: Sessions that the corpus has already.
+        before: What the corpus is so far.
         shards: Shards that it has used names of.
-    Returns:
-        A `ShardPlan` for each shard.
+    Raises:
+        BadInput: A session has a stream that the corpus of before does not have.
     """
+    rows, streams, version = 0, list(streams_among(spools)), VERSION
+    if before:
+        if lost := [name for name in streams if name not in before.members]:
+            raise BadInput(
+                f"{recipe.out}: what is new has streams that the corpus does not have "
+                f"({', '.join(lost)}); prepare it as a corpus of its own"
+            )
+        rows, streams, version = len(before.sessions), list(before.members), before.version
     windows: dict[str, list] = {split: [] for split in SPLITS}
     identity = recipe.sha256()
     for number, spool in enumerate(spools):
         index = load_spool_index(spool["base"], spool["index_sha256"])
         session, starts = spool["session"]["id"], index["start_bin"].tolist()
-        sizes = (index["sizes"] + 1024 * (index["sizes"] > 0)).sum(axis=1).tolist()
+        held = np.array([index[stream]["size"] for stream in streams_of(index)], np.int64)
+        sizes = (held + 1024 * (held > 0)).sum(axis=0).tolist()
         for record, split in enumerate(spool["splits"]):
             key = order_key(identity, sample_key(session, starts[record]))
             windows[SPLITS[split]].append((key, number, record, sizes[record]))
@@ -171,9 +195,19 @@ def plan_shards(spools: list[dict], recipe: Recipe, rows: int = 0, shards: int =
         for n in sorted({n for n, _ in samples}):
             spool = spools[n]
             used[n] = {key: spool[key] for key in ("base", "sha256", "index_sha256")}
-            used[n] |= {"id": spool["session"]["id"], "row": rows + n}
-        plans.append(ShardPlan(f"{number:06d}", split, samples, used))
+            used[n] |= {"id": spool["session"]["id"], "row": rows + n, "size": spool["size"]}
+        plans.append(ShardPlan(f"{number:06d}", split, samples, used, streams, version))
     return plans
+
+
+def streams_among(spools: list[dict]) -> dict[str, Stream]:
+    """The streams of all sessions by name: each the first of its name, in the order met."""
+    found: dict[str, Stream] = {}
+    for spool in spools:
+        for stream in spool["session"]["streams"]:
+            if stream["name"] not in found:
+                found[stream["name"]] = Stream.model_validate(stream)
+    return found
 
 
 def load_spool_index(base: str, sha256: str) -> np.ndarray:
@@ -200,13 +234,13 @@ def shard_task(recipe: Recipe, plan: ShardPlan, job: str = "") -> dict:
         found = storage.read_json(done)
         if found["plan"] == plan.sha256():
             entry = Shard.model_validate(found["entry"])
-            if not shard_problems(recipe.out, entry):
+            if not same_bytes(recipe.out, entry):
                 return found["entry"]
     samples = list(samples_of(plan))
     check_job(recipe.out, job)
-    written = write_shard(
-        shard_path(recipe.out, plan.name), index_path(recipe.out, plan.name), samples
-    )
+    paths = shard_path(recipe.out, plan.name), index_path(recipe.out, plan.name)
+    sizes = {s["row"]: s["size"] for s in plan.spools.values()} if plan.version == 1 else None
+    written = write_shard(*paths, samples, plan.streams, sizes)
     entry = {"name": plan.name, "split": plan.split, **written}
     storage.write_json(done, {"plan": plan.sha256(), "entry": entry})
     return entry
@@ -218,5 +252,5 @@ def samples_of(plan: ShardPlan) -> Iterator[tuple[str, dict, dict]]:
     for number, record in plan.samples:
         entry, spool = indexes[number][record], plan.spools[number]
         members = read_members(spool["base"] + ".tar", entry)
-        fields = {name: entry[name] for name in DESCRIPTION} | {"session": spool["row"]}
+        fields = {**described(entry), "session": spool["row"]}
         yield sample_key(spool["id"], int(entry["start_bin"])), members, fields

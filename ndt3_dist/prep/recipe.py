@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from ndt3_dist import storage
 from ndt3_dist.config import Section, load_config
 from ndt3_dist.readers.options import ReadOptions
-from ndt3_dist.shards.manifest import REMOVED, VERSION
+from ndt3_dist.shards.manifest import REMOVED
 
 Split = Literal["train", "val", "calibration", "test"]
 RUNTIME_KEYS = {"source", "out", "num_workers", "ray_address", "allow_failures", "rebuild"}
+
+
+LATER_KEYS = ("options", "preprocess")
+"""Keys that recipes did not have at first: their defaults are no part of the identity, so that
+corpora of before stay those of the same recipe."""
 
 
 class SplitRule(Section):
@@ -53,6 +58,10 @@ class Recipe(ReadOptions):
     """Which files of a source folder to take."""
     out: str = ""
     """Folder or s3:// URL of the corpus."""
+    preprocess: list[str | dict[str, Any]] = []
+    """Functions that each recording goes through once it is read, in order, each as
+    package.module:function or, with arguments, {call: package.module:function, KEY: VALUE, ...}. It
+    takes a Recording (`readers.recording`) and returns one."""
     licence: str = "unknown"
     window_ms: float = Field(default=2000, gt=0)
     """Length of a window (chop); NDT3's is 2 s."""
@@ -99,6 +108,13 @@ class Recipe(ReadOptions):
         return self
 
     @model_validator(mode="after")
+    def _calls_are_complete(self):
+        for call in self.preprocess:
+            if isinstance(call, dict) and not isinstance(call.get("call"), str):
+                raise ValueError(f"preprocess {call}: expected call: package.module:function in it")
+        return self
+
+    @model_validator(mode="after")
     def _validity_has_an_effect(self):
         v = self.validity
         if (v.table or v.mask) and v.outside == "mask" and not self.covariates.path:
@@ -114,9 +130,12 @@ class Recipe(ReadOptions):
     def identity(self) -> dict:
         """The part of the recipe that decides the corpus."""
         told = self.model_dump(mode="json", exclude=RUNTIME_KEYS)
+        for key in LATER_KEYS:
+            if told[key] == type(self).model_fields[key].default:
+                del told[key]
         if self.privacy.pseudonyms:
             told["pattern"] = ""  # it may name somebody
-        return {"version": VERSION, **told, "privacy": {"pseudonyms": self.privacy.pseudonyms}}
+        return {"version": 1, **told, "privacy": {"pseudonyms": self.privacy.pseudonyms}}
 
     def sha256(self) -> str:
         return storage.sha256_bytes(storage.canonical_json(self.identity()))

@@ -17,13 +17,13 @@ from ndt3_dist.shards.manifest import (
     Manifest,
     Session,
     Shard,
-    fingerprint,
     index_path,
+    neural_tokens_per_bin,
     read_manifest,
     sample_key,
     shard_path,
 )
-from ndt3_dist.shards.members import DESCRIPTION, read_members
+from ndt3_dist.shards.members import described, read_members
 from ndt3_dist.shards.write import write_shard
 
 
@@ -83,7 +83,7 @@ def remove_sessions(
         used = max(before.next_shard(), past["next_shard"])
         shards, rewritten, old, windows = [], [], [], 0
         for shard in log.progress(before.shards, "shards"):
-            index = read_index(corpus, shard)
+            index = read_index(corpus, before, shard)
             gone = np.isin(index["session"], numbers)
             if not gone.any():
                 shards.append(shard)
@@ -95,13 +95,8 @@ def remove_sessions(
             shards += [new] if new else []
             rewritten.append((shard.name, new.name if new else ""))
         kept = [empty(i, s) if i in numbers else s for i, s in enumerate(before.sessions)]
-        after = before.model_copy(
-            update={
-                "sessions": kept,
-                "shards": shards,
-                "fingerprint": fingerprint(kept, shards, before.bin_size_ms, before.window_bins),
-            }
-        )
+        told = {k: v for k, v in before if k not in ("fingerprint", "sessions", "shards")}
+        after = Manifest.of(**told, sessions=kept, shards=shards)
         lease.check()
         hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
         cached = sum(cache.forget(h) for cache in caches for h in hashes)
@@ -168,13 +163,21 @@ def without(
 
     def samples() -> Iterator[tuple[str, dict, dict]]:
         for entry in index:
-            members = read_members(tar, entry)
-            fields = {field: entry[field] for field in (*DESCRIPTION, "session")}
-            session = manifest.sessions[int(entry["session"])]
-            yield sample_key(session.id, int(entry["start_bin"])), members, fields
+            members, row = read_members(tar, entry), int(entry["session"])
+            fields = {**described(entry), "session": row}
+            yield sample_key(manifest.sessions[row].id, int(entry["start_bin"])), members, fields
 
-    written = write_shard(shard_path(corpus, name), index_path(corpus, name), samples())
+    paths = shard_path(corpus, name), index_path(corpus, name)
+    written = write_shard(*paths, samples(), manifest.members, sizes_of(manifest))
     return Shard(name=name, split=shard.split, **written)
+
+
+def sizes_of(manifest: Manifest) -> dict[int, tuple[int, int]] | None:
+    """Neural tokens and covariates of a bin by session, which indexes of version 1 need."""
+    if manifest.version != 1:
+        return None
+    rows = enumerate(manifest.sessions)
+    return {n: (neural_tokens_per_bin(s.arrays), len(s.covariates)) for n, s in rows}
 
 
 def runs_that_saw(ids: set[str], runs: str) -> list[str]:

@@ -9,22 +9,13 @@ nothing: its last, shorter window is kept too, so that every test bin is scored.
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.binning import bin_covariates, count_spikes, covariate_scales
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.streams import Binned, bin_streams
 from ndt3_dist.readers.recording import EDGE, Recording
-from ndt3_dist.shards.manifest import (
-    Covariate,
-    Interval,
-    Session,
-    Windows,
-    neural_tokens_per_bin,
-    sample_key,
-    session_id,
-)
+from ndt3_dist.shards.index import count_values
+from ndt3_dist.shards.manifest import Interval, Session, Windows, sample_key, session_id
 from ndt3_dist.shards.write import npy_bytes
 
-MOST_COUNTS = 8_000_000_000
-"""Bins times channels of a session: a day of 20 ms and 1,800 channels."""
 CONSTANT = 1e-6
 """A covariate whose standard deviation in units of its scale is below this is constant."""
 
@@ -49,65 +40,33 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
             f"recording of {max(bins, 0) * bin_s:.2f} s is shorter than a window "
             f"({recipe.window_ms / 1000:g} s)"
         )
-    channels = sum(array.channels for array in recording.arrays)
-    if bins * channels > MOST_COUNTS:
-        raise BadInput(
-            f"{bins} bins of {channels} channels are {bins * channels / 1e9:.0f} GB of counts; "
-            "expected a session of hours and an array of hundreds of channels"
-        )
-    spikes = count_spikes(recording, bin_s, bins)
-    spans = span_bins(recording, bin_s, bins)
-    if not spikes.any():
-        raise BadInput("has zero spikes between its first and last bin")
     name = session_id(recipe.dataset, recording.subject, recording.session)
-    intervals = label_intervals(name, bins, recipe)
-    covariates = np.zeros((bins, 0), np.float32)
-    scales = np.zeros(0)
-    if recording.covariates.shape[1]:
-        covariates = bin_covariates(
-            recording.covariate_times,
-            recording.covariates,
-            recording.start_s,
-            bin_s,
-            bins,
-            recipe.covariates.max_gap_ms / 1000,
-        )
-        inside = np.zeros(bins, bool)
-        for first, last in spans:
-            inside[first:last] = True
-        covariates[~inside] = np.nan  # what no window shows has no part in the scales either
-        scales = fit_scales(covariates, intervals, recipe.covariates.quantile)
-        covariates = (covariates / scales).astype(np.float32)
+    intervals, spans = label_intervals(name, bins, recipe), span_bins(recording, bin_s, bins)
+    binned, covariates = bin_streams(recording, recipe, bins, spans, intervals)
+    spikes = binned["spikes"].values if "spikes" in binned else None
+    if spikes is not None and not spikes.any():
+        raise BadInput("has zero spikes between its first and last bin")
     samples, windows = [], {}
-    patches = neural_tokens_per_bin(recording.arrays)
     for interval in intervals:
         windows.setdefault(interval.split, {"kept": 0, "rejected": {}})
     for split, first, last in stretches(intervals, spans):
         tally = windows[split]
-        reasons = reject(spikes[first:last], covariates[first:last], recipe.window_bins)
+        reasons = reject(binned, first, last, recipe.window_bins)
         for start, reason in zip(range(first, last, recipe.window_bins), reasons, strict=True):
             if reason and split != "test":
                 tally["rejected"][reason] = tally["rejected"].get(reason, 0) + 1
                 continue
             tally["kept"] += 1
             stop = min(start + recipe.window_bins, last)
-            s, c = spikes[start:stop], covariates[start:stop]
-            dims = c.shape[1]
-            context = max(dims, 1) + 1  # a zero constraint for each dim, an absent return
-            fields = {
-                "start_bin": start,
-                "bins": stop - start,
-                "tokens": (stop - start) * (patches + dims) + context,
-                "context_tokens": context,
-                "spike_targets": s.size,
-                "covariate_targets": int(np.isfinite(c).sum()),
-            }
-            members = {"spikes": npy_bytes(s), "covariates": npy_bytes(c)}
+            parts = {n: b.window(start, stop) for n, b in binned.items()}
+            values = {n: count_values(p, binned[n].stream.changes) for n, p in parts.items()}
+            fields = {"start_bin": start, "bins": stop - start, "values": values}
+            members = {n: npy_bytes(part) for n, part in parts.items()}
             samples.append((split, sample_key(name, start), members, fields))
     total = sum(len(t) for t in recording.spike_times)
     if recording.counts is not None:
         total = int(recording.counts.sum())
-    described = zip(recording.covariate_names, recording.covariate_units, scales, strict=True)
+    counted = 0 if spikes is None else int(spikes.sum())
     session = Session(
         id=name,
         dataset=recipe.dataset,
@@ -118,14 +77,13 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         licence=recipe.licence,
         bins=bins,
         start_s=recording.start_s,
+        streams=[b.stream for b in binned.values()],
         arrays=recording.arrays,
-        covariates=[
-            Covariate(name=n, unit=unit, scale=float(scale)) for n, unit, scale in described
-        ],
+        covariates=covariates,
         intervals=intervals,
         windows={split: Windows(**tally) for split, tally in windows.items()},
-        spikes=int(spikes.sum()),
-        spikes_outside=int(total - int(spikes.sum())),
+        spikes=counted,
+        spikes_outside=int(total - counted),
     )
     return session, samples
 
@@ -164,39 +122,52 @@ def label_intervals(name: str, bins: int, recipe: Recipe) -> list[Interval]:
     return sorted(intervals, key=lambda i: i.start_bin)
 
 
-def fit_scales(covariates: np.ndarray, intervals: list[Interval], quantile: float) -> np.ndarray:
-    """Scales from the train and calibration bins alone, so that no test bin leaks into them."""
-    fit = [covariates[i.start_bin : i.stop_bin] for i in intervals if i.split in FIT_SPLITS]
-    if not fit:
-        raise BadInput("has no train or calibration interval to take covariate scales from")
-    return covariate_scales(np.concatenate(fit), quantile)
-
-
-FIT_SPLITS = ("train", "calibration")
-
-
-def reject(spikes: np.ndarray, covariates: np.ndarray, window_bins: int) -> list[str]:
+def reject(binned: dict[str, Binned], first: int, last: int, window_bins: int) -> list[str]:
     """Why each window of a stretch is rejected; empty where it is kept.
 
     Args:
-        spikes: Of the stretch, (bins, channels).
-        covariates: (bins, dims), NaN where not valid.
-        window_bins: Windows lie end to end; the last one may be shorter, and is rejected for it.
+        binned: Streams of the session.
+        first, last: First and last + 1 of the stretch's bins. Windows lie end to end; the last one
+            may be shorter, and is rejected for it.
+        window_bins: Bins of a window.
     Source: NDT3 `heuristic_sanitize`; windows without one finite covariate are kept for their
-    spikes.
+    spikes. Those of recordings without spikes are rejected where no value of any stream is valid.
     """
-    whole, rest = divmod(len(spikes), window_bins)
-    bins = whole * window_bins
-    silent = ~spikes[:bins].reshape(whole, window_bins * spikes.shape[1]).any(axis=1)
-    shape = whole, window_bins, covariates.shape[1]
-    values = covariates[:bins].reshape(shape).astype(np.float64)
+    whole, rest = divmod(last - first, window_bins)
+    last = first + whole * window_bins
+    parts = {n: of_windows(b, first, last, window_bins) for n, b in binned.items()}
+    reasons = np.full(whole, "", dtype="<U20")
+    if "covariates" in binned:
+        reasons[constant(binned["covariates"].window(first, last), window_bins)] = (
+            "constant_covariates"
+        )
+    if "spikes" in parts:
+        reasons[~parts["spikes"].any(axis=1)] = "no_spikes"
+    elif whole:
+        valid = [np.isfinite(part).any(axis=1) for part in parts.values()]
+        reasons[~np.any(valid, axis=0)] = "nothing_recorded"
+    return reasons.tolist() + ["too_short"] * (rest > 0)
+
+
+def of_windows(binned: Binned, first: int, last: int, window_bins: int) -> np.ndarray:
+    """Its values in windows that lie end to end, (windows, values)."""
+    values = binned.window(first, last)
+    return values.reshape(
+        (last - first) // window_bins, window_bins * binned.per_bin * values.shape[1]
+    )
+
+
+def constant(covariates: np.ndarray, window_bins: int) -> np.ndarray:
+    """Which windows have covariates of which none varies, (windows,) bool.
+
+    A dimension that is nowhere finite deviates by nothing; one that varies is enough.
+    """
+    shape = len(covariates) // window_bins, window_bins, covariates.shape[1]
+    values = covariates.reshape(shape).astype(np.float64)
     finite = np.isfinite(values)
     count = finite.sum(axis=1)  # (windows, dims)
     values[~finite] = 0
     mean = values.sum(axis=1) / np.maximum(count, 1)
     apart = np.where(finite, values - mean[:, None], 0)
     deviation = np.sqrt((apart**2).sum(axis=1) / np.maximum(count, 1))
-    # A dimension that is nowhere finite deviates by nothing; one that varies is enough.
-    constant = (count > 0).any(axis=1) & (deviation < CONSTANT).all(axis=1)
-    reasons = np.where(silent, "no_spikes", np.where(constant, "constant_covariates", ""))
-    return reasons.tolist() + ["too_short"] * (rest > 0)
+    return (count > 0).any(axis=1) & (deviation < CONSTANT).all(axis=1)

@@ -83,14 +83,14 @@ def decode_recording(args: argparse.Namespace) -> None:
     from ndt3_dist.config import find_file
     from ndt3_dist.evaluate.online import read_units
     from ndt3_dist.prep.binning import count_spikes
+    from ndt3_dist.prep.reading import read
     from ndt3_dist.prep.recipe import load_recipe
-    from ndt3_dist.readers.read import read_recording
     from ndt3_dist.shards.manifest import session_id
 
     if args.out and not args.out.endswith((".npy", ".csv")):
         raise BadInput(f"--out {args.out}: expected a name that ends in .npy or .csv")
     recipe = load_recipe(find_file(args.recipe, "data_prep/recipes"), args.overrides)
-    recording = read_recording(args.recording, recipe)
+    recording = read(args.recording, recipe)
     name = session_id(recipe.dataset, recording.subject, recording.session)
     units = read_units(args.model, args.session, likely=name)
     if units.session != name:

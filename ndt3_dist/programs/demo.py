@@ -22,9 +22,11 @@ import psutil
 
 from ndt3_dist import log, storage
 from ndt3_dist.config import PROJECT, find_file, load_config
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.evaluate.session import evaluate
+from ndt3_dist.model.tokenise import NDT3Packing
 from ndt3_dist.pages.run_page import write_report
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import read_manifest
@@ -145,8 +147,9 @@ def pretrain(args, corpus: str) -> None:
     if args.recordings:
         overrides += ["model.dropout=0.1"]  # many passes do overfit
     config = load_config(PretrainConfig, file, overrides)
-    stream = Stream(opened, config.data, config.model, args.seed, config.train.global_batch, 1)
-    run, total = Path("runs") / args.name, total_steps(config, stream.plan.epoch_rows)
+    packing = NDT3Packing(opened.manifest.sessions, config.ndt3)
+    stream = Stream(Feed(opened, config.data, packing, args.seed, config.train.global_batch))
+    run, total = Path("runs") / args.name, total_steps(config, stream.steps_in(epochs))
     # The launcher beside this interpreter: it works without the environment being activated.
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     command = [deepspeed, "--num_accelerators", str(args.ranks), "--master_port", free_port()]

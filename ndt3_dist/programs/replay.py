@@ -11,7 +11,6 @@ from ndt3_dist import log
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.train.replay import dump, replay
-from ndt3_dist.train.spikes import over_represented
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
     log.say(text_table(found.rows))
     shares = [
         {"session": name, "windows": windows, "expected": f"{expected:.1f}"}
-        for name, windows, expected in over_represented(found.stream, found.step.rows)
+        for name, windows, expected in found.stream.over_represented(found.step.rows)
     ]
     log.say(f"\nmost over-represented\n{text_table(shares)}" if shares else "")
     if found.damaged:

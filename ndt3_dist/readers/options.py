@@ -1,6 +1,6 @@
 """What a reader is told: which series of a recording are spikes and covariates, what is valid."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -96,8 +96,11 @@ class ValidityRecipe(Section):
 class ReadOptions(Section):
     """The part of a recipe that readers see."""
 
-    reader: Literal["nwb", "mat", "rtt", "xds", "pyaldata"] = "nwb"
-    """Which of `readers` reads the files."""
+    reader: str = "nwb"
+    """Which of `readers` reads the files (nwb, mat, rtt, xds, pyaldata), or a function of one's own
+    as package.module:function, called with the path of a file and these options."""
+    options: dict[str, Any] = {}
+    """For such a function."""
     bin_size_ms: float = Field(default=20, gt=0)
     spikes: SpikesRecipe = SpikesRecipe()
     covariates: CovariatesRecipe = CovariatesRecipe()

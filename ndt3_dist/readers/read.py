@@ -1,8 +1,11 @@
 """The reader of a recipe: one file of this folder for each family of formats."""
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from ndt3_dist.config import import_call
+from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.mat import read_mat
 from ndt3_dist.readers.nwb import read_nwb
 from ndt3_dist.readers.options import ReadOptions
@@ -21,6 +24,17 @@ READERS: dict[str, Callable[[str | Path, ReadOptions], Recording]] = {
 """Name in a recipe -> what reads a file. Raises BadInput naming the file and the field."""
 
 
+def reader_of(recipe: ReadOptions) -> Callable[[str | Path, ReadOptions], Recording]:
+    """What reads the files of a recipe. Raises BadInput for a name that is none."""
+    if ":" in recipe.reader:
+        return import_call(recipe.reader, "reader")
+    if recipe.reader not in READERS:
+        near = difflib.get_close_matches(recipe.reader, READERS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(READERS)}"
+        raise BadInput(f"reader: no {recipe.reader!r} ({hint}), or package.module:function")
+    return READERS[recipe.reader]
+
+
 def read_recording(path: str | Path, recipe: ReadOptions) -> Recording:
     """Read one file as a recipe says."""
-    return READERS[recipe.reader](path, recipe)
+    return reader_of(recipe)(path, recipe)

@@ -17,6 +17,29 @@ LONGEST_S = 24 * 3600
 
 
 @dataclass
+class Signal:
+    """A stream of a recording that is neither its spikes nor its covariates.
+
+    Attributes:
+        name: Of the stream, such as ecog.
+        values: (samples, dims), NaN where not valid.
+        times: Start of each sample in s on the recording's clock, (samples,), ascending.
+        unit: Physical unit.
+        per_bin: Rows that the corpus keeps of each bin: means of the samples in them.
+        dtype: That it is stored in, float32 or float16.
+        max_gap_s: Samples further apart than this leave rows that are not valid between them.
+    """
+
+    name: str
+    values: np.ndarray
+    times: np.ndarray
+    unit: str
+    per_bin: int = 1
+    dtype: str = "float32"
+    max_gap_s: float = 0.1
+
+
+@dataclass
 class Recording:
     """What a reader takes from a file, still on the recording's own clock (seconds).
 
@@ -34,6 +57,7 @@ class Recording:
         covariate_unit: Physical unit of all dimensions, or of each.
         counts: Spikes that the file holds binned, (file bins, channels), from `start_s` on.
         count_bin_s: Length of a file bin in s.
+        signals: Other streams.
         spans: Stretches [start, stop) in s that windows must not leave, (spans, 2), ascending;
             None = the whole recording.
     """
@@ -50,6 +74,7 @@ class Recording:
     covariate_unit: str | tuple[str, ...] = ""
     counts: np.ndarray | None = None
     count_bin_s: float = 0.0
+    signals: list[Signal] = field(default_factory=list)
     spans: np.ndarray | None = None
 
     @property

@@ -9,17 +9,14 @@ import errno
 import functools
 import os
 import threading
-from typing import NamedTuple
 
 import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import ManifestMismatch, ShardCorrupt, ShardLost
 from ndt3_dist.shards.cache import Cache, default_cache
+from ndt3_dist.shards.index import index_type, opened, record_struct
 from ndt3_dist.shards.manifest import (
-    INDEX,
-    MEMBERS,
-    RECORD,
     Manifest,
     Shard,
     index_path,
@@ -42,24 +39,15 @@ MAX_INDEXES = 1024
 """Indexes kept in memory at once; one of a shard of 32 MB has about 200 kB."""
 
 
-class Sample(NamedTuple):
-    """One window.
-
-    Attributes:
-        spikes: Counts, (bins, channels of all arrays side by side), uint8.
-        covariates: In units of the session's scale, NaN where not valid, (bins, dims), float32.
-        constraint: (bins, 3, dims), float32, or None where the recording has none.
-        returns: Return-to-go and reward of each bin, (bins, 2), int64, or None.
-    """
-
-    spikes: np.ndarray
-    covariates: np.ndarray
-    constraint: np.ndarray | None = None
-    returns: np.ndarray | None = None
+Sample = dict[str, np.ndarray]
+"""One window: the array of each stream that it has, (rows, ...), such as spikes (bins, channels)
+uint8 and covariates (bins, dims) float32, NaN where not valid."""
 
 
-def read_index(corpus: str, shard: Shard, cache: Cache | None = None) -> np.ndarray:
-    """The index of a shard, (samples,) of INDEX; its hash must be the manifest's."""
+def read_index(
+    corpus: str, manifest: Manifest, shard: Shard, cache: Cache | None = None
+) -> np.ndarray:
+    """The index of a shard, (samples,) of `index_type`; its hash must be the manifest's."""
     path = index_path(corpus, shard.name)
     try:
         if storage.is_remote(path) and cache:
@@ -70,11 +58,12 @@ def read_index(corpus: str, shard: Shard, cache: Cache | None = None) -> np.ndar
         raise ShardCorrupt(f"{path}: missing; restore it or prepare the corpus anew") from e
     if storage.sha256_bytes(data) != shard.index_sha256:
         raise ShardCorrupt(f"{path}: its sha256 is not the manifest's; prepare the corpus anew")
-    index = parse_npy(data, path)
-    if index.dtype != INDEX or len(index) != shard.samples:
+    index = opened(parse_npy(data, path), manifest.version, manifest.members, path)
+    if len(index) != shard.samples:
         raise ShardCorrupt(f"{path}: {len(index)} records, the manifest has {shard.samples}")
-    if not index["sizes"][:, :2].all():
-        raise ShardCorrupt(f"{path}: has windows without {' or '.join(MEMBERS[:2])}")
+    has = np.array([index[name]["size"] > 0 for name in manifest.members])
+    if not (has[:2].all() if manifest.version == 1 else has.any(axis=0).all()):
+        raise ShardCorrupt(f"{path}: has windows without their streams; prepare the corpus anew")
     return index
 
 
@@ -118,6 +107,8 @@ class Corpus:
                 "say what was rejected and why"
             )
         self._firsts: list[int] = self.first.tolist()
+        self._streams = self.manifest.members
+        self._record = record_struct(len(self._streams))
         self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
         self._opened: dict[int, LocalShard] = {}
         self._lock = threading.Lock()
@@ -128,25 +119,25 @@ class Corpus:
 
     @functools.cached_property
     def index(self) -> np.ndarray:
-        """Records of all samples, (samples,) of INDEX, in memory together."""
+        """Records of all samples, (samples,) of `index_type`, in memory together."""
         return np.concatenate([self.records_of(s) for s in range(len(self.shards))])
 
     def _records_of(self, shard: int) -> np.ndarray:
         """Records of the samples of a shard, verified. Raises ShardCorrupt."""
-        return read_index(self.path, self.shards[shard], self.cache)
+        return read_index(self.path, self.manifest, self.shards[shard], self.cache)
 
     def shard_of(self, numbers: int | np.ndarray) -> np.ndarray:
         """Position in `shards` of samples."""
         return np.searchsorted(self.first, numbers, "right") - 1
 
     def record(self, number: int) -> np.ndarray:
-        """The record of one sample, () of INDEX."""
+        """The record of one sample, () of `index_type`."""
         shard = bisect.bisect_right(self._firsts, number) - 1
         return self.records_of(shard)[number - self._firsts[shard]]
 
     def records(self, numbers: np.ndarray) -> np.ndarray:
-        """Records of some samples, (samples,) of INDEX."""
-        found, shards = np.empty(len(numbers), INDEX), self.shard_of(numbers)
+        """Records of some samples, (samples,) of `index_type`."""
+        found, shards = np.empty(len(numbers), index_type(self._streams)), self.shard_of(numbers)
         for shard in np.unique(shards).tolist():
             mine = shards == shard
             found[mine] = self.records_of(shard)[numbers[mine] - self.first[shard]]
@@ -183,36 +174,32 @@ class Corpus:
 
     def _read(self, number: int) -> Sample:
         shard = bisect.bisect_right(self._firsts, number) - 1
-        at = RECORD.size * (number - self._firsts[shard])
-        record = RECORD.unpack_from(self.records_of(shard), at)  # pyright: ignore[reportArgumentType]
+        at = self._record.size * (number - self._firsts[shard])
+        _, _, _, expected, *members = self._record.unpack_from(self.records_of(shard), at)  # pyright: ignore
+        offsets, sizes = members[::3], members[1::3]
         # The members lie one behind the other: one read for all.
-        begin = record[8]
-        second, third, fourth = record[9] - begin, record[10] - begin, record[11] - begin
-        a, b, c, d = record[12:]  # their bytes
-        size = (fourth + d) if d else (third + c) if c else (second + b)
+        there = [i for i, size in enumerate(sizes) if size]
+        begin, last = offsets[there[0]], there[-1]
+        size = offsets[last] + sizes[last] - begin
         data = self._bytes(shard, begin, size)
         if len(data) != size:
             raise ShardCorrupt(f"{self.where(number)} lies beyond the end of the shard")
-        view = memoryview(data)
-        crc = crc32(view[second : second + b], crc32(view[:a]))
-        if c:
-            crc = crc32(view[third : third + c], crc)
-        if d:
-            crc = crc32(view[fourth:], crc)
-        if crc != record[7]:
+        view, crc, sample = memoryview(data), 0, {}
+        for i in there:
+            first = offsets[i] - begin
+            crc = crc32(view[first : first + sizes[i]], crc)
+        if crc != expected:
             raise ShardCorrupt(
-                f"{self.where(number)} has crc32 {crc:08x}, its index {record[7]:08x}; "
+                f"{self.where(number)} has crc32 {crc:08x}, its index {expected:08x}; "
                 "restore the shard or prepare the corpus anew"
             )
         try:
-            return Sample(
-                parse_npy(data, "spikes", 0, a),
-                parse_npy(data, "covariates", second, b),
-                parse_npy(data, "constraint", third, c) if c else None,
-                parse_npy(data, "return", fourth, d) if d else None,
-            )
+            for i in there:
+                name = self._streams[i]
+                sample[name] = parse_npy(data, name, offsets[i] - begin, sizes[i])
         except ShardCorrupt as e:
             raise ShardCorrupt(f"{self.where(number)}: {e}") from e
+        return sample
 
     def _bytes(self, shard: int, offset: int, size: int) -> bytes:
         """Part of a shard; shorter where the shard ends before."""

@@ -1,49 +1,28 @@
-"""Corpus format, version 1: what a manifest, an index record and a sample key are.
+"""The manifest of a corpus: its streams, sessions and shards, and what it is as a fingerprint.
 
 A corpus is a folder with `manifest.json` (written last; without it there is no corpus) and
-`shards/NNNNNN.tar` + `shards/NNNNNN.index.npy`. Reading is distrustful: a manifest is checked
-against this schema, shard names must be six digits, and sizes and hashes must hold.
+`shards/NNNNNN.tar` + `shards/NNNNNN.index.npy` (`shards.index`). Reading is distrustful: a manifest
+is checked against this schema, shard names must be six digits, and sizes and hashes must hold.
 """
 
 import hashlib
 import re
-import struct
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
+from ndt3_dist.shards.index import CHANNELS_PER_TOKEN, STREAMS_1
 
-VERSION = 1
+VERSION = 2
+"""That new corpora are of. One of version 1 is read, and grows and shrinks as it is."""
 MANIFEST = "manifest.json"
-MEMBERS = ("spikes", "covariates", "constraint", "return")
-"""Streams of a sample in the order of its tar members; the last two only where recorded."""
 REMOVED = "removed"
 """Dataset of the row that a session leaves which was taken out."""
 SPLITS = ("train", "val", "calibration", "test")
-CHANNELS_PER_TOKEN = 32
-"""Channels of a neural token as counted in the index (NDT3's neurons_per_token)."""
 MAX_KEY = 85
 """Longest sample key: with `.covariates.npy` it fills the 100 characters of a ustar header."""
-
-INDEX = np.dtype(
-    [
-        ("session", "<u4"),  # row of the manifest's session table
-        ("start_bin", "<u4"),  # first bin, counted from the session's own first bin
-        ("bins", "<u4"),
-        ("tokens", "<u4"),  # all tokens, those of constraint and return included
-        ("context_tokens", "<u4"),  # constraint and return tokens alone
-        ("spike_targets", "<u4"),  # bins x channels
-        ("covariate_targets", "<u4"),  # finite covariate values
-        ("crc32", "<u4"),  # over the members' bytes in MEMBERS order
-        ("offsets", "<u8", (len(MEMBERS),)),  # of each member's bytes in the tar
-        ("sizes", "<u4", (len(MEMBERS),)),  # 0 where a member is absent
-    ]
-)
-RECORD = struct.Struct(f"<8I{len(MEMBERS)}Q{len(MEMBERS)}I")
-"""The same, as numbers of one record: quicker than numpy for one."""
 
 
 class _Strict(BaseModel):
@@ -63,6 +42,20 @@ class Covariate(_Strict):
     name: str
     unit: str
     scale: float = Field(gt=0)
+
+
+class Stream(_Strict):
+    """What a session has under one name, sampled so many times a second."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    rate_hz: float = Field(gt=0)
+    """Rows a second: a whole number of them in a bin."""
+    dims: int = Field(ge=0)
+    """Values of a row."""
+    dtype: str
+    unit: str
+    changes: bool = False
+    """Its records count the values of rows that differ from the row before, and not of all."""
 
 
 class Interval(_Strict):
@@ -96,7 +89,10 @@ class Session(_Strict):
     bins: int
     start_s: float
     """Time of the session's first bin on the recording's own clock."""
+    streams: list[Stream] = []
+    """In the order of a window's members; none are said in version 1."""
     arrays: list[Array]
+    """Electrode arrays of its spikes, side by side."""
     covariates: list[Covariate]
     intervals: list[Interval]
     windows: dict[str, Windows]
@@ -122,7 +118,8 @@ class Shard(_Strict):
     sha256: str
     index_sha256: str
     samples: int
-    tokens: int
+    tokens: int = 0
+    """Of NDT3, in version 1."""
 
 
 class Failure(_Strict):
@@ -132,16 +129,36 @@ class Failure(_Strict):
 
 class Manifest(_Strict):
     format: Literal["ndt3_dist.corpus"] = "ndt3_dist.corpus"
-    version: int = VERSION
+    version: Literal[1, 2] = VERSION
     fingerprint: str
     bin_size_ms: float
     window_bins: int
     streams: dict[str, str]
+    """Name -> what it is, in the order of a window's members."""
     recipe: dict
     recipe_sha256: str
     sessions: list[Session]
     shards: list[Shard]
     failed: list[Failure] = []
+
+    @classmethod
+    def of(cls, **values) -> "Manifest":
+        """One with the fingerprint of what it says."""
+        made = cls(fingerprint="", **values)
+        size = made.bin_size_ms, made.window_bins, made.version
+        return made.model_copy(
+            update={"fingerprint": fingerprint(made.sessions, made.shards, *size)}
+        )
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the streams that windows may have, in the order of their members."""
+        return STREAMS_1 if self.version == 1 else tuple(self.streams)
+
+    def dump(self) -> dict:
+        """What manifest.json holds: each version without the other's fields."""
+        only = {1: {"sessions": {"__all__": {"streams"}}}, 2: {"shards": {"__all__": {"tokens"}}}}
+        return self.model_dump(mode="json", exclude=only[self.version])  # pyright: ignore
 
     def next_shard(self) -> int:
         """Number of the shard that would be written next; none is used twice."""
@@ -156,7 +173,9 @@ class Manifest(_Strict):
         raise BadInput(f"no session {session!r} in the corpus; there are: {known}")
 
 
-def fingerprint(sessions: list[Session], shards: list[Shard], bin_ms: float, bins: int) -> str:
+def fingerprint(
+    sessions: list[Session], shards: list[Shard], bin_ms: float, bins: int, version: int = VERSION
+) -> str:
     """Identity of what a corpus holds: no paths, hosts or times.
 
     Args:
@@ -164,15 +183,17 @@ def fingerprint(sessions: list[Session], shards: list[Shard], bin_ms: float, bin
         shards: Shard table in order.
         bin_ms: Bin size in ms.
         bins: Bins per window.
+        version: Of the corpus.
     Returns:
         Hex sha256.
     """
+    apart = {"source", "source_bytes"} | ({"streams"} if version == 1 else set())
     what = {
-        "version": VERSION,
+        "version": version,
         "bin_size_ms": float(bin_ms),
         "window_bins": bins,
-        "sessions": [s.model_dump(exclude={"source", "source_bytes"}) for s in sessions],
-        "shards": [s.model_dump() for s in shards],
+        "sessions": [s.model_dump(exclude=apart) for s in sessions],
+        "shards": [s.model_dump(exclude=set() if version == 1 else {"tokens"}) for s in shards],
     }
     return storage.sha256_bytes(storage.canonical_json(what))
 
@@ -218,9 +239,9 @@ def read_manifest(corpus: str) -> Manifest:
         raise ManifestMismatch(f"{path}: may not be read ({e}); see who may") from e
     if not isinstance(values, dict) or values.get("format") != "ndt3_dist.corpus":
         raise ManifestMismatch(f"{path}: not a manifest of an ndt3_dist corpus")
-    if values.get("version") != VERSION:
+    if values.get("version") not in (1, VERSION):
         raise ManifestMismatch(
-            f"{path}: corpus version {values.get('version')}, this program reads {VERSION}"
+            f"{path}: corpus version {values.get('version')}, this program reads 1 and {VERSION}"
         )
     try:
         manifest = Manifest.model_validate(values)
@@ -228,9 +249,8 @@ def read_manifest(corpus: str) -> Manifest:
         first = e.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         raise ManifestMismatch(f"{path}: {where}: {first['msg']}; prepare the corpus anew") from e
-    found = fingerprint(
-        manifest.sessions, manifest.shards, manifest.bin_size_ms, manifest.window_bins
-    )
+    size = manifest.bin_size_ms, manifest.window_bins, manifest.version
+    found = fingerprint(manifest.sessions, manifest.shards, *size)
     if found != manifest.fingerprint:
         raise ManifestMismatch(
             f"{path}: its content has fingerprint {found[:12]}, it claims "

@@ -22,7 +22,7 @@ def corpus_rows(manifest: Manifest) -> list[dict]:
                 "minutes": round(seconds / 60, 1),
                 "windows": ", ".join(f"{w.kept} {s}" for s, w in session.windows.items()),
                 "rejected": ", ".join(f"{n} {r}" for r, n in sorted(rejected.items())) or "-",
-                "Hz/channel": round(session.spikes / seconds / session.channels, 1),
+                "Hz/channel": round(session.spikes / seconds / max(session.channels, 1), 1),
             }
         )
     return rows
@@ -32,13 +32,9 @@ def corpus_table(manifest: Manifest) -> str:
     """`corpus_rows` as aligned plain text with totals."""
     rows = corpus_rows(manifest)
     windows = sum(s.samples for s in manifest.shards)
-    tokens = sum(s.tokens for s in manifest.shards)
     size = sum(s.bytes for s in manifest.shards) / 1e6
-    total = (
-        f"{len(rows)} sessions, {windows} windows, {tokens} tokens, "
-        f"{len(manifest.shards)} shards of {size:.1f} MB in all"
-    )
-    return f"{text_table(rows)}\n{total}"
+    shards = f"{len(manifest.shards)} shards of {size:.1f} MB in all"
+    return f"{text_table(rows)}\n{len(rows)} sessions, {windows} windows, {shards}"
 
 
 def text_table(rows: list[dict]) -> str:

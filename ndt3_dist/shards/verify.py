@@ -7,22 +7,38 @@ from functools import partial
 from ndt3_dist import log, storage
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.corpus import Corpus, read_index
-from ndt3_dist.shards.manifest import MANIFEST, Shard, read_manifest, shard_path
+from ndt3_dist.shards.manifest import (
+    MANIFEST,
+    Manifest,
+    Shard,
+    index_path,
+    read_manifest,
+    shard_path,
+)
 
 
-def shard_problems(corpus: str, shard: Shard) -> list[str]:
+def shard_problems(corpus: str, manifest: Manifest, shard: Shard) -> list[str]:
     """What is wrong with the length or the hashes of a shard and its index, a line each."""
-    tar = shard_path(corpus, shard.name)
+    problems = same_bytes(corpus, shard)
+    if not problems:
+        try:
+            read_index(corpus, manifest, shard)
+        except ShardCorrupt as e:
+            problems = [str(e)]
+    return problems
+
+
+def same_bytes(corpus: str, shard: Shard) -> list[str]:
+    """What of a shard and its index does not have its length or hash, a line each."""
+    tar, index = shard_path(corpus, shard.name), index_path(corpus, shard.name)
     try:
         if storage.size(tar) != shard.bytes:
             return [f"{tar}: {storage.size(tar)} bytes, manifest {shard.bytes}"]
-        if storage.sha256_file(tar) != shard.sha256:
-            return [f"{tar}: sha256 is not the manifest's"]
-        read_index(corpus, shard)
-    except FileNotFoundError:
-        return [f"{tar}: missing"]
-    except ShardCorrupt as e:
-        return [str(e)]
+        for path, expected in ((tar, shard.sha256), (index, shard.index_sha256)):
+            if storage.sha256_file(path) != expected:
+                return [f"{path}: its sha256 is not the manifest's"]
+    except FileNotFoundError as e:
+        return [f"{e.filename or tar}: missing"]
     return []
 
 
@@ -44,7 +60,7 @@ def verify_corpus(path: str) -> list[str]:
     if storage.sha256_bytes(storage.canonical_json(manifest.recipe)) != manifest.recipe_sha256:
         return [f"{path}/{MANIFEST}: its recipe is not the one of recipe_sha256; restore it"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing release the GIL
-        found = pool.map(lambda shard: shard_problems(path, shard), manifest.shards)
+        found = pool.map(lambda shard: shard_problems(path, manifest, shard), manifest.shards)
         each = log.progress(found, "shards", total=len(manifest.shards))
         problems = [p for of_shard in each for p in of_shard]
         if problems:

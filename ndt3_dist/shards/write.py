@@ -8,13 +8,13 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.shards.manifest import INDEX, MEMBERS
+from ndt3_dist.shards.index import as_version_1, index_type
 
 BLOCK = 512
 
@@ -55,50 +55,55 @@ def member_header(name: str, size: int) -> bytes:
 EMPTY_HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
 
 
-def pack_sample(key: str, members: dict[str, bytes]) -> tuple[bytes, list[int], int]:
+def pack_sample(key: str, members: dict[str, bytes]) -> tuple[bytes, dict[str, int], int]:
     """Lay the members of one sample out as tar bytes.
 
     Args:
         key: Sample key; member files are `key.<stream>.npy`.
-        members: Bytes of each stream that the sample has.
+        members: Bytes of each stream that the sample has, in the corpus's order of streams.
     Returns:
-        The tar bytes, the offset of each stream's own bytes inside them (0 where absent, in MEMBERS
-        order), and the crc32 over all members.
+        The tar bytes, the offset of each stream's own bytes inside them, and the crc32 over all
+        members.
     """
-    parts, offsets, position, crc = [], [], 0, 0
-    for stream in MEMBERS:
-        data = members.get(stream)
-        if data is None:
-            offsets.append(0)
-            continue
+    parts, offsets, position, crc = [], {}, 0, 0
+    for stream, data in members.items():
         padding = -len(data) % BLOCK
         parts += [member_header(f"{key}.{stream}.npy", len(data)), data, bytes(padding)]
-        offsets.append(position + BLOCK)
+        offsets[stream] = position + BLOCK
         position += BLOCK + len(data) + padding
         crc = zlib.crc32(data, crc)
     return b"".join(parts), offsets, crc
 
 
-def write_shard(tar_path: str, index_path: str, samples: Iterable[tuple[str, dict, dict]]) -> dict:
+def write_shard(
+    tar_path: str,
+    index_path: str,
+    samples: Iterable[tuple[str, dict, dict]],
+    streams: Sequence[str],
+    version_1: Mapping[int, tuple[int, int]] | None = None,
+) -> dict:
     """Write one shard and its index.
 
     Args:
         tar_path: Where the tar goes.
         index_path: Where its index goes, after the tar.
         samples: (key, members, fields) of each sample in order: `members` as for `pack_sample`,
-            `fields` the index fields that describe it (session, start_bin, bins, tokens, ...).
+            `fields` session, start_bin, bins, and `values`: valid values by stream.
+        streams: That the corpus has, in order.
+        version_1: Write an index of version 1: neural tokens and covariates of a bin by session.
     Returns:
-        bytes, sha256, index_sha256, samples, tokens of what was written.
+        bytes, sha256, index_sha256, samples of what was written; in version 1 also tokens.
     """
     parts, records, position = [], [], 0
     for key, members, fields in samples:
-        data, offsets, crc = pack_sample(key, members)
-        record = np.zeros((), INDEX)
-        for name, value in fields.items():
-            record[name] = value
+        data, offsets, crc = pack_sample(key, {s: members[s] for s in streams if s in members})
+        record = np.zeros((), index_type(tuple(streams)))
+        for name in ("session", "start_bin", "bins"):
+            record[name] = fields.get(name, 0)
         record["crc32"] = crc
-        record["offsets"] = [position + o if o else 0 for o in offsets]
-        record["sizes"] = [len(members.get(stream, b"")) for stream in MEMBERS]
+        for stream, offset in offsets.items():
+            found = position + offset, len(members[stream]), fields["values"][stream]
+            record[stream]["offset"], record[stream]["size"], record[stream]["values"] = found
         parts.append(data)
         records.append(record)
         position += len(data)
@@ -107,7 +112,10 @@ def write_shard(tar_path: str, index_path: str, samples: Iterable[tuple[str, dic
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    index = np.array(records, INDEX) if records else np.zeros(0, INDEX)
+    index, found = np.array(records, index_type(tuple(streams))), {}
+    if version_1 is not None:
+        index = as_version_1(index, version_1)
+        found["tokens"] = int(index["tokens"].sum())
     index_bytes = npy_bytes(index)
     written = storage.write_pieces(tar_path, lambda: parts)
     storage.write_bytes(index_path, index_bytes)
@@ -116,5 +124,5 @@ def write_shard(tar_path: str, index_path: str, samples: Iterable[tuple[str, dic
         "sha256": digest.hexdigest(),
         "index_sha256": storage.sha256_bytes(index_bytes),
         "samples": len(index),
-        "tokens": int(index["tokens"].sum()),
+        **found,
     }

@@ -7,16 +7,18 @@ users never write one.
 import contextlib
 import math
 import os
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.ndt3 import NDT3, Output
-from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.model.contract import Output
+from ndt3_dist.train import zero
 from ndt3_dist.train.adamw import ClippedAdamW
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
@@ -119,10 +121,10 @@ def quiet_deepspeed() -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
 
 
-class Engine:
+class DeepSpeedEngine:
     """A model under DeepSpeed: micro-steps that accumulate, then one optimiser step."""
 
-    def __init__(self, config: PretrainConfig, model: NDT3, world_size: int):
+    def __init__(self, config: PretrainConfig, model: Any, world_size: int):
         quiet_deepspeed()
         import deepspeed
 
@@ -146,24 +148,27 @@ class Engine:
             config=deepspeed_dict(config, world_size),
         )
         self.deepspeed: Any = engine
+        self.model, self.device = model, next(model.parameters()).device
         self.seed = config.run.seed
+        zero.prepare(engine)
 
-    def micro_step(
-        self, tokens: PackedTokens, num_spikes: int, num_covariates: int, key: tuple[int, int]
-    ) -> Output:
+    def micro_step(self, batch: Any, counts: list[int], key: tuple[int, int]) -> Output:
         """Forward and backward of one micro-batch.
 
         Args:
-            tokens: The micro-batch.
-            num_spikes, num_covariates: Counts of the whole global step.
+            batch: The micro-batch.
+            counts: Of each target in the whole global step.
             key: (step, number of the micro-batch over all ranks): decides the dropout.
         """
         torch.manual_seed(seed_of("dropout", self.seed, *key))
-        out = self.deepspeed(tokens, num_spikes, num_covariates)
+        out = self.deepspeed(batch, *counts)
         # Nothing that hangs on the number of ranks enters a backward pass in bf16. The product is
         # needed: DeepSpeed divides the gradient of its very output by the accumulation after all.
         self.deepspeed.backward(out.loss * 1.0, scale_wrt_gas=False)
         return out
+
+    def train(self) -> None:
+        self.deepspeed.train()
 
     @contextlib.contextmanager
     def evaluating(self):
@@ -175,9 +180,9 @@ class Engine:
         finally:
             self.deepspeed.train()
 
-    def forward(self, tokens: PackedTokens) -> Output:
+    def forward(self, batch: Any) -> Output:
         """A forward pass alone; all ranks make as many."""
-        return self.deepspeed(tokens, 1, 1)
+        return self.deepspeed(batch, *(1 for _ in self.model.targets))
 
     def accumulated(self) -> None:
         """Tell the engine that a micro-batch that is not the last one of its step is done."""
@@ -193,3 +198,15 @@ class Engine:
             group["lr"] = lr
         self.deepspeed.step()
         return self.optimizer.norm
+
+    def slices(self, kinds: tuple[str, ...] = KINDS) -> Iterator[zero.Slice]:
+        return zero.local_slices(self.deepspeed, kinds)
+
+    def adam_step(self) -> int:
+        return zero.adam_step(self.deepspeed)
+
+    def fill(self, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:
+        zero.fill(self.deepspeed, read, step)
+
+    def refresh(self) -> None:
+        zero.refresh(self.deepspeed)

@@ -5,28 +5,47 @@ run counts epochs from those the export has behind it.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ndt3_dist.checkpoint.steps import KINDS
+from ndt3_dist.config import import_call
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import load_model, read_export_config
-from ndt3_dist.model.model_config import TRAINING_FIELDS, ModelConfig
-from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.model_config import TRAINING_FIELDS, ModelConfig, OwnModel
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.upstream.from_ndt3 import OPTIMIZER
 
 
-def initial_model(config: PretrainConfig) -> NDT3:
+def build_model(options: ModelConfig | OwnModel) -> Any:
+    """The model that a config's section `model` describes (`model.contract.Model`).
+
+    Raises:
+        BadInput: There is no such function, or it builds something else.
+    """
+    model = import_call(options.build, "model.build")(options.model_dump(mode="json"))
+    asked = ("targets", "packing", "batch", "by_segment", "predictions", "operations")
+    lacking = [name for name in asked if not hasattr(model, name)]
+    if not isinstance(model, torch.nn.Module) or lacking:
+        raise BadInput(
+            f"model.build: {options.build} gave {type(model).__name__}"
+            f"{' without ' + ', '.join(lacking) if lacking else ''}; expected a torch.nn.Module "
+            "as docs/extend.md has it"
+        )
+    return model
+
+
+def initial_model(config: PretrainConfig) -> Any:
     """The model with weights that depend on the seed alone."""
     torch.manual_seed(seed_of("weights", config.run.seed))
-    model = NDT3(config.model)
+    model = build_model(config.model)
     model.recompute = config.train.recompute
     if config.train.compile:
-        model.compile_blocks()
+        (model.compile_blocks if hasattr(model, "compile_blocks") else model.compile)()
     return model
 
 
@@ -38,7 +57,7 @@ class InitialExport:
         epochs: Epochs it has behind it; 0 likewise.
     """
 
-    def __init__(self, folder: str, model: ModelConfig):
+    def __init__(self, folder: str, model: ModelConfig | OwnModel):
         """Raises BadInput where the export is another model, CheckpointCorrupt where damaged."""
         config = read_export_config(folder)
         theirs, ours = config["model"], model.model_dump(mode="json")

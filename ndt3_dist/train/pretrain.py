@@ -8,17 +8,19 @@ import torch.distributed as dist
 from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import Checkpoint, remove_remnants, set_aside, steps_of
 from ndt3_dist.checkpoint.writer import Writer
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.stream import Stream
+from ndt3_dist.model import fused
 from ndt3_dist.model.attention import choose_body
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.corpus import Corpus
-from ndt3_dist.train import zero
-from ndt3_dist.train.engine import Engine, accumulation, start_distributed
+from ndt3_dist.train.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import first_for_all, gather
-from ndt3_dist.train.saving import Saving
+from ndt3_dist.train.run import Run
 from ndt3_dist.train.start import (
     agree,
     check_same,
@@ -29,8 +31,9 @@ from ndt3_dist.train.start import (
     run_folder,
     write_run_files,
 )
+from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.stop import StopWatch
-from ndt3_dist.train.validation import Validation, open_held_out
+from ndt3_dist.train.validation import Validation, check_metric, open_held_out
 from ndt3_dist.train.watch import RankWatch, open_store
 
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -68,60 +71,72 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
     rank, world_size, device = start_distributed()
     with log.one_voice():
         accumulation(config, world_size)
-        choose_body(config.model.attention, device, PRECISION[config.train.precision])
+        body = attention_body(config, device)
         agree(config, corpus.manifest, start)
-    run, model = run_folder(config), initial_model(config)
+        model = initial_model(config)
+        check_metric(config.validation.metric, model.targets)
+    folder = run_folder(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    engine = Engine(config, model.to(device), world_size)
-    zero.prepare(engine.deepspeed)
+    engine = DeepSpeedEngine(config, model.to(device), world_size)
     with log.one_voice():
         if start:
             start = restore(config, resume, start, engine)
         if initial:
-            zero.fill(engine.deepspeed, initial.read, initial.adam_step)
-            zero.refresh(engine.deepspeed)
-        stream = Stream(
+            engine.fill(initial.read, initial.adam_step)
+            engine.refresh()
+        feed = Feed(
             corpus,
             config.data,
-            config.model,
+            model.packing(corpus.manifest.sessions),
             config.run.seed,
             config.train.global_batch,
             config.train.micro_batch,
             rank,
             world_size,
             first_for_all,
-            start.stream if start else None,
-            initial.epochs if initial else 0.0,
         )
+        epochs = initial.epochs if initial else 0.0
+        stream = Stream(feed, start.stream if start else None, epochs)
         held_out = open_held_out(config, corpus) if config.validation.every_steps else None
-        validation = Validation(config, held_out, rank, world_size) if held_out else None
-    announce(config, stream, shapes, world_size, device, start)
-    step = 0
+        validation = Validation(config, held_out, model, rank, world_size) if held_out else None
+    announce(config, stream, shapes, device, body, start)
+    metric = config.validation.metric
+    state = RunState(Best(metric), place=stream.start)
     if start:
-        step = start.meta["step"]
+        state = RunState.of(metric, start.meta, stream.start)
         if rank == 0:
             # Newer steps belong to a future that is now run again; no resume may find them.
-            for newer in [s for s in steps_of(run) if s > step]:
-                set_aside(run, newer)
+            for newer in [s for s in steps_of(folder) if s > state.step]:
+                set_aside(folder, newer)
     if rank == 0:
-        remove_remnants(run)
+        remove_remnants(folder)
         write_run_files(config, stream, start, init)
     with log.one_voice():
-        check_shared(run)
-    writer = Writer(run, rank, world_size, gather, config.checkpoint.background)
-    saving = Saving(config, engine, stream, writer, shapes)
-    if start:
-        saving.restore(start.meta)
+        check_shared(folder)
+    writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)
     store = open_store(rank, world_size, first_for_all)
     watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
+    parts = engine, stream, validation, writer, stop, watch
+    run = Run(config, folder, *parts, shapes, stream.plan.renewed)
     try:
-        found = Loop(config, engine, stream, saving, validation, stop, watch, device, step).run()
+        loop = Loop(run, state)
+        found = loop.go()
         dist.barrier()
     finally:
         watch.close()
     dist.destroy_process_group()
     resumed = start.meta["step"] if start else None
-    return {**found, "resumed": resumed, "stopped": stop.agreed, "saved": saving.step}
+    return {**found, "resumed": resumed, "stopped": stop.agreed, "saved": loop.saving.step}
+
+
+def attention_body(config: PretrainConfig, device: torch.device) -> str:
+    """What attention runs on, in words; empty for a model of a user's own."""
+    if not isinstance(config.model, ModelConfig):
+        return f", model {config.model.build}"
+    dtype = PRECISION[config.train.precision]
+    body = choose_body(config.model.attention, device, dtype)
+    kernels = ", fused kernels" if fused.runs_on(device, dtype) and not config.train.compile else ""
+    return f", attention {body}{kernels}"
 
 
 def is_over(config: PretrainConfig, start: Checkpoint) -> bool:
@@ -130,16 +145,16 @@ def is_over(config: PretrainConfig, start: Checkpoint) -> bool:
     return is_done(config, start.meta["step"], start.meta["epochs"], best["waited"])
 
 
-def announce(config, stream: Stream, shapes, world_size: int, device, start) -> None:
+def announce(config, stream: Stream, shapes, device, body: str, start) -> None:
     """Print what will run, with every derived number."""
+    world_size = stream.world_size
     train, parameters = config.train, sum(math.prod(s) for s in shapes.values())
     sources, shares, width = stream.plan.sources, stream.plan.shares, config.data.row_tokens
     windows, tokens, rows = sources.num_samples, sources.tokens.sum(), stream.plan.epoch_rows
     blocks = sum(len(s.blocks.rows) for s in sources.every)
-    body = choose_body(config.model.attention, device, PRECISION[train.precision])
     log.say(
         f"run {run_folder(config)}: {parameters:,} parameters, {train.precision}, "
-        f"ZeRO-{train.zero_stage}, {world_size} ranks on {device.type}, attention {body}"
+        f"ZeRO-{train.zero_stage}, {world_size} ranks on {device.type}{body}"
     )
     log.say(
         f"corpus {stream.corpus.manifest.fingerprint[:12]}: {windows} windows, {tokens} tokens, "
@@ -151,7 +166,7 @@ def announce(config, stream: Stream, shapes, world_size: int, device, start) -> 
     log.say(
         f"step: {train.global_batch} rows of {width} tokens = micro-batch "
         f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
-        f"ranks; about {total_steps(config, rows)} steps"
+        f"ranks; about {total_steps(config, stream.steps_in(train.epochs))} steps"
     )
     if world_size & (world_size - 1) and train.precision == "bf16":
         log.say(

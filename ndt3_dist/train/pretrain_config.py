@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ndt3_dist.config import Section
 from ndt3_dist.data.data_config import DataConfig
-from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.errors import BadInput
+from ndt3_dist.model.model_config import NDT3_BUILD, ModelConfig, OwnModel
 
 
 class RunConfig(Section):
@@ -86,10 +87,9 @@ class ValidationConfig(Section):
     """Split of the corpus to score, of the sessions that `data` names."""
     windows: int = Field(default=2048, ge=1)
     """At most so many of its windows, the same ones each time."""
-    metric: Literal[
-        "val_loss", "val_loss_spikes", "val_loss_covariates", "val_r2", "val_bits_per_spike"
-    ] = "val_loss"
-    """Decides which step is the best; its checkpoint is kept."""
+    metric: str = "val_loss"
+    """Decides which step is the best; its checkpoint is kept. NDT3 has val_loss, val_loss_spikes,
+    val_loss_covariates, val_r2, val_r2_uniform, val_r2_flat, val_bits_per_spike."""
     patience: int = Field(default=0, ge=0)
     """Stop after so many validations without a better one; 0 = never."""
 
@@ -119,12 +119,27 @@ class LogConfig(Section):
 class PretrainConfig(Section):
     run: RunConfig
     data: DataConfig
-    model: ModelConfig
+    model: ModelConfig | OwnModel
+    """NDT3's, or what the function takes that `model.build` names."""
     optim: OptimConfig
     train: TrainConfig
     validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def ndt3(self) -> ModelConfig:
+        """The section `model` of NDT3. Raises BadInput where it is of a model of a user's own."""
+        if not isinstance(self.model, ModelConfig):
+            raise BadInput(f"model.build is {self.model.build}; expected NDT3 here")
+        return self.model
+
+    @field_validator("model", mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, values, handler):
+        own = isinstance(values, dict) and values.get("build", NDT3_BUILD) != NDT3_BUILD
+        kind = OwnModel if own or isinstance(values, OwnModel) else ModelConfig
+        return kind.model_validate(values)
 
     @model_validator(mode="after")
     def _batch_divides(self):

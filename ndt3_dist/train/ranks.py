@@ -1,17 +1,15 @@
 """What ranks tell each other."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from ndt3_dist import log
-from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.errors import Ndt3DistError
-from ndt3_dist.train.stop import StopWatch
 
 
 def gather(value: Any) -> list[Any]:
@@ -35,29 +33,37 @@ def first_for_all(call: Callable[[], Any]) -> Any:
     return box[0]
 
 
-def share(
-    counts: np.ndarray,
-    found: list[Damage],
-    device: torch.device,
-    stop: StopWatch,
-    writer: Writer,
-):
-    """Counts of all ranks, and what any of them found damaged, in one order: mostly nothing.
+@dataclass
+class Agreement:
+    """What all ranks know before a step.
 
-    On the way they tell each other whether one was asked to stop, or still writes a checkpoint.
+    Attributes:
+        totals: Of the whole step: sums of every rank's.
+        damage: All that any rank found damaged, in one order; mostly nothing.
+        stop: Why ranks were asked to stop, a reason each; empty where none was.
+        writing: How many still write a checkpoint.
     """
-    flags = len(found), bool(stop.asked), writer.pending
-    total = torch.tensor([*counts.tolist(), *flags], device=device)
+
+    totals: np.ndarray
+    damage: list[Damage]
+    stop: list[str]
+    writing: int
+
+
+def agree_on_step(
+    totals: np.ndarray, found: list[Damage], asked: str, writing: bool, device: torch.device
+) -> Agreement:
+    """Four things in one all-reduce: this rank's totals, damage, wish to stop and pending save.
+
+    All ranks call it at the same times; what was found and asked is gathered only where any has.
+    """
+    flags = len(found), bool(asked), writing
+    total = torch.tensor([*totals.tolist(), *flags], device=device)
     dist.all_reduce(total)
-    *of_step, damaged, asked, pending = total.tolist()
-    writer.written = not pending and writer.under_way is not None
-    if asked and not stop.agreed:
-        why = [f"rank {rank}: {why}" for rank, why in enumerate(gather(stop.asked)) if why]
-        stop.agreed = ", ".join(why)
-        stop.ask("another rank was")
-    if not damaged:
-        return np.array(of_step), []
-    whole = sorted({d for of_rank in gather(found) for d in of_rank})
-    for damage in whole if dist.get_rank() == 0 else ():
-        log.warn(f"damaged, met at row {damage.position}: {damage.reason}")
-    return np.array(of_step), whole
+    *of_step, damaged, asking, pending = total.tolist()
+    reasons, whole = [], []
+    if asking:
+        reasons = [f"rank {rank}: {why}" for rank, why in enumerate(gather(asked)) if why]
+    if damaged:
+        whole = sorted({d for of_rank in gather(found) for d in of_rank})
+    return Agreement(np.array(of_step), whole, reasons, pending)

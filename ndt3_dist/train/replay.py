@@ -5,18 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.steps import step_folder, steps_of
 from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, ResumeMismatch
-from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.index import streams_of
 from ndt3_dist.shards.verify import shard_problems
+from ndt3_dist.train.initial import build_model
+from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.start import STARTS
 
@@ -71,22 +75,19 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
             f"{trained_on[:12]}; name its folder with --corpus"
         )
     train = config["train"]
-    stream = Stream(
-        opened,
-        data,
-        ModelConfig(**config["model"]),
-        config["run"]["seed"],
-        train["global_batch"],
-        train["micro_batch"],
-        state=state,
-        epochs=started[0]["epochs"],
-    )
+    with torch.device("meta"):  # its packing alone is needed
+        model = build_model(PretrainConfig.model_validate(config).model)
+    packing = model.packing(opened.manifest.sessions)
+    size = config["run"]["seed"], train["global_batch"], train["micro_batch"]
+    stream = Stream(Feed(opened, data, packing, *size), state, started[0]["epochs"])
     stream.plan.row(line["position"])  # ResumeMismatch where it is of a corpus that is not here
-    built = next(stream.steps(Place(line["position"]), lambda counts, found: (counts, [])))
+    built = next(stream.steps(Place(line["position"]), lambda totals, found: (totals, [])))
     rows = list(_records(stream, built))
     damaged = [d.reason for d in built.damage]
     used = {r["shard"] for r in rows}
-    damaged += [p for s in opened.shards if s.name in used for p in shard_problems(opened.path, s)]
+    for shard in opened.shards:
+        if shard.name in used:
+            damaged += shard_problems(opened.path, opened.manifest, shard)
     return Replay(stream, built, rows, damaged)
 
 
@@ -116,9 +117,14 @@ def _records(stream: Stream, step: Step):
                 "subject": session.subject,
                 "window": corpus.key(number),
                 "shard": corpus.shards[int(corpus.shard_of(number))].name,
-                "offset": int(corpus.record(number)["offsets"][0]),
+                "offset": first_byte(corpus.record(number)),
                 "tokens": int(tokens[segment]),
             }
+
+
+def first_byte(record: np.ndarray) -> int:
+    """Where a window's first member lies in its shard."""
+    return min(int(record[s]["offset"]) for s in streams_of(record) if record[s]["size"])
 
 
 def dump(found: Replay, path: str | Path) -> None:

@@ -4,19 +4,18 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.model.contract import Target
 from ndt3_dist.train.append_file import Lines
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 FILE = "metrics.jsonl"
 METRICS = {
-    "loss": "spike loss + covariate loss",
-    "loss_spikes": "softened cross-entropy per real channel and bin",
-    "loss_covariates": "squared error per valid covariate value, in units of its scale",
+    "loss": "sum of the losses of all targets",
     "grad_norm": "global gradient norm before clipping",
     "lr": "learning rate of the step",
     "epochs": "samples seen over the chosen samples of the corpus, before the step",
@@ -28,30 +27,27 @@ METRICS = {
     "tflops": "10^12 operations that the model needs (train/flops.py) a second and rank",
     "mfu": "these over the device's peak in dense bf16; where that is known",
     "hfu": "the same, with what is computed again",
-    "memory_gb": "most that rank 0 has allocated on its GPU; on a CPU what it holds",
-    "val_loss": "both losses by their weights in the config, of held-out windows, dropout off",
-    "val_loss_spikes": "as loss_spikes",
-    "val_loss_covariates": "as loss_covariates",
-    "val_bits_per_spike": "Poisson log-likelihood above each channel's mean rate; mean of sessions",
-    "val_r2": "variance-weighted over a session's covariates, within windows; mean of sessions",
-    "val_r2_flat": "of all values as one vector, as NDT3 reports it",
+    "memory_gb": "most that rank 0 has allocated on its GPU; on a CPU the most that it held",
+    "val_loss": "losses by their weights in the config, of held-out data, dropout off",
     "val_s": "seconds that the validation took",
 }
-"""Every key of a line of metrics.jsonl besides `step`, with its meaning. `KEY/DATASET` is the same
-of one dataset's sessions."""
+"""Keys of a line of metrics.jsonl besides `step`, with their meaning. There are also `loss_TARGET`
+and `val_loss_TARGET` of each target of the model, and `val_SCORE` of each score of its metric
+(`evaluate.metrics`), the mean of sessions. `KEY/DATASET` is the same of one dataset's sessions."""
 
 
 class MetricsFile:
     """RUN/metrics.jsonl: one line a step."""
 
-    def __init__(self, run: str | Path, restored_step: int):
+    def __init__(self, run: str | Path, restored_step: int, targets: Sequence[Target]):
         path = storage.join(run, FILE)
+        self.known = {*METRICS, *(f"loss_{target.name}" for target in targets)}
         self.lines = [m for m in read_metrics(run) if m["step"] <= restored_step]
         text = storage.read_text(path).splitlines(keepends=True)
         self.file = Lines(path, "".join(text[: len(self.lines)]))  # later steps are run again
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        unknown = {key.split("/")[0] for key in values} - set(METRICS)
+        unknown = {key.split("/")[0] for key in values if not key.startswith("val_")} - self.known
         assert not unknown, f"metrics without a meaning: {unknown}"
         told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
         self.file.add(json.dumps({"step": step, **told}) + "\n")
@@ -131,10 +127,13 @@ class Wandb:
 def validation_line(step: int, values: Mapping[str, float], best_step: int) -> str:
     """What a validation found."""
     best = "the best so far" if best_step == step else f"best: step {best_step}"
-    return (
-        f"step {step} validated in {values['val_s']:.1f} s: loss {values['val_loss']:.4f}  "
-        f"R2 {values['val_r2']:.3f}  {values['val_bits_per_spike']:.3f} bits/spike  ({best})"
-    )
+    scores = [
+        f"{key.removeprefix('val_').replace('_', ' ')} {value:.3f}"
+        for key, value in values.items()
+        if key.startswith("val_") and "/" not in key and not key.startswith(("val_loss", "val_s"))
+    ]
+    loss = f"loss {values['val_loss']:.4f}  " if "val_loss" in values else ""
+    return f"step {step} validated in {values['val_s']:.1f} s: {loss}{'  '.join(scores)}  ({best})"
 
 
 def console_line(step: int, total: int, values: Mapping[str, float], seconds_left: float) -> str:

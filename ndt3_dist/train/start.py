@@ -15,11 +15,10 @@ from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.shards.manifest import Manifest
-from ndt3_dist.train import zero
-from ndt3_dist.train.engine import Engine
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import first_for_all, gather
+from ndt3_dist.train.run import Engine
 
 STARTS = "starts.jsonl"
 SHARED_WITHIN_S = 10.0
@@ -97,12 +96,12 @@ def restore(config: PretrainConfig, resume: str, start: Checkpoint, engine: Engi
     while True:
         error = ""
         try:
-            zero.fill(engine.deepspeed, start.read, start.meta["adam_step"])
+            engine.fill(start.read, start.meta["adam_step"])
         except CheckpointCorrupt as e:
             error = str(e)
         errors = [e for e in gather(error) if e]
         if not errors:
-            zero.refresh(engine.deepspeed)
+            engine.refresh()
             return start
         if resume.isdigit():
             raise CheckpointCorrupt(errors[0])
@@ -146,7 +145,9 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
     fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
     free = {"attention", "dropout", "attention_dropout"}
     for section, key in fixed:
-        if key not in free and theirs[section].get(key) != ours[section][key]:
+        if key in free or ((section, key) == ("model", "build") and key not in theirs[section]):
+            continue
+        if theirs[section].get(key) != ours[section][key]:
             raise ResumeMismatch(
                 f"{start.folder}: {section}.{key} was {theirs[section].get(key)}, "
                 f"is now {ours[section][key]}; restore it, or start another run"

@@ -4,6 +4,7 @@ import time
 
 import torch
 
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.model.ndt3 import NDT3
@@ -23,15 +24,16 @@ def passes_in(seconds: float, config: PretrainConfig, corpus: Corpus, ranks: int
     """Passes over a corpus that `ranks` processes of one thread make in a time on this CPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    model = NDT3(config.model)
+    model = NDT3(config.ndt3)
     optimizer = PlainOptimizer(model, config.optim, config.train.precision)
-    stream = Stream(corpus, config.data, config.model, config.run.seed, 1, 1)
+    packing = model.packing(corpus.manifest.sessions)
+    stream = Stream(Feed(corpus, config.data, packing, config.run.seed))
     steps, windows, began = stream.steps(Place()), 0, 0.0
     for number, step in zip(range(2 * STEPS), steps, strict=False):
         if number == STEPS:
             windows, began = 0, time.perf_counter()
         ((_, arrays),) = step.batches
-        model(PackedTokens.from_numpy(arrays), step.num_spikes, step.num_covariates).loss.backward()
+        model(PackedTokens.from_numpy(arrays), *step.counts).loss.backward()
         optimizer.step(config.optim.lr_min)
         windows += step.samples
     per_window = OVERHEAD * (time.perf_counter() - began) / windows

@@ -17,7 +17,7 @@ from ndt3_dist.checkpoint.export import describe_export, normalisation, write_ex
 from ndt3_dist.data.order import generator, seed_of
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate.decode import decode
-from ndt3_dist.evaluate.metrics import scores
+from ndt3_dist.evaluate.metrics import r2_scores
 from ndt3_dist.model.load import read_export_config, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
@@ -158,16 +158,16 @@ def fit(
                 )
             values = {
                 "step": step,
-                "loss": float(out.spike_sum) / num_spikes
-                + float(out.covariate_sum) / max(num_covariates, 1),
-                "loss_covariates": float(out.covariate_sum) / max(num_covariates, 1),
+                "loss": float(out.sums[0]) / num_spikes
+                + float(out.sums[1]) / max(num_covariates, 1),
+                "loss_covariates": float(out.sums[1]) / max(num_covariates, 1),
                 "grad_norm": norm,
             }
             if truth is not None and (step % config.train.eval_every == 0 or step == steps):
                 model.eval()
                 stride = min(STRIDE, data.window)
                 decoded = [decode(model, r, layout, data.window, stride) for r in data.last]
-                values["r2_val"] = scores(truth, np.concatenate(decoded))["r2"]
+                values["r2_val"] = r2_scores(truth, np.concatenate(decoded))["r2"]
                 log.say(f"step {step}  loss {values['loss']:.4f}  r2_val {values['r2_val']:.4f}")
                 without_gain += 1
                 if values["r2_val"] > best["r2_val"]:

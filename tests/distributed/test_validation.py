@@ -81,11 +81,11 @@ def check_against_the_export(held_out, folder, found):
         tokens = PackedTokens.from_numpy(lists.pack())
         with torch.no_grad():
             out = model(tokens, 1, 1)
-        spikes, covariates = spikes + out.spike_sum.item(), covariates + out.covariate_sum.item()
-        num_spikes += sample.spikes.size
-        num_covariates += np.isfinite(sample.covariates).sum()
-        true.append(np.clip(sample.covariates, -1, 1))
-        guessed.append(out.covariates.numpy().reshape(sample.covariates.shape))
+        spikes, covariates = spikes + out.sums[0].item(), covariates + out.sums[1].item()
+        num_spikes += sample["spikes"].size
+        num_covariates += np.isfinite(sample["covariates"]).sum()
+        true.append(sample["covariates"])
+        guessed.append(out.details["covariates"].numpy().reshape(sample["covariates"].shape))
     assert found["val_loss_spikes"] == pytest.approx(spikes / num_spikes, rel=1e-5)
     assert found["val_loss_covariates"] == pytest.approx(covariates / num_covariates, rel=1e-5)
     r2 = r2_variance_weighted(np.concatenate(true), np.concatenate(guessed))

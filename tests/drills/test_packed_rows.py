@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from samples import sample_of
 
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.order import generator
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 SMALL = ["model.layers=2", "model.dim=128", "model.heads=2", "model.feedforward=128"]
@@ -21,7 +21,7 @@ def windows(config):
         draw = generator("window", number)
         spikes = draw.poisson(0.4, (bins, 136)).astype("uint8")
         covariates = draw.uniform(-1, 1, (bins, 3)).astype("float32")
-        found.append(tokenise(Sample(spikes, covariates), layout, config))
+        found.append(tokenise(sample_of(spikes, covariates), layout, config))
     return found
 
 

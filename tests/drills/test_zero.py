@@ -5,6 +5,7 @@ import torch
 from launching import SMALL, launch, losses
 
 from ndt3_dist.config import PROJECT, load_config
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import Place, seed_of
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.model.tokens import PackedTokens
@@ -27,19 +28,18 @@ def plain(corpus, extra: list[str], steps: int) -> dict[int, float]:
         model.parameters(), optim.lr, optim.betas, optim.eps, optim.weight_decay
     )
     train = config.train
-    stream = Stream(
-        Corpus(corpus), config.data, config.model, 0, train.global_batch, train.micro_batch
-    )
+    opened = Corpus(corpus)
+    packing = model.packing(opened.manifest.sessions)
+    stream = Stream(Feed(opened, config.data, packing, 0, train.global_batch, train.micro_batch))
     place = Place()
     for step, work in zip(range(steps), stream.steps(place), strict=False):
         total = 0.0
         for number, arrays in work.batches:
             torch.manual_seed(seed_of("dropout", 0, step, number))
             tokens = PackedTokens.from_numpy(arrays, "cpu")
-            out = model(tokens, work.num_spikes, work.num_covariates)
+            out = model(tokens, *work.counts)
             out.loss.backward()
-            total += out.spike_sum.item() / work.num_spikes
-            total += out.covariate_sum.item() / work.num_covariates
+            total += sum(s.item() / n for s, n in zip(out.sums, work.counts, strict=True))
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim.grad_clip)
         for group in adamw.param_groups:
             group["lr"] = learning_rate(optim, stream.plan.epochs(place))

@@ -23,7 +23,6 @@ from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.pretrain_config import OptimConfig
@@ -105,8 +104,8 @@ def training_step(model: NDT3, original: Original) -> dict[str, float]:
     out.loss.backward()
     return {
         "loss": float(out.loss.detach()),
-        "spike_infill_loss": float(out.spike_sum) / num_spikes,
-        "kinematic_linear_loss": float(out.covariate_sum) / num_covariates,
+        "spike_infill_loss": float(out.sums[0]) / num_spikes,
+        "kinematic_linear_loss": float(out.sums[1]) / num_covariates,
     }
 
 
@@ -201,7 +200,10 @@ def one_window(
 ) -> PackedTokens:
     """A window as our own tokeniser makes it, covariates hidden."""
     hidden = np.full((len(spikes), layout.dims), np.nan, np.float32)
-    arrays, length = tokenise(Sample(spikes, hidden, constraint), layout, config)
+    sample = {"spikes": spikes, "covariates": hidden}
+    if constraint is not None:
+        sample["constraint"] = constraint
+    arrays, length = tokenise(sample, layout, config)
     arrays["cu_seqlens"] = np.array([0, length], np.int32)
     return PackedTokens.from_numpy(arrays)
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from original import Named, Original, pack, targets_of
 from safetensors.torch import load_file, save_file
+from samples import sample_of
 from torch.nn.utils.rnn import pad_sequence
 
 from ndt3_dist import log
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 from ndt3_dist.upstream.names import to_upstream
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
@@ -226,17 +226,18 @@ def record_another_size(folder: Path, micro: Original) -> None:
     out.loss.backward()
     features = model.features(tokens).detach().split(tokens.seqlens)
     lengths = micro.batch["covariate_length"].tolist()
+    predicted = out.details["covariates"].split(lengths)
     outputs = {
         "all_masked.features": pad_sequence(list(features), batch_first=True),
-        "all_masked.kin_pred": pad_sequence(list(out.covariates.split(lengths)), True).flatten(),
+        "all_masked.kin_pred": pad_sequence(list(predicted), True).flatten(),
     }
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         outputs["grad." + to_upstream(name)] = parameter.grad
     losses = {
         "loss": float(out.loss.detach()),
-        "spike_infill_loss": float(out.spike_sum) / counts[0],
-        "kinematic_linear_loss": float(out.covariate_sum) / counts[1],
+        "spike_infill_loss": float(out.sums[0]) / counts[0],
+        "kinematic_linear_loss": float(out.sums[1]) / counts[1],
     }
     sizes = {"n_state": 192, "n_heads": 3, "n_layers": 3, "dropout": 0.0}
     expected = {
@@ -279,7 +280,7 @@ def test_tokenising_a_trial_equals_the_original_batch(micro, number):
     returns = None
     if "task_return" in trial.files:
         returns = np.concatenate([trial["task_return"], trial["task_reward"]], axis=1)
-    sample = Sample(np.concatenate(spikes, axis=1), covariates, constraint, returns)
+    sample = sample_of(np.concatenate(spikes, axis=1), covariates, constraint, returns)
     config = micro.config()
     layout = Layout.from_counts([s.shape[1] for s in spikes], covariates.shape[1], config, "trial")
     ours, length = tokenise(sample, layout, config)

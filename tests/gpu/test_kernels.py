@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from samples import sample_of
 
 from ndt3_dist.data.order import generator
 from ndt3_dist.errors import Unsupported
@@ -9,7 +10,6 @@ from ndt3_dist.model.attention import attend, choose_body
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -90,7 +90,7 @@ def packed(config):
         draw = generator("gpu", number)
         spikes = draw.poisson(0.3, (bins, 160)).astype("uint8")
         covariates = draw.uniform(-1, 1, (bins, 2)).astype("float32")
-        lists.add(*tokenise(Sample(spikes, covariates), layout, config))
+        lists.add(*tokenise(sample_of(spikes, covariates), layout, config))
     return lists.pack()
 
 

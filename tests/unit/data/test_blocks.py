@@ -6,7 +6,9 @@ from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.data.blocks import Chosen, mix
 from ndt3_dist.data.data_config import DataConfig
+from ndt3_dist.data.feed import Feed
 from ndt3_dist.errors import BadInput
+from ndt3_dist.model.tokenise import NDT3Packing
 from ndt3_dist.shards.corpus import Corpus
 
 
@@ -18,8 +20,13 @@ def many(tmp_path_factory) -> str:
     return str(out)
 
 
+def choose(corpus, model, data: DataConfig, seed=0) -> Chosen:
+    opened = Corpus(corpus)
+    return Chosen(Feed(opened, data, NDT3Packing(opened.manifest.sessions, model), seed))
+
+
 def chosen(corpus, model, seed=0, **data) -> list[int]:
-    (blocks,) = Chosen(Corpus(corpus), DataConfig(row_tokens=1024, **data), model, seed).sources
+    (blocks,) = choose(corpus, model, DataConfig(row_tokens=1024, **data), seed).sources
     numbers = [blocks.samples_of(b)[0] for b in range(len(blocks.rows))]
     assert [len(n) for n in numbers] == blocks.samples.tolist()
     return np.concatenate(numbers).tolist()
@@ -69,13 +76,13 @@ def test_patterns_that_leave_nothing_are_refused(many, tiny_model):
 
 def test_a_window_that_fits_no_row_is_refused(many, tiny_model):
     with pytest.raises(BadInput, match=r"400 tokens does not fit a row; data\.row_tokens is 100"):
-        Chosen(Corpus(many), DataConfig(row_tokens=100), tiny_model, 0)
+        choose(many, tiny_model, DataConfig(row_tokens=100))
 
 
 @pytest.mark.parametrize(("block_samples", "expected"), [(1, [0, 1, 2]), (121, [0, 2])])
 def test_blocks_are_whole_shards(many, tiny_model, block_samples, expected):
     data = DataConfig(block_samples=block_samples)
-    (blocks,) = Chosen(Corpus(many), data, tiny_model, 0).sources
+    (blocks,) = choose(many, tiny_model, data).sources
     assert blocks.first.tolist() == expected
     assert blocks.tokens.sum() == 240 * 400
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from streams import STEPS, digest, make_streams, rows_of, run_ranks, walk
 
-from ndt3_dist.errors import NoRoom, ShardCorrupt
+from ndt3_dist.errors import NoRoom, RankFailed, ShardCorrupt
 from ndt3_dist.shards.corpus import Corpus
 
 
@@ -18,7 +18,7 @@ def damaged(corpus, tmp_path) -> str:
     shard = tmp_path / "damaged" / "shards" / "000000.tar"
     data = bytearray(shard.read_bytes())
     opened = Corpus(corpus)
-    data[int(opened.index[1]["offsets"][0]) + 200] ^= 4
+    data[int(opened.index[1]["spikes"]["offset"]) + 200] ^= 4
     shard.write_bytes(data)
     return str(tmp_path / "damaged")
 
@@ -84,7 +84,7 @@ def test_a_file_cut_while_it_is_open_is_damage_not_a_crash(corpus, tiny_model, t
     stream.corpus.read(0)
     last = int(stream.corpus.first[1]) - 1
     with (tmp_path / "c" / "shards" / "000000.tar").open("r+b") as f:
-        f.truncate(int(stream.corpus.index[last]["offsets"][0]) + 10)
+        f.truncate(int(stream.corpus.index[last]["spikes"]["offset"]) + 10)
     with pytest.raises(ShardCorrupt, match="beyond the end of the shard"):
         stream.corpus.read(last)
 
@@ -111,7 +111,7 @@ def test_what_goes_wrong_on_one_rank_alone_ends_all_of_them(corpus, tiny_model, 
 
     monkeypatch.setattr(streams[2].corpus, "read", full)
     for rank in run_ranks(streams):
-        with pytest.raises(ShardCorrupt, match="no room on the disk of rank 2"):
+        with pytest.raises(RankFailed, match="no room on the disk of rank 2"):
             rank.result()
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from samples import sample_of
 
 import ndt3_dist
 from ndt3_dist.checkpoint.export import describe_export, write_export
@@ -13,13 +14,12 @@ from ndt3_dist.model.losses import poisson_targets
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 
 
 def make_sample(seed, bins=20, channels=40, dims=2):
     draw = np.random.default_rng(seed)
     spikes = draw.poisson(0.3, (bins, channels)).astype(np.uint8)
-    return Sample(spikes, draw.uniform(-1, 1, (bins, dims)).astype(np.float32))
+    return sample_of(spikes, draw.uniform(-1, 1, (bins, dims)).astype(np.float32))
 
 
 def pack(samples, config):
@@ -51,9 +51,9 @@ def test_changing_one_window_leaves_the_others_bit_identical(model):
 def test_a_prediction_never_sees_its_future(model):
     sample = make_sample(0)
     before = model.features(pack([sample], model.config))
-    spikes = sample.spikes.copy()
+    spikes = sample["spikes"].copy()
     spikes[12:] += 1
-    after = model.features(pack([Sample(spikes, sample.covariates)], model.config))
+    after = model.features(pack([sample_of(spikes, sample["covariates"])], model.config))
     per_bin = 2 + 2  # patches and covariates
     # Slot 12 * per_bin predicts the first spikes of bin 12 from all before it.
     assert torch.equal(before[: 12 * per_bin + 1], after[: 12 * per_bin + 1])
@@ -63,20 +63,23 @@ def test_a_prediction_never_sees_its_future(model):
 
 def test_covariates_are_never_an_input_when_all_are_blanked(model):
     sample = make_sample(0)
-    other = Sample(sample.spikes, -sample.covariates)
+    other = sample_of(sample["spikes"], -sample["covariates"])
     one, two = (model.features(pack([s], model.config)) for s in (sample, other))
     assert torch.equal(one, two)
 
 
 def test_missing_covariates_are_masked_not_imputed(model):
     sample = make_sample(0)
-    gap = sample.covariates.copy()
+    gap = sample["covariates"].copy()
     gap[5:9, 1] = np.nan
-    whole, holed = pack([sample], model.config), pack([Sample(sample.spikes, gap)], model.config)
+    whole, holed = (
+        pack([sample], model.config),
+        pack([sample_of(sample["spikes"], gap)], model.config),
+    )
     assert int(whole.covariate_valid.sum()) - int(holed.covariate_valid.sum()) == 4
     full, part = model(whole, 1, 1), model(holed, 1, 1)
-    lost = (full.covariates - whole.covariates)[~holed.covariate_valid] ** 2
-    torch.testing.assert_close(full.covariate_sum - part.covariate_sum, lost.sum())
+    lost = (full.details["covariates"] - whole.covariates)[~holed.covariate_valid] ** 2
+    torch.testing.assert_close(full.sums[1] - part.sums[1], lost.sum())
 
 
 def test_poisson_targets_are_distributions_but_for_the_last_row():

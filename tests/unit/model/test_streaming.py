@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from samples import sample_of
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
 
 ARRAYS, DIMS = [40, 8], 2
 PER_BIN = 2 + 1 + DIMS
@@ -23,7 +23,7 @@ def pack(counts, config):
     layout = Layout.from_counts(ARRAYS, DIMS, config, "s")
     lists = TokenLists()
     hidden = np.full((len(counts), DIMS), np.nan, np.float32)
-    lists.add(*tokenise(Sample(counts, hidden), layout, config))
+    lists.add(*tokenise(sample_of(counts, hidden), layout, config))
     return PackedTokens.from_numpy(lists.pack())
 
 
@@ -107,7 +107,9 @@ def test_what_cannot_be_decoded_is_refused(tiny_model):
         StreamingDecoder(model, 0)
     lists = TokenLists()
     layout = Layout.from_counts(ARRAYS, 0, tiny_model, "s")
-    lists.add(*tokenise(Sample(draw_counts(1), np.zeros((1, 0), np.float32)), layout, tiny_model))
+    lists.add(
+        *tokenise(sample_of(draw_counts(1), np.zeros((1, 0), np.float32)), layout, tiny_model)
+    )
     with pytest.raises(BadInput, match="no covariates"):
         StreamingDecoder(model, 3).step(PackedTokens.from_numpy(lists.pack()))
     with pytest.raises(BadInput, match=r"model\.eval"):

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from samples import sample_of
 
 from ndt3_dist.model.tokenise import DUMMY_TIME, Layout, tokenise
 from ndt3_dist.model.tokens import SpaceIds
-from ndt3_dist.shards.corpus import Sample
 
 
 @pytest.mark.parametrize("dummy", [False, True])
 def test_a_window_without_covariates_ends_with_upstreams_dummy_token_where_asked(tiny_model, dummy):
     config = tiny_model.model_copy(update={"dummy_covariate": dummy})
-    sample = Sample(np.ones((5, 40), np.uint8), np.zeros((5, 0), np.float32))
+    sample = sample_of(np.ones((5, 40), np.uint8), np.zeros((5, 0), np.float32))
     arrays, length = tokenise(sample, Layout.from_counts([40], 0, config, "s"), config)
     assert length == 5 * 2 + dummy
     assert len(arrays["time"]) == len(arrays["space"]) == length
@@ -30,7 +30,7 @@ def test_a_window_without_covariates_ends_with_upstreams_dummy_token_where_asked
 
 
 def test_the_dummy_token_is_for_windows_without_covariates_alone(tiny_model):
-    sample = Sample(np.ones((5, 40), np.uint8), np.zeros((5, 2), np.float32))
+    sample = sample_of(np.ones((5, 40), np.uint8), np.zeros((5, 2), np.float32))
     layout = Layout.from_counts([40], 2, tiny_model, "s")
     plain, _ = tokenise(sample, layout, tiny_model)
     asked, _ = tokenise(sample, layout, tiny_model.model_copy(update={"dummy_covariate": True}))
@@ -43,7 +43,7 @@ def test_recorded_constraints_of_no_covariates_are_no_tokens(tiny_model):
     layout = Layout.from_counts([40], 0, config, "s")
     spikes, nothing = np.ones((5, 40), np.uint8), np.zeros((5, 0), np.float32)
     for constraint, tokens in ((None, 1), (np.zeros((5, 3, 0), np.float32), 0)):
-        sample = Sample(spikes, nothing, constraint=constraint)
+        sample = sample_of(spikes, nothing, constraint=constraint)
         arrays, length = tokenise(sample, layout, config)
         assert arrays["constraint"].shape == (tokens, 3)
         assert len(arrays["constraint_slot"]) == tokens

@@ -42,7 +42,8 @@ def windows_of(path: str, split: str = "train") -> dict[str, bytes]:
     corpus = Corpus(path, (split,))
     samples = [corpus.read(n) for n in range(len(corpus))]
     return {
-        corpus.key(n): s.spikes.tobytes() + s.covariates.tobytes() for n, s in enumerate(samples)
+        corpus.key(n): s["spikes"].tobytes() + s["covariates"].tobytes()
+        for n, s in enumerate(samples)
     }
 
 
@@ -244,8 +245,8 @@ def test_a_shard_that_is_not_what_it_was_is_named(parts, tmp_path, monkeypatch):
 def test_a_session_that_is_taken_out_meanwhile_stays_out(parts, tmp_path, monkeypatch):
     real, last = module.place, read_manifest(parts[1]).shards[-1].name
 
-    def place(out, path, shard, *more):
-        placed = real(out, path, shard, *more)
+    def place(like, out, path, part, shard, *more):
+        placed = real(like, out, path, part, shard, *more)
         if path == parts[1] and shard.name == last:
             remove_sessions(path, ["u-S-02"])
         return placed

@@ -14,13 +14,16 @@ from ndt3_dist.prep import job
 from ndt3_dist.prep.recipe import Recipe, SplitRule, load_recipe
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.readers.recording import Recording
-from ndt3_dist.shards.manifest import INDEX, Array
+from ndt3_dist.shards.index import index_type
+from ndt3_dist.shards.manifest import Array
 from ndt3_dist.shards.write import write_shard
 
 UNIT = Path(__file__).resolve().parents[1]
+STREAMS = ("spikes", "covariates")
 NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.yaml"
 SHOWN_BY = {
-    1: "readers/test_defects.py::test_the_first_bin_does_not_swallow_spikes_from_before_the_recording",
+    1: "readers/test_defects.py::test_the_first_bin_does_not_swallow_spikes_from_before_the_"
+    "recording",
     2: "readers/test_defects.py::test_an_impulse_meets_the_spike_of_its_own_bin_however_bins_are_"
     "stamped",
     3: "readers/test_defects.py::test_what_is_over_at_the_end_is_cut_at_the_end_of_both",
@@ -35,11 +38,12 @@ SHOWN_BY = {
     12: "readers/test_defects.py::test_a_rate_that_holds_the_period_is_read_where_said_and_else_"
     "refused",
     13: "prep/test_lease.py::test_of_two_that_come_at_once_one_works",
-    14: "readers/test_defects.py::test_bins_before_the_first_spike_are_kept_in_spikes_and_covariates",
-    15: "readers/test_defects.py::test_a_channel_is_its_electrode_id_whatever_the_order_and_whoever_"
-    "is_silent",
-    16: "readers/test_defects.py::test_series_side_by_side_have_one_clock_and_keep_their_names_and_"
-    "units",
+    14: "readers/test_defects.py::test_bins_before_the_first_spike_are_kept_in_spikes_and_"
+    "covariates",
+    15: "readers/test_defects.py::test_a_channel_is_its_electrode_id_whatever_the_order_and_"
+    "whoever_is_silent",
+    16: "readers/test_defects.py::test_series_side_by_side_have_one_clock_and_keep_their_names_"
+    "and_units",
     17: "shards/test_cache.py::test_processes_of_a_host_fetch_a_shard_once",
     18: "readers/test_defects.py::test_a_derivative_has_no_spurious_sample_at_a_seam",
     19: "readers/test_defects.py::test_counts_above_255_are_refused_by_name_and_never_wrap",
@@ -102,8 +106,11 @@ def test_a_window_takes_its_own_bytes_and_few_more(tmp_path, channels):
     for _, _, members, _ in samples:
         assert sum(map(len, members.values())) == raw + 2 * 128
     rows = ((key, members, {**f, "session": 0}) for _, key, members, f in samples)
-    written = write_shard(str(tmp_path / "a.tar"), str(tmp_path / "a.npy"), rows)
-    assert written["bytes"] + INDEX.itemsize * len(samples) <= 1.25 * raw * len(samples) + 10_240
+    written = write_shard(str(tmp_path / "a.tar"), str(tmp_path / "a.npy"), rows, STREAMS)
+    assert (
+        written["bytes"] + index_type(STREAMS).itemsize * len(samples)
+        <= 1.25 * raw * len(samples) + 10_240
+    )
 
 
 def test_whole_sessions_are_held_out_by_their_id(tmp_path, write_session, without_ray):

@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_corpus import make_recording, write_corpus
+from streams import one_stream
 
 from ndt3_dist import storage
-from ndt3_dist.data.data_config import DataConfig
-from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput, ManifestMismatch
 from ndt3_dist.prep import job, remove
 from ndt3_dist.prep.output import withdrawn
@@ -57,9 +56,9 @@ def test_a_session_is_gone_from_shards_caches_and_manifest(corpus, tmp_path, tin
     assert {found.key(n) for n in range(len(found))} == set(kept)
     for number in range(len(found)):
         sample, expected = found.read(number), kept[found.key(number)]
-        assert np.array_equal(sample.spikes, expected.spikes)
-        assert np.array_equal(sample.covariates, expected.covariates, equal_nan=True)
-    Stream(found, DataConfig(), tiny_model, 0, 4, 1)  # it trains on
+        assert np.array_equal(sample["spikes"], expected["spikes"])
+        assert np.array_equal(sample["covariates"], expected["covariates"], equal_nan=True)
+    one_stream(found, tiny_model)  # it trains on
     with pytest.raises(BadInput, match="no session 't-S-02'"):
         remove_sessions(str(corpus), ["t-S-02"])
 

@@ -91,7 +91,7 @@ def windows_of(local) -> list[bytes]:
     """The counts of each window that is to go, as they lie in a tar."""
     whole = Corpus(str(local))
     mine = [n for n in range(len(whole)) if GONE in whole.key(n)]
-    return [whole.read(n).spikes.tobytes() for n in mine]
+    return [whole.read(n)["spikes"].tobytes() for n in mine]
 
 
 @pytest.mark.parametrize("page", [1000, 2])

@@ -88,10 +88,7 @@ def test_a_window_holds_the_bins_that_its_index_fields_claim():
             covariates * scale, recording.covariates[first : first + WINDOW], rtol=1e-5
         )
         # 40 and 8 channels make 2 + 1 patches a bin, 2 covariates; 2 constraints and a return.
-        assert fields["tokens"] == 100 * (3 + 2) + 3
-        assert fields["context_tokens"] == 3
-        assert fields["spike_targets"] == 100 * 48
-        assert fields["covariate_targets"] == 200
+        assert fields["values"] == {"spikes": 100 * 48, "covariates": 200}
     assert len(samples) == 5
     assert session.spikes == sum(len(t) for t in recording.spike_times)
     assert session.spikes_outside == 0
@@ -164,7 +161,7 @@ def test_a_window_without_valid_covariates_is_kept_for_its_spikes_without_a_warn
         warnings.simplefilter("error")
         session, samples = cut(recording, recipe_of(train=(0, 1)), "a.nwb", "0" * 64)
     assert session.windows["train"].rejected == {}
-    assert [s[3]["covariate_targets"] for s in samples] == [200, 0, 200]
+    assert [s[3]["values"]["covariates"] for s in samples] == [200, 0, 200]
     assert np.isnan(arrays_of(samples[1])[1]).all()
 
 

@@ -105,7 +105,7 @@ def test_verify_programs_tell_sound_from_damaged(tmp_path, corpus):
     shard.write_bytes(data)
     done = run("data_prep/verify.py", tmp_path / "c")
     assert done.returncode == 1
-    assert "000001.tar: sha256 is not the manifest's" in done.stdout
+    assert "000001.tar: its sha256 is not the manifest's" in done.stdout
     assert run("checkpoints/verify.py", tmp_path).returncode == 1
 
 

@@ -145,19 +145,19 @@ def test_the_least_recently_used_make_room(bucket):
     corpus.fetch(1)
     assert not os.path.exists(first)
     corpus.read(1)  # from the file that is still open
-    assert np.array_equal(Corpus(url).read(0).spikes, corpus.read(0).spikes)
+    assert np.array_equal(Corpus(url).read(0)["spikes"], corpus.read(0)["spikes"])
 
 
 def test_a_disk_that_goes_bad_is_not_taken_for_the_corpus(bucket):
     _, _, url = bucket
     corpus = Corpus(url)
-    intact = corpus.read(0).spikes.copy()
+    intact = corpus.read(0)["spikes"].copy()
     path = corpus.fetch(0)
     with open(path, "r+b") as f:
-        f.seek(int(corpus.record(0)["offsets"][0]) + 200)
+        f.seek(int(corpus.record(0)["spikes"]["offset"]) + 200)
         f.write(b"\xff")
-    assert np.array_equal(corpus.read(0).spikes, intact)
-    assert np.array_equal(Corpus(url).read(0).spikes, intact)
+    assert np.array_equal(corpus.read(0)["spikes"], intact)
+    assert np.array_equal(Corpus(url).read(0)["spikes"], intact)
 
 
 def test_a_killed_download_leaves_nothing_to_be_taken_for_a_shard(bucket, tmp_path):
@@ -176,7 +176,7 @@ def test_a_killed_download_leaves_nothing_to_be_taken_for_a_shard(bucket, tmp_pa
     child.wait()
     corpus = Corpus(url)
     assert not (tmp_path / "cache" / corpus.shards[0].sha256).exists()
-    assert corpus.read(0).spikes.any()
+    assert corpus.read(0)["spikes"].any()
 
 
 def test_a_shard_that_is_lost_is_named(bucket):
@@ -189,12 +189,12 @@ def test_a_shard_that_is_lost_is_named(bucket):
 def test_a_cached_index_or_length_that_goes_bad_is_fetched_again(bucket):
     _, _, url = bucket
     corpus = Corpus(url)
-    intact = corpus.read(0).spikes.copy()
+    intact = corpus.read(0)["spikes"].copy()
     index = corpus.cache.folder / corpus.shards[0].index_sha256
     index.write_bytes(index.read_bytes()[:-7])
     with open(corpus.fetch(0), "ab") as f:
         f.write(b"x")
-    assert np.array_equal(Corpus(url).read(0).spikes, intact)
+    assert np.array_equal(Corpus(url).read(0)["spikes"], intact)
 
 
 def test_a_lost_shard_is_waited_for_once(bucket):

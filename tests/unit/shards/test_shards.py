@@ -17,6 +17,7 @@ from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.shards import manifest as corpus_format
 from ndt3_dist.shards.corpus import Corpus
+from ndt3_dist.shards.index import STREAMS_1
 from ndt3_dist.shards.manifest import Manifest, index_path, read_manifest, sample_key, shard_path
 from ndt3_dist.shards.npy import parse_npy
 from ndt3_dist.shards.summary import corpus_table
@@ -24,7 +25,9 @@ from ndt3_dist.shards.verify import verify_corpus
 from ndt3_dist.shards.write import npy_bytes, write_shard
 
 CHANNELS, BINS, DIMS = 96, 100, 2
-GOLDEN = "7e345c9b61fcac2d0593f1557c20676a"
+STREAMS = ("spikes", "covariates")
+GOLDEN = "45c55b3713b98c3733fb8ffd56b2ef4e"
+GOLDEN_1 = "7e345c9b61fcac2d0593f1557c20676a"
 
 
 def make_samples(count: int, seed: int = 0) -> list[tuple[str, dict, dict]]:
@@ -38,10 +41,7 @@ def make_samples(count: int, seed: int = 0) -> list[tuple[str, dict, dict]]:
             "session": 0,
             "start_bin": number * BINS,
             "bins": BINS,
-            "tokens": BINS * 5 + 3,
-            "context_tokens": 3,
-            "spike_targets": spikes.size,
-            "covariate_targets": covariates.size,
+            "values": {"spikes": spikes.size, "covariates": covariates.size},
         }
         members = {"spikes": npy_bytes(spikes), "covariates": npy_bytes(covariates)}
         samples.append((sample_key("t-A-01", number * BINS), members, fields))
@@ -57,7 +57,7 @@ def write_corpus(folder: Path) -> str:
         ("000002", "test", samples[10:]),
     ):
         paths = shard_path(str(folder), name), index_path(str(folder), name)
-        shards.append({"name": name, "split": split, **write_shard(*paths, part)})
+        shards.append({"name": name, "split": split, **write_shard(*paths, part, STREAMS)})
     session = {
         "id": "t-A-01",
         "dataset": "t",
@@ -82,14 +82,14 @@ def write_corpus(folder: Path) -> str:
         "fingerprint": "",
         "bin_size_ms": 20.0,
         "window_bins": BINS,
-        "streams": {},
+        "streams": dict.fromkeys(STREAMS, ""),
         "recipe": {},
         "recipe_sha256": storage.sha256_bytes(b"{}"),
         "sessions": [session],
         "shards": shards,
     }
     sign(values)
-    storage.write_json(folder / "manifest.json", Manifest(**values).model_dump(mode="json"))
+    storage.write_json(folder / "manifest.json", Manifest(**values).dump())
     return str(folder)
 
 
@@ -101,6 +101,7 @@ def sign(values: dict) -> None:
         [corpus_format.Shard.model_construct(**s) for s in values["shards"]],
         manifest.bin_size_ms,
         manifest.window_bins,
+        values.get("version", 2),
     )
 
 
@@ -134,16 +135,20 @@ def test_same_samples_give_the_same_bytes(tmp_path):
     written = []
     for attempt in ("a", "b"):
         tar, index = tmp_path / attempt / "s.tar", tmp_path / attempt / "i.npy"
-        written.append((write_shard(str(tar), str(index), make_samples(4)), tar, index))
+        written.append((write_shard(str(tar), str(index), make_samples(4), STREAMS), tar, index))
     assert written[0][0] == written[1][0]
     assert written[0][1].read_bytes() == written[1][1].read_bytes()
     assert written[0][2].read_bytes() == written[1][2].read_bytes()
-    other = write_shard(str(tmp_path / "o.tar"), str(tmp_path / "o.npy"), make_samples(4, seed=1))
+    other = write_shard(
+        str(tmp_path / "o.tar"), str(tmp_path / "o.npy"), make_samples(4, seed=1), STREAMS
+    )
     assert other["sha256"] != written[0][0]["sha256"]
 
 
 def test_shard_bytes_have_their_golden_hash(tmp_path):
-    written = write_shard(str(tmp_path / "s.tar"), str(tmp_path / "s.npy"), make_samples(3))
+    written = write_shard(
+        str(tmp_path / "s.tar"), str(tmp_path / "s.npy"), make_samples(3), STREAMS
+    )
     both = written["sha256"] + written["index_sha256"]
     assert storage.sha256_bytes(both.encode())[:32] == GOLDEN
 
@@ -163,12 +168,24 @@ def test_every_window_reads_back_as_it_was_written(pristine):
         sample = opened.read(number)
         assert opened.key(number) == key
         assert opened.session_of(number).id == "t-A-01"
-        assert npy_bytes(sample.spikes) == members["spikes"]
-        assert npy_bytes(sample.covariates) == members["covariates"]
-        assert sample.constraint is sample.returns is None
-        for name, value in fields.items():
-            assert opened.index[number][name] == value
+        assert npy_bytes(sample["spikes"]) == members["spikes"]
+        assert npy_bytes(sample["covariates"]) == members["covariates"]
+        assert set(sample) == {"spikes", "covariates"}
+        record = opened.index[number]
+        assert [int(record[k]) for k in ("session", "start_bin", "bins")] == [
+            fields[k] for k in ("session", "start_bin", "bins")
+        ]
+        assert {s: int(record[s]["values"]) for s in STREAMS} == fields["values"]
     opened.close()
+
+
+def test_version_1_is_written_to_the_byte_as_ever(tmp_path):
+    """The hash is that of the program which knew no other version."""
+    paths = str(tmp_path / "s.tar"), str(tmp_path / "s.npy")
+    written = write_shard(*paths, make_samples(3), STREAMS, version_1={0: (3, 2)})
+    both = written["sha256"] + written["index_sha256"]
+    assert storage.sha256_bytes(both.encode())[:32] == GOLDEN_1
+    assert written["tokens"] == 3 * (BINS * 5 + 3)
 
 
 def test_constraint_and_return_read_back_where_a_sample_has_them(tmp_path):
@@ -176,12 +193,13 @@ def test_constraint_and_return_read_back_where_a_sample_has_them(tmp_path):
     constraint = np.ones((BINS, 3, DIMS), np.float32)
     returns = np.arange(2 * BINS).reshape(BINS, 2)
     members |= {"constraint": npy_bytes(constraint), "return": npy_bytes(returns)}
+    fields["values"] |= {"constraint": 3 * DIMS, "return": 2 * BINS}
     tar = tmp_path / "s.tar"
-    write_shard(str(tar), str(tmp_path / "i.npy"), [(key, members, fields)])
-    record = np.load(tmp_path / "i.npy")[0]
+    write_shard(str(tar), str(tmp_path / "i.npy"), [(key, members, fields)], STREAMS_1)
+    (record,) = np.load(tmp_path / "i.npy")
     data = tar.read_bytes()
-    found = [data[o : o + s] for o, s in zip(record["offsets"], record["sizes"], strict=True)]
-    assert found == [members[name] for name in corpus_format.MEMBERS]
+    found = [data[record[s]["offset"] :][: record[s]["size"]] for s in STREAMS_1]
+    assert found == [members[name] for name in STREAMS_1]
 
 
 def test_stock_webdataset_reads_the_same_arrays_and_keys(pristine):
@@ -197,7 +215,9 @@ def test_stock_webdataset_reads_the_same_arrays_and_keys(pristine):
 
 
 def test_a_shard_is_at_most_a_quarter_larger_than_its_arrays(tmp_path):
-    written = write_shard(str(tmp_path / "s.tar"), str(tmp_path / "s.npy"), make_samples(60))
+    written = write_shard(
+        str(tmp_path / "s.tar"), str(tmp_path / "s.npy"), make_samples(60), STREAMS
+    )
     raw = 60 * (BINS * CHANNELS + 4 * BINS * DIMS)
     assert raw < written["bytes"] <= 1.25 * raw
 
@@ -218,7 +238,8 @@ def test_a_flipped_byte_is_found_in_its_window_and_nowhere_else(corpus, seed):
     opened = Corpus(corpus)
     victim, stream = int(rng.integers(5, 10)), int(rng.integers(2))
     record = opened.index[victim]
-    at = int(record["offsets"][stream]) + int(rng.integers(record["sizes"][stream]))
+    member = record[STREAMS[stream]]
+    at = int(member["offset"]) + int(rng.integers(member["size"]))
     tar = shard_path(corpus, "000001")
     flip(tar, at)
     with pytest.raises(ShardCorrupt) as caught:
@@ -266,11 +287,12 @@ def test_an_index_replaced_by_that_of_another_shard_is_refused(corpus):
         assert Corpus(corpus).index is None
 
 
-@pytest.mark.parametrize("field", ["offsets", "session", "tokens", "crc32"])
+@pytest.mark.parametrize("field", ["spikes", "session", "crc32"])
 def test_an_edited_index_is_refused(corpus, field):
     path = index_path(corpus, "000000")
     index = np.load(path)
-    index[field][2] += 1
+    found = index[field] if field != "spikes" else index[field]["offset"]
+    found[2] += 1
     Path(path).write_bytes(npy_bytes(index))
     with pytest.raises(ShardCorrupt, match="its sha256 is not"):
         assert Corpus(corpus).index is None
@@ -314,8 +336,8 @@ def test_a_manifest_of_another_kind_version_or_schema_is_refused(corpus):
     edit_manifest(corpus, lambda values: values.update(more=1))
     with pytest.raises(ManifestMismatch, match="more"):
         read_manifest(corpus)
-    edit_manifest(corpus, lambda values: values.update(version=2))
-    with pytest.raises(ManifestMismatch, match="corpus version 2, this program reads 1"):
+    edit_manifest(corpus, lambda values: values.update(version=3))
+    with pytest.raises(ManifestMismatch, match="corpus version 3, this program reads 1 and 2"):
         read_manifest(corpus)
     (Path(corpus) / "manifest.json").write_text('{"a": 1}')
     with pytest.raises(ManifestMismatch, match="not a manifest"):
@@ -349,14 +371,18 @@ def test_keys_of_any_session_fit_their_tar_header_and_stay_distinct(tmp_path):
     assert "/" not in odd
     assert "." not in odd
     _, members, fields = make_samples(1)[0]
-    members = {name: members["spikes"] for name in corpus_format.MEMBERS}
+    members = {name: members["spikes"] for name in STREAMS_1}
+    fields["values"] = dict.fromkeys(STREAMS_1, 0)
     keys = [sample_key(name, 99_999_999) for name in (*longest, odd)]
     write_shard(
-        str(tmp_path / "s.tar"), str(tmp_path / "i.npy"), [(k, members, fields) for k in keys]
+        str(tmp_path / "s.tar"),
+        str(tmp_path / "i.npy"),
+        [(k, members, fields) for k in keys],
+        STREAMS_1,
     )
     with tarfile.open(tmp_path / "s.tar") as tar:
         names = tar.getnames()
-    assert names == [f"{k}.{m}.npy" for k in keys for m in corpus_format.MEMBERS]
+    assert names == [f"{k}.{m}.npy" for k in keys for m in STREAMS_1]
 
 
 def test_the_fingerprint_ignores_where_recordings_lay(pristine):
@@ -372,4 +398,4 @@ def test_the_table_of_a_corpus_tells_what_it_holds(pristine):
     assert "t-A-01" in table
     assert "10 train, 3 test" in table
     assert "2 no_spikes" in table
-    assert "1 sessions, 13 windows, 6539 tokens, 3 shards" in table
+    assert "1 sessions, 13 windows, 3 shards" in table

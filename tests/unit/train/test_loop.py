@@ -2,14 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.data.stream import Step
 from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch
 from ndt3_dist.train import start as start_module
-from ndt3_dist.train.loop import is_done, loss_divisors, total_steps
+from ndt3_dist.train.loop import is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.start import check_shared, find_start, refuse_loop
 
@@ -30,7 +28,7 @@ def test_a_run_ends_when_its_epochs_are_seen_or_its_steps_are_taken():
 
 def test_the_number_of_steps_follows_from_the_rows_of_an_epoch():
     config = demo_config("train.epochs=2.5", "train.global_batch=2")
-    assert total_steps(config, 101) == 127
+    assert total_steps(config, 2.5 * 101 / 2) == 127
     assert total_steps(demo_config("train.max_steps=5"), 100) == 5
 
 
@@ -78,14 +76,3 @@ def test_a_run_folder_of_which_each_host_has_its_own_is_refused(tmp_path, monkey
     other["seen"] = "old"
     with pytest.raises(ResumeMismatch, match="rank 1 cannot see what rank 0 wrote"):
         check_shared(tmp_path, 0.1)
-
-
-def test_losses_are_divided_by_the_whole_steps_counts_or_by_upstreams_means():
-    def rows(channels, valid):
-        return {"spike_channels": np.full(channels, 32), "covariate_valid": np.ones(valid, bool)}
-
-    work = Step([(0, rows(10, 4)), (2, rows(30, 0))], [], np.array([9, 999, 5000, 70]))
-    assert loss_divisors(demo_config("train.global_batch=4"), work) == [(5000, 70)] * 2
-    theirs = demo_config("train.global_batch=4", "train.upstream_means=true")
-    # Four micro-batches over all ranks: each weighs a quarter, whatever it holds.
-    assert loss_divisors(theirs, work) == [(4 * 320, 16), (4 * 960, 0)]

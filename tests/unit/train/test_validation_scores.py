@@ -1,7 +1,8 @@
-"""Scores from sums over windows are those of all bins together; which checkpoints are kept."""
+"""What is validated, which step is the best, and which checkpoints are kept."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,58 +10,15 @@ from saves import save, writers
 
 from ndt3_dist.checkpoint.steps import prune, remove_remnants, set_aside, step_folder, steps_of
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.data.order import generator
-from ndt3_dist.evaluate.metrics import bits_per_spike, r2_flat, r2_variance_weighted
-from ndt3_dist.model.tokenise import Layout, tokenise
-from ndt3_dist.shards.corpus import Sample
+from ndt3_dist.errors import BadInput
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.saving import Saving
-from ndt3_dist.train.validation import Best, bits_of, likelihood, moments, r2_of, rows_of
+from ndt3_dist.train.state import Best, RunState
+from ndt3_dist.train.validation import check_metric, rows_of
 
 NAN = float("nan")
-
-
-@pytest.fixture(params=range(6))
-def windows(request, tiny_model):
-    """(arrays, layout, true covariates, counts) of windows of one session."""
-    draw = generator("validation test", request.param)
-    channels, dims = int(draw.integers(1, 150)), int(draw.integers(1, 4))
-    layout, found = Layout.from_counts([channels], dims, tiny_model, "s"), []
-    for _ in range(5):
-        bins = int(draw.integers(1, 60))
-        spikes = draw.poisson(0.2, (bins, channels)).astype(np.uint8)
-        true = draw.uniform(-0.9, 0.9, (bins, dims)).astype(np.float32)
-        true[draw.random(true.shape) < 0.1] = NAN
-        arrays, _ = tokenise(Sample(spikes, true), layout, tiny_model)
-        found.append((arrays, layout, true, spikes))
-    return draw, found
-
-
-def test_r2_of_sums_is_that_of_all_bins(windows):
-    draw, windows = windows
-    predicted = [draw.normal(0, 0.3, true.shape) for _, _, true, _ in windows]
-    sums = sum(
-        moments(arrays, p.reshape(-1), layout.dims)
-        for (arrays, layout, _, _), p in zip(windows, predicted, strict=True)
-    )
-    true, guess = np.concatenate([w[2] for w in windows]), np.concatenate(predicted)
-    assert r2_of(sums) == pytest.approx(r2_variance_weighted(true, guess), abs=1e-9)
-    flat = sums.reshape(4, -1).sum(1, keepdims=True)
-    assert r2_of(flat) == pytest.approx(r2_flat(true, guess), abs=1e-9)
-
-
-def test_bits_of_sums_are_those_of_all_bins(windows):
-    draw, windows = windows
-    sums, rates = [], []
-    for arrays, layout, _, spikes in windows:
-        of_window = draw.uniform(0.05, 0.6, spikes.shape)
-        padded = np.concatenate([of_window, np.full((len(spikes), 1), 9.0)], axis=1)
-        laid = padded[:, layout.columns].reshape(-1, layout.columns.shape[1])
-        sums.append(likelihood(arrays["spikes"], laid, layout.real))
-        rates.append(of_window)
-    counts = np.concatenate([w[3] for w in windows])
-    expected = bits_per_spike(counts, np.concatenate(rates))
-    assert bits_of(np.sum(sums, axis=0)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_rows_hold_all_windows_in_order():
@@ -99,11 +57,21 @@ def test_the_best_step_is_kept_until_a_better_one_is_written(tmp_path):
         save(tmp_path, step)
     config = load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml")
     (writer,) = writers(tmp_path)
-    saving = Saving(config, None, None, writer, {})
+    run = SimpleNamespace(config=config, folder=tmp_path, writer=writer, is_first=True)
+    state = RunState(Best("val_loss"))
+    saving = Saving(run, state)
     for best, left in ((3, [3, 5, 6]), (9, [3, 5, 6]), (6, [5, 6])):  # 9 could not be written
-        saving.best.step = best
-        saving.commit()
+        state.best.step = best
+        saving.commit(state)
         assert steps_of(tmp_path) == left
+
+
+def test_a_metric_that_no_validation_gives_is_refused():
+    targets = NDT3(ModelConfig(layers=1, dim=64, heads=2, feedforward=64)).targets
+    for name in ("val_loss", "val_loss_spikes", "val_r2", "val_r2_flat", "val_bits_per_spike"):
+        check_metric(name, targets)
+    with pytest.raises(BadInput, match=r"'val_f1'; this model has val_loss, val_loss_spikes"):
+        check_metric("val_f1", targets)
 
 
 def test_newer_steps_are_set_aside_and_unfinished_ones_removed(tmp_path):

@@ -12,6 +12,8 @@ from ndt3_dist.data.order import generator
 from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.load import load_model
+from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.ndt3 import targets
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.pages.run_page import write_report
 from ndt3_dist.shards.manifest import read_manifest
@@ -20,6 +22,8 @@ from ndt3_dist.train.run_metrics import MetricsFile, Wandb, read_metrics
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.fit_data import draw_windows, read_fit_data
 from ndt3_dist.tune.tune_config import TuneConfig
+
+NDT3_TARGETS = targets(ModelConfig(layers=1, dim=64, heads=2, feedforward=64))
 
 
 def tune_config(corpus, folder, *overrides):
@@ -72,7 +76,7 @@ def test_the_held_back_part_is_never_drawn(corpus, tmp_path):
 def test_a_report_is_one_self_contained_page(corpus, tmp_path):
     with pytest.raises(BadInput, match=r"no metrics\.jsonl"):
         write_report(tmp_path)
-    metrics = MetricsFile(tmp_path, 0)
+    metrics = MetricsFile(tmp_path, 0, NDT3_TARGETS)
     line = dict.fromkeys(("loss", "loss_spikes", "loss_covariates", "grad_norm", "lr"), 0.5)
     for step in (1, 2, 3):
         metrics.write(step, {**line, "tokens": 10, "step_s": 0.1, "wait_s": 0.0})
@@ -109,7 +113,7 @@ def test_a_wandb_that_goes_down_is_said_once_and_stops_nothing(tmp_path, capsys)
 
 def test_metrics_behind_the_restored_step_and_a_torn_line_are_cut(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    metrics = MetricsFile(tmp_path, 2)
+    metrics = MetricsFile(tmp_path, 2, NDT3_TARGETS)
     metrics.write(3, {"loss": 1.0})
     metrics.close()
     assert [m["step"] for m in read_metrics(tmp_path)] == [1, 2, 3]

@@ -90,7 +90,7 @@ def test_layer_decay_reaches_the_optimizer(corpus, tmp_path, monkeypatch):
 
 def test_patience_ends_a_run_that_no_longer_gains(corpus, tmp_path, monkeypatch):
     found = iter([0.1, 0.3, 0.2, 0.4, 0.1, 0.4, 0.3, 0.9, 0.9])
-    monkeypatch.setattr(finetune_module, "scores", lambda *_: {"r2": next(found)})
+    monkeypatch.setattr(finetune_module, "r2_scores", lambda *_: {"r2": next(found)})
     overrides = ["train.steps=9", "train.eval_every=1", "train.batch=1"]
     result = finetune(tune(corpus, tmp_path, *overrides, "train.patience=3"), None)
     assert (result["best_step"], result["r2_val"]) == (4, 0.4)

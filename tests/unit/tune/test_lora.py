@@ -7,7 +7,7 @@ from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.continuous import Run
 from ndt3_dist.data.order import generator
 from ndt3_dist.evaluate.decode import decode
-from ndt3_dist.evaluate.metrics import scores
+from ndt3_dist.evaluate.metrics import r2_scores
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
@@ -80,7 +80,7 @@ def test_only_low_rank_updates_move_the_backbone(corpus, tmp_path, precision):
         data = read_fit_data(config)
         layout = Layout.of(data.session, after.config)
         decoded = decode(after, data.last[0], layout, data.window, STRIDE)
-        assert scores(data.last[0].covariates, decoded)["r2"] == result["r2_val"]
+        assert r2_scores(data.last[0].covariates, decoded)["r2"] == result["r2_val"]
 
 
 def test_everything_but_the_updates_can_be_frozen(corpus, tmp_path):

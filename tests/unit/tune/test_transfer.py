@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from samples import sample_of
 
 from ndt3_dist.checkpoint.export import describe_export, write_export
 from ndt3_dist.config import PROJECT, load_config
@@ -12,7 +13,6 @@ from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, tokenise
 from ndt3_dist.model.tokens import PackedTokens, SpaceIds
-from ndt3_dist.shards.corpus import Sample
 from ndt3_dist.tune.parts import PARTS, part_of, parts_table
 from ndt3_dist.tune.transfer import start_model
 from ndt3_dist.tune.tune_config import TuneConfig
@@ -92,7 +92,7 @@ def test_a_config_that_cannot_be_is_refused(pretrained):
 def features(model: NDT3, dims: int = 2) -> torch.Tensor:
     """Of a window of 5 bins and 40 channels, spikes only."""
     spikes = np.arange(200, dtype=np.uint8).reshape(5, 40) % 4
-    sample = Sample(spikes, np.full((5, dims), np.nan, np.float32))
+    sample = sample_of(spikes, np.full((5, dims), np.nan, np.float32))
     layout = Layout.from_counts([40], dims, model.config, "s")
     arrays, length = tokenise(sample, layout, model.config)
     arrays["cu_seqlens"] = np.array([0, length], np.int32)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from samples import sample_of
 from torch.utils.flop_counter import FlopCounterMode
 
+from ndt3_dist.model.flops import block_flops, head_flops, peak_bf16, step_flops
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.shards.corpus import Sample
-from ndt3_dist.train.flops import block_flops, head_flops, peak_bf16, step_flops
 
 
 def counted(model, tokens, backward):
@@ -26,7 +26,7 @@ def run(tiny_model):
     torch.manual_seed(0)
     layout, lists = Layout.from_counts([40], 2, config, "s"), TokenLists()
     for bins in (20, 20, 9):
-        sample = Sample(np.ones((bins, 40), np.uint8), np.zeros((bins, 2), np.float32))
+        sample = sample_of(np.ones((bins, 40), np.uint8), np.zeros((bins, 2), np.float32))
         lists.add(*tokenise(sample, layout, config))
     return NDT3(config), PackedTokens.from_numpy(lists.pack())
 
