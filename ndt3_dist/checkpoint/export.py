@@ -12,7 +12,7 @@ from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step
 from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import FORMAT, VERSION
-from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.model_config import NDT3_BUILD, ModelConfig
 
 if TYPE_CHECKING:
     from ndt3_dist.shards.manifest import Manifest, Session
@@ -65,7 +65,9 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
         "epochs": checkpoint.meta["epochs"],
         "corpus": checkpoint.meta["fingerprint"],
     }
-    model = check(ModelConfig, checkpoint.meta["config"]["model"], f"{checkpoint.folder}: model")
+    model = checkpoint.meta["config"]["model"]
+    if model.get("build", NDT3_BUILD) == NDT3_BUILD:
+        model = check(ModelConfig, model, f"{checkpoint.folder}: model")
     config = describe_export(model, weights, dtype, trained)
     write_export(out, weights, config, storage.read_json(storage.join(run, "normalisation.json")))
     return config
@@ -92,14 +94,16 @@ def verify_export(run: str | Path, out: str | Path) -> list[tuple[str, list[int]
 
 
 def describe_export(
-    model: ModelConfig, weights: dict[str, torch.Tensor], dtype: str, trained: dict
+    model: ModelConfig | dict, weights: dict[str, torch.Tensor], dtype: str, trained: dict
 ) -> dict:
-    """The config.json of an export: architecture, size, and what it was trained on."""
+    """The config.json of an export: section `model`, size, and what it was trained on."""
+    if isinstance(model, ModelConfig):
+        # Which attention body runs is a matter of the machine, not of the weights.
+        model = {**model.model_dump(mode="json"), "attention": "auto"}
     return {
         "format": FORMAT,
         "version": VERSION,
-        # Which attention body runs is a matter of the machine, not of the weights.
-        "model": {**model.model_dump(mode="json"), "attention": "auto"},
+        "model": model,
         "dtype": dtype,
         "parameters": sum(w.numel() for w in weights.values()),
         "trained": trained,
@@ -141,15 +145,25 @@ def write_export(out: str | Path, weights: dict, config: dict, normalisation: di
 def model_card(config: dict, normalisation: dict) -> str:
     """A short description of an export for whoever receives it."""
     model, trained = config["model"], config["trained"]
+    opened = 'ndt3_dist.load_model("this folder")'
+    what = f"A model of `{model.get('build')}`, {config['dtype']} weights."
+    if model.get("build", NDT3_BUILD) == NDT3_BUILD:
+        what = (
+            f"{model['layers']} layers of width {model['dim']}, {model['heads']} heads, "
+            f"{config['dtype']} weights."
+        )
+    else:
+        opened = 'ndt3_dist.load_model("this folder", build=...)  # that function'
+    name = "NDT3" if "layers" in model else "Model"
     sessions = "\n".join(f"- {name}" for name in normalisation["sessions"])
-    return f"""# NDT3, {config["parameters"]:,} parameters
+    return f"""# {name}, {config["parameters"]:,} parameters
 
-{model["layers"]} layers of width {model["dim"]}, {model["heads"]} heads, {config["dtype"]} weights.
+{what}
 Bins of {normalisation["bin_size_ms"]:g} ms. Trained by ndt3_dist, run `{trained["run"]}`, step
 {trained["step"]} ({trained["epochs"]:.2f} epochs), corpus fingerprint `{trained["corpus"][:16]}`.
 
     import ndt3_dist
-    model = ndt3_dist.load_model("this folder")
+    model = {opened}
 
 Covariates are in units of each session's scale, which normalisation.json holds.
 

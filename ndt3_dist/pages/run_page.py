@@ -20,10 +20,11 @@ from ndt3_dist.train.run_metrics import read_metrics
 
 
 def loss_figure(metrics: list[dict]):
-    """Spike and covariate loss of every step, with the moving median that the eye looks for."""
-    figure, axes = new_figure(2)
+    """Loss of each target at every step, with the moving median that the eye looks for."""
+    keys = [key for key in metrics[-1] if key.startswith("loss_") and "/" not in key]
+    figure, axes = new_figure(len(keys))
     steps = np.array([m["step"] for m in metrics])
-    for axis, key in zip(axes, ("loss_spikes", "loss_covariates"), strict=True):
+    for axis, key in zip(axes, keys, strict=True):
         values = np.array([m[key] for m in metrics])
         axis.plot(steps, values, color="#9db4d3", linewidth=0.8)
         width = max(1, len(values) // 40)
@@ -41,11 +42,15 @@ def validation_figure(metrics: list[dict]):
     found = [m for m in metrics if "val_loss" in m]
     if not found:
         return None
-    keys = ("val_loss", "val_r2", "val_bits_per_spike")
+    apart = ("val_loss_", "val_s", "val_r2_")
+    keys = [k for k in found[-1] if k.startswith("val_") and "/" not in k]
+    keys = [key for key in keys if not key.startswith(apart)]
     figure, axes = new_figure(len(keys), 1.8)
     steps = [m["step"] for m in found]
     for axis, key in zip(axes, keys, strict=True):
-        axis.plot(steps, [m[key] for m in found], marker=".", linewidth=1.2, color="#1f4e8c")
+        axis.plot(
+            steps, [m.get(key, np.nan) for m in found], marker=".", linewidth=1.2, color="#1f4e8c"
+        )
         axis.set_ylabel(key)
     axes[-1].set_xlabel("step")
     return figure

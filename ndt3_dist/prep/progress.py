@@ -72,6 +72,8 @@ def describe(spool: dict) -> str:
 def warn_of_rate(recipe: Recipe, spool: dict) -> None:
     """Say where there are so few spikes that their times may be of another unit."""
     session = Session.model_validate(spool["session"])
+    if not session.channels:
+        return
     rate = session.spikes * 1000 / recipe.bin_size_ms / (session.bins * session.channels)
     if rate < LEAST_HZ:
         log.warn(

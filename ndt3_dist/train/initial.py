@@ -65,7 +65,8 @@ class InitialExport:
         if differ:
             told = ", ".join(f"model.{k} is {ours[k]}, there {theirs[k]}" for k in differ)
             raise BadInput(f"{folder} is another model than the config's: {told}")
-        weights = {n: p.detach() for n, p in load_model(folder).named_parameters()}
+        build = import_call(model.build, "model.build") if isinstance(model, OwnModel) else None
+        weights = {n: p.detach() for n, p in load_model(folder, build=build).named_parameters()}
         self.states = {"master": weights}
         self.adam_step, self.epochs = 0, 0.0
         file = Path(folder) / OPTIMIZER

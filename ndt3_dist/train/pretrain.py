@@ -121,9 +121,9 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
     try:
         loop = Loop(run, state)
         found = loop.go()
-        dist.barrier()
     finally:
         watch.close()
+    dist.barrier()  # the watch's store lives in the first rank, which must not end before others
     dist.destroy_process_group()
     resumed = start.meta["step"] if start else None
     return {**found, "resumed": resumed, "stopped": stop.agreed, "saved": loop.saving.step}
