@@ -34,6 +34,9 @@ def main() -> None:
     from ndt3_dist.tune.finetune import finetune
 
     result = finetune(config, args.init, args.scratch)
+    if result["stopped"]:
+        log.say(f"stopped ({result['stopped']}); the same command goes on")
+        return
     log.say(
         f"best step {result['best_step']} of {result['steps']}, R2 {result['r2_val']:.4f} on the "
         f"held-back part; export at {result['export']}"

@@ -86,7 +86,9 @@ class Loop:
                 clock, done = time.perf_counter(), done or self.is_done()
             self.report(values, done)
             self.look_after(work, values, losses, leapt)
-            if state.step % self.config.checkpoint.every_steps == 0 or better or done:
+            if better and run.keep_best:
+                run.keep_best()
+            if self.saving.is_due(state) or ((better or done) and not run.keep_best):
                 self.saving.save(state)
                 clock = time.perf_counter()
         steps.close()  # type: ignore[attr-defined]

@@ -1,10 +1,16 @@
-"""Single-process training in plain PyTorch: fp32 masters, a model that computes in bf16 or fp32."""
+"""Training in plain PyTorch, one process: fp32 masters, a model that computes in bf16 or fp32."""
 
-from collections.abc import Mapping
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from ndt3_dist.checkpoint.steps import KINDS
+from ndt3_dist.data.order import seed_of
+from ndt3_dist.model.contract import Output
 from ndt3_dist.train.pretrain_config import OptimConfig
 
 
@@ -55,47 +61,129 @@ class PlainOptimizer:
             fused=True,
         )
 
-    def step(self, lr: float) -> float:
-        """Clip, step at learning rate `lr`, refresh the model; returns the gradient norm."""
+    def step(self, lr: float, finite: bool = True) -> float:
+        """Clip, step at learning rate `lr`, refresh the model; returns the gradient norm.
+
+        Where the norm is no number, or the loss is not `finite`, weights stay as they are.
+        """
         if self.has_copies:
             for name, parameter in self.parameters.items():
                 grad = parameter.grad
                 self.masters[name].grad = None if grad is None else grad.float()
-        norm = nn.utils.clip_grad_norm_(self.masters.values(), self.clip)
-        for group in self.adamw.param_groups:
-            group["lr"] = lr * group["scale"]
-        self.adamw.step()
+        norm = float(nn.utils.clip_grad_norm_(self.masters.values(), self.clip))
+        if finite and math.isfinite(norm):
+            for group in self.adamw.param_groups:
+                group["lr"] = lr * group["scale"]
+            self.adamw.step()
         for name, parameter in self.parameters.items():
             self.masters[name].grad = parameter.grad = None
-        self._refresh()
-        return float(norm)
+        self.refresh()
+        return norm
 
     @torch.no_grad()
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Let the model compute with what the masters are."""
         for name, parameter in self.parameters.items():
             if self.has_copies and parameter.requires_grad:
                 parameter.copy_(self.masters[name])
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """What is trained: masters as `weight.NAME`, AdamW's state as `KIND.NAME`."""
-        found = {}
-        for name, master in self.masters.items():
-            if master.requires_grad:
-                kinds = {"weight": master.detach(), **self.adamw.state[master]}
-                found |= {f"{kind}.{name}": tensor for kind, tensor in kinds.items()}
-        return found
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Masters that are stepped."""
+        return {name: m for name, m in self.masters.items() if m.requires_grad}
 
-    @torch.no_grad()
-    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take up what `state` gave; other tensors in it are passed over."""
-        for name, master in self.masters.items():
-            if master.requires_grad:
-                master.copy_(state[f"weight.{name}"])
-                kinds = ("step", "exp_avg", "exp_avg_sq")
-                found = {k: state[f"{k}.{name}"] for k in kinds if f"{k}.{name}" in state}
-                self.adamw.state[master] = {k: t.to(master.device) for k, t in found.items()}
-        self._refresh()
+    def state_of(self, master: torch.Tensor) -> dict[str, torch.Tensor]:
+        """AdamW's state of a master; zero as before its first step."""
+        if not self.adamw.state[master]:
+            self.adamw.state[master] = {
+                "step": torch.zeros((), device=master.device),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+            }
+        return self.adamw.state[master]
 
     def snapshot(self) -> dict[str, torch.Tensor]:
         """A copy of the masters."""
         return {name: m.detach().clone() for name, m in self.masters.items()}
+
+
+class PlainEngine:
+    """The `train.run.Engine` of one process.
+
+    Attributes:
+        best: Masters that were kept by `keep_best`; {} where none were.
+    """
+
+    BEST = "best"
+    """Kind of slices that holds them in a checkpoint."""
+
+    def __init__(
+        self,
+        model: Any,
+        optim: OptimConfig,
+        precision: str,
+        seed: int,
+        device: torch.device,
+        scales: Mapping[str, float] | None = None,
+    ):
+        self.model, self.seed, self.device = model.to(device), seed, device
+        self.optimizer = PlainOptimizer(model, optim, precision, scales)
+        self.best: dict[str, torch.Tensor] = {}
+
+    def micro_step(self, batch: Any, counts: list[int], key: tuple[int, int]) -> Output:
+        """Forward and backward; what is drawn follows from the seed and the step's number."""
+        torch.manual_seed(seed_of("dropout", self.seed, key[0] + 1))
+        out = self.model(batch, *counts)
+        out.loss.backward()
+        return out
+
+    def accumulated(self) -> None:
+        """Gradients add up by themselves."""
+
+    def step(self, lr: float, finite: bool = True) -> float:
+        return self.optimizer.step(lr, finite)
+
+    def train(self) -> None:
+        self.model.train()
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train()
+
+    def forward(self, batch: Any) -> Output:
+        return self.model(batch, *(1 for _ in self.model.targets))
+
+    def keep_best(self) -> None:
+        """Remember the weights as they are."""
+        self.best = self.optimizer.snapshot()
+
+    def slices(
+        self, kinds: tuple[str, ...] = (*KINDS, BEST)
+    ) -> Iterator[tuple[str, int, dict[str, torch.Tensor]]]:
+        for name, master in self.optimizer.trained().items():
+            state = self.optimizer.state_of(master)
+            held = {"master": master.detach(), **{k: state[k] for k in KINDS[1:]}}
+            if self.best:
+                held[self.BEST] = self.best[name]
+            yield name, 0, {k: t.reshape(-1) for k, t in held.items() if k in kinds}
+
+    def adam_step(self) -> int:
+        for master in self.optimizer.trained().values():
+            return int(self.optimizer.state_of(master)["step"])
+        return 0
+
+    @torch.no_grad()
+    def fill(self, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:
+        for name, master in self.optimizer.trained().items():
+            saved, state = read(name, 0, master.numel()), self.optimizer.state_of(master)
+            master.copy_(saved["master"].view_as(master))
+            state["step"].fill_(step)
+            for kind in KINDS[1:]:
+                state[kind].copy_(saved[kind].view_as(master))
+
+    def refresh(self) -> None:
+        self.optimizer.refresh()

@@ -1,5 +1,6 @@
 """What a training is made of: the parts that do not change while it goes on."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -119,6 +120,8 @@ class Run:
         watch: Of ranks that are slow.
         shapes: Of each parameter by name.
         renewed: Whether it goes on with other data than that of its checkpoint.
+        keep_best: Remembers the weights of the best step; None = a checkpoint does.
+        save_after_s: Also save after so long; for one process, whose clock is its own.
     """
 
     config: PretrainConfig
@@ -131,6 +134,8 @@ class Run:
     watch: RankWatch
     shapes: dict[str, list[int]]
     renewed: bool = False
+    keep_best: Callable[[], None] | None = None
+    save_after_s: float = math.inf
 
     @property
     def device(self) -> torch.device:

@@ -4,6 +4,7 @@ All ranks call the same functions at the same steps.
 """
 
 import platform
+import time
 
 import torch
 
@@ -26,12 +27,22 @@ class Saving:
     """
 
     def __init__(self, run: Run, state: RunState):
-        self.run, self.step = run, state.step
+        self.run, self.step, self.last = run, state.step, time.monotonic()
         best = state.best
-        if best.step and not first_for_all(lambda: best.step in steps_of(run.folder)):
+        if (
+            best.step
+            and not run.keep_best
+            and not first_for_all(lambda: best.step in steps_of(run.folder))
+        ):
             log.warn(f"the best step, {best.step}, is not there; the best is sought anew")
             state.best = Best(best.metric)
         self.best_there = state.best.step
+
+    def is_due(self, state: RunState) -> bool:
+        """Whether a step is to be saved by its number, or by the time since the last one was."""
+        if time.monotonic() - self.last > self.run.save_after_s:
+            return True
+        return state.step % self.run.config.checkpoint.every_steps == 0
 
     def save(self, state: RunState) -> None:
         """Begin to save this moment, unless it is saved already."""
@@ -55,7 +66,7 @@ class Saving:
         with log.one_voice():
             stream = run.stream.state(state.place)
             run.writer.begin(state.step, run.engine.slices(), describe, stream)
-        self.step = state.step
+        self.step, self.last = state.step, time.monotonic()
         self._prune(state)  # the one before, or this one, has been committed
 
     def commit(self, state: RunState, last: bool = False) -> None:
@@ -69,7 +80,7 @@ class Saving:
             return
         folder, kept = self.run.folder, self.run.config.checkpoint
         try:
-            if state.best.step in steps_of(folder):
+            if not self.run.keep_best and state.best.step in steps_of(folder):
                 self.best_there = state.best.step  # until then the one before is kept
             prune(folder, kept.keep_last, kept.keep_every, self.best_there)
         except (OSError, Ndt3DistError) as e:  # of this rank alone, and no reason to end

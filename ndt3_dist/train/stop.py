@@ -13,8 +13,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
-
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 LOOK_S = 1.0
 """Time between two looks for the launcher."""
@@ -56,7 +54,7 @@ class StopWatch:
         self._waker.send(b"\0")
         self._thread.join()
 
-    def _watch(self, above: list[psutil.Process]) -> None:
+    def _watch(self, above: list) -> None:
         deadline = 0.0
         while not self._over:
             if select.select([self._woken], [], [], LOOK_S)[0]:
@@ -80,8 +78,12 @@ class StopWatch:
         os._exit(1)
 
 
-def launchers() -> list[psutil.Process]:
+def launchers() -> list:
     """The processes above this one that belong to the `deepspeed` launcher."""
+    try:
+        import psutil
+    except ImportError:  # not where weights are only fine-tuned: no launcher starts that
+        return []
     found = []
     for process in psutil.Process().parents():
         try:
@@ -94,8 +96,10 @@ def launchers() -> list[psutil.Process]:
     return found
 
 
-def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs; one that ended and was not waited for does not."""
+def is_alive(process) -> bool:
+    """Whether a process (psutil's) runs; one that ended and was not waited for does not."""
+    import psutil
+
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

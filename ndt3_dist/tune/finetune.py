@@ -1,42 +1,53 @@
 """Fine-tune an export on one session in a single process, or train the same model from scratch.
 
-Each step draws windows at random starts inside the fit split (keyed by the seed and the step); the
-last part of the split is held back and decoded with a sliding context to choose the best step. One
-that was killed goes on with the same command (`train.unfinished`).
+The loop is that of a pretraining (`train.loop`) behind an engine of one process. Each step draws
+windows at random starts inside the fit split; the last part of the split is held back and decoded
+with a sliding context to choose the best step. One that was killed goes on with the same command.
 """
 
+import contextlib
 import copy
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.export import describe_export, normalisation, write_export
-from ndt3_dist.data.order import generator, seed_of
+from ndt3_dist.checkpoint.steps import Checkpoint, newest, remove_remnants
+from ndt3_dist.checkpoint.writer import Writer
+from ndt3_dist.data.order import Place
 from ndt3_dist.errors import BadInput, Diverged
-from ndt3_dist.evaluate.decode import decode
-from ndt3_dist.evaluate.metrics import r2_scores
 from ndt3_dist.model.load import read_export_config, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
-from ndt3_dist.model.tokens import PackedTokens
-from ndt3_dist.train.plain import PlainOptimizer
-from ndt3_dist.train.schedule import learning_rate
-from ndt3_dist.tune.fit_data import FitData, draw_windows, read_fit_data
+from ndt3_dist.train.loop import Loop
+from ndt3_dist.train.plain import PlainEngine
+from ndt3_dist.train.pretrain_config import PretrainConfig
+from ndt3_dist.train.ranks import gather
+from ndt3_dist.train.run import Run
+from ndt3_dist.train.state import Best, RunState
+from ndt3_dist.train.stop import StopWatch
+from ndt3_dist.train.watch import RankWatch
+from ndt3_dist.tune.draws import Draws
+from ndt3_dist.tune.fit_data import FitData, read_fit_data
+from ndt3_dist.tune.folder import TuneFolder
+from ndt3_dist.tune.held_back import HeldBack
 from ndt3_dist.tune.lora import merge
 from ndt3_dist.tune.parts import rate_scales
 from ndt3_dist.tune.transfer import start_model
 from ndt3_dist.tune.tune_config import TuneConfig
-from ndt3_dist.tune.unfinished import Unfinished
 
-STRIDE = 10
-"""Bins per decoding pass when the held-back part is scored."""
+SAVE_EVERY_S = 300.0
+"""Least time between two checkpoints: what a kill may cost. Shorter fine-tunes save nothing."""
 
 
 def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dict:
-    """Fit a decoder; writes RUN/metrics.jsonl (a refit also refit.jsonl) and RUN/export.
+    """Fit a decoder; writes RUN/metrics.jsonl (a refit RUN/refit/metrics.jsonl) and RUN/export.
 
     Args:
         config: Checked configuration.
@@ -44,9 +55,10 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
             config's own `model` section.
         scratch: Start from random weights (always so without `init`).
     Returns:
-        run, export, best_step, r2_val, steps, seconds.
+        run, export, best_step, r2_val, steps, seconds, and stopped: who was asked to end it before
+        its end, in which case there is no export yet.
     """
-    run = Path(config.run.dir) / config.run.name
+    path = Path(config.run.dir) / config.run.name
     data = read_fit_data(config)
     model, new = start_model(config, init, scratch)
     if init and read_normalisation(init)["bin_size_ms"] != data.manifest.bin_size_ms:
@@ -57,8 +69,8 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     Layout.of(data.session, model.config)  # refuses what the model cannot hold
     weights = storage.sha256_file(Path(init) / "model.safetensors") if init else ""
     begun = {"from": weights, "scratch": scratch, "corpus": data.manifest.fingerprint}
-    with Unfinished(run, {**config.model_dump(mode="json"), "begun": begun}) as unfinished:
-        return fit_and_export(config, None if scratch else init, model, new, data, unfinished)
+    with TuneFolder(path, {**config.model_dump(mode="json"), "begun": begun}) as folder:
+        return fit_and_export(config, None if scratch else init, model, new, data, folder)
 
 
 def fit_and_export(
@@ -67,27 +79,28 @@ def fit_and_export(
     model: NDT3,
     new: set[str],
     data: FitData,
-    unfinished: Unfinished,
+    folder: TuneFolder,
 ) -> dict:
     """What `finetune` does once its folder is open; `init` is None from scratch."""
-    run, began = unfinished.run, time.perf_counter()
+    path, began = folder.path, time.perf_counter()
     log.say(
-        f"run {run}: from {init or 'scratch'}, session {data.session.id} "
+        f"run {path}: from {init or 'scratch'}, session {data.session.id} "
         f"({', '.join(c.name for c in data.session.covariates)}), "
         f"{sum(map(len, data.first))} bins to fit, {sum(map(len, data.last))} held back"
     )
     start = copy.deepcopy(model) if config.train.refit else None
-    best, weights = unfinished.fitted, {}
-    if not best:
-        best, weights = fit(config, model, new, data, config.train.steps, unfinished)
-    if start is not None:
-        log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best['step']} steps")
-        unfinished.refit(best)
-        _, weights = fit(config, start, new, data.whole(), best["step"], unfinished)
+    best, weights, stopped = fit(config, model, new, data, config.train.steps, path)
+    if start is not None and not stopped:
+        log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best.step} steps")
+        _, weights, stopped = fit(config, start, new, data.whole(), best.step, path / "refit")
+    told = {"run": str(path), "best_step": best.step, "r2_val": best.value}
+    told |= {"steps": config.train.steps, "stopped": stopped}
+    if stopped:
+        return {**told, "export": "", "seconds": round(time.perf_counter() - began, 1)}
     weights = merge(weights, config.lora.alpha / max(config.lora.rank, 1))
     trained = {
         "run": config.run.name,
-        "step": best["step"],
+        "step": best.step,
         "epochs": 0.0,
         "corpus": data.manifest.fingerprint,
         "session": data.session.id,
@@ -98,27 +111,16 @@ def fit_and_export(
         trained["refit"] = True
     described = describe_export(model.config, weights, "fp32", trained)
     norms = normalisation(data.manifest, [data.session])
-    write_export(run / "export", weights, described, norms)
-    unfinished.ended()
-    return {
-        "run": str(run),
-        "export": str(run / "export"),
-        "best_step": best["step"],
-        "r2_val": best["r2_val"],
-        "steps": config.train.steps,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    write_export(folder.export, weights, described, norms)
+    folder.ended()
+    seconds = round(time.perf_counter() - began, 1)
+    return {**told, "export": str(folder.export), "seconds": seconds}
 
 
 def fit(
-    config: TuneConfig,
-    model: NDT3,
-    new: set[str],
-    data: FitData,
-    steps: int,
-    unfinished: Unfinished,
-) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The training loop.
+    config: TuneConfig, model: NDT3, new: set[str], data: FitData, steps: int, path: Path
+) -> tuple[Best, dict[str, torch.Tensor], str]:
+    """Train, from the newest checkpoint of a folder where it has one.
 
     Args:
         config: Checked configuration.
@@ -126,60 +128,91 @@ def fit(
         new: Names of its parameters that learn at the full rate.
         data: Where nothing is held back, nothing is scored and the last step counts.
         steps: Steps to make, unless patience ends before.
-        unfinished: Where it stands, and where its metrics go.
+        path: Where metrics and checkpoints go.
     Returns:
-        The best score on the held-back part and its fp32 weights.
+        The best score on the held-back part and its fp32 weights; who asked to stop before the end.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    layout = Layout.of(data.session, model.config)
-    scales = rate_scales(model, config.optim.layer_decay, new)
-    optimizer = PlainOptimizer(model, config.optim, config.train.precision, scales)
-    truth = np.concatenate([r.covariates for r in data.last]) if data.last else None
-    best: dict = {"r2_val": -np.inf, "step": 0}
-    made, best, weights, without_gain = unfinished.resume(optimizer, best)
-    with unfinished.lines(made) as write:
-        for step in log.progress(range(made + 1, steps + 1), "fine-tune", total=steps - made):
-            draw = generator("windows", config.run.seed, step)
-            arrays = draw_windows(data, layout, model.config, config.train.batch, draw)
-            tokens = PackedTokens.from_numpy(arrays, device)
-            num_spikes = int(arrays["spike_channels"].sum())
-            num_covariates = int(arrays["covariate_valid"].sum())
-            torch.manual_seed(seed_of("dropout", config.run.seed, step))
-            model.train()
-            out = model(tokens, num_spikes, num_covariates)
-            out.loss.backward()
-            # The schedule of a fine-tune runs in steps: one "epoch" is one step.
-            norm = optimizer.step(learning_rate(config.optim, step - 1))
-            if not np.isfinite(norm):
-                raise Diverged(
-                    f"run {config.run.name}, step {step}: the gradient's norm is {norm}, loss "
-                    f"{float(out.loss.detach())}; lower optim.lr ({config.optim.lr:g})"
-                )
-            values = {
-                "step": step,
-                "loss": float(out.sums[0]) / num_spikes
-                + float(out.sums[1]) / max(num_covariates, 1),
-                "loss_covariates": float(out.sums[1]) / max(num_covariates, 1),
-                "grad_norm": norm,
-            }
-            if truth is not None and (step % config.train.eval_every == 0 or step == steps):
-                model.eval()
-                stride = min(STRIDE, data.window)
-                decoded = [decode(model, r, layout, data.window, stride) for r in data.last]
-                values["r2_val"] = r2_scores(truth, np.concatenate(decoded))["r2"]
-                log.say(f"step {step}  loss {values['loss']:.4f}  r2_val {values['r2_val']:.4f}")
-                without_gain += 1
-                if values["r2_val"] > best["r2_val"]:
-                    best, weights, without_gain = values, optimizer.snapshot(), 0
-            write(values)
-            if config.train.patience and without_gain == config.train.patience:
-                log.say(f"stopped at step {step}: {without_gain} scores without a better one")
-                break
-            unfinished.save(optimizer, step, best, weights, without_gain)
-    if data.last and not best["step"]:
+    as_run = loop_config(config, model, steps, bool(data.last), path)
+    scales, seed = rate_scales(model, config.optim.layer_decay, new), config.run.seed
+    engine = PlainEngine(model, as_run.optim, config.train.precision, seed, device, scales)
+    start = newest(path, log.warn)
+    state = RunState(Best("val_r2"))
+    if start:
+        state = RunState.of("val_r2", start.meta, Place(**start.stream["place"]))
+        restore(engine, start, bool(state.best.step))
+        log.say(f"{path}: goes on behind step {state.step}")
+    remove_remnants(path)
+    stream = Draws(data, model, config.train.batch, seed, state.place)
+    stop = StopWatch(as_run.checkpoint.stop_within_s)
+    with one_process(device) as watch:
+        shapes = {name: list(m.shape) for name, m in engine.optimizer.trained().items()}
+        writer = Writer(path, 0, 1, gather, background=False)
+        validation = HeldBack(data, model) if data.last else None
+        parts = engine, stream, validation, writer, stop, watch
+        run = Run(as_run, str(path), *parts, shapes, keep_best=engine.keep_best)
+        run.save_after_s = SAVE_EVERY_S
+        try:
+            Loop(run, state).go()
+        finally:
+            stop.close()
+    if state.skipped and not stop.agreed:
+        raise Diverged(
+            f"run {config.run.name}: its last {state.skipped} steps had no finite loss and "
+            f"gradient; lower optim.lr ({config.optim.lr:g})"
+        )
+    if validation and not state.best.step and not stop.agreed:
         raise BadInput(
             f"session {data.session.id}: R2 of the held-back part was never a number; its "
             "covariates are constant there, choose another data.val_fraction"
         )
-    return (best, weights) if data.last else (best, optimizer.snapshot())
+    return state.best, engine.best or engine.optimizer.snapshot(), stop.agreed
+
+
+def restore(engine: PlainEngine, start: Checkpoint, has_best: bool) -> None:
+    """Take up a checkpoint, the best weights so far among it."""
+    engine.fill(start.read, start.meta["adam_step"])
+    engine.refresh()
+    if has_best:
+        engine.keep_best()
+        for name, master in engine.optimizer.trained().items():
+            kept = start.read(name, 0, master.numel(), (engine.BEST,))[engine.BEST]
+            engine.best[name] = kept.view_as(master).to(master.device)
+
+
+def loop_config(
+    config: TuneConfig, model: NDT3, steps: int, is_scored: bool, path: Path
+) -> PretrainConfig:
+    """The settings of a fine-tune in the words of the loop."""
+    train, optim = config.train, config.optim.model_dump(exclude={"layer_decay"})
+    scored = {"every_steps": train.eval_every, "patience": train.patience, "metric": "val_r2"}
+    return PretrainConfig.model_validate(
+        {
+            "run": {"dir": str(path.parent), "name": path.name, "seed": config.run.seed},
+            "data": {"corpus": config.data.corpus},
+            "model": model.config,
+            "optim": optim,
+            "train": {
+                "epochs": steps,
+                "global_batch": 1,
+                "precision": train.precision,
+                "max_skipped": train.max_skipped,
+            },
+            "validation": scored if is_scored else {},
+            "checkpoint": {"every_steps": 1 << 30, "keep_last": 1},
+            "log": config.log.model_dump(),
+        }
+    )
+
+
+@contextlib.contextmanager
+def one_process(device: torch.device) -> Iterator[Any]:
+    """A job of one rank, for the loop's collectives; gives the watch of its ranks."""
+    kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(kinds, store=HashStore(), rank=0, world_size=1)
+    watch = RankWatch(0, 1, 1e9, HashStore())
+    try:
+        yield watch
+    finally:
+        watch.close()
+        dist.destroy_process_group()

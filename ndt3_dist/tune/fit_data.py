@@ -6,8 +6,6 @@ import numpy as np
 
 from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with, split_last
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import Manifest, Session
 from ndt3_dist.tune.tune_config import TuneConfig
@@ -68,15 +66,3 @@ def read_fit_data(config: TuneConfig) -> FitData:
             )
     undivided = [r for r in runs if len(r) >= window]
     return FitData(corpus.manifest, session, first, last, undivided, window)
-
-
-def draw_windows(data: FitData, layout: Layout, model: ModelConfig, count: int, draw) -> dict:
-    """Packed arrays of `count` windows at random starts."""
-    room = np.array([len(r) - data.window + 1 for r in data.first])
-    lists = TokenLists()
-    for pick in draw.integers(0, room.sum(), count).tolist():
-        number = int(np.searchsorted(np.cumsum(room), pick, side="right"))
-        start = pick - int(room[:number].sum())
-        sample = data.first[number].window(start, start + data.window)
-        lists.add(*tokenise(sample, layout, model))
-    return lists.pack()

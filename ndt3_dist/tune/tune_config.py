@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ndt3_dist.config import Section
 from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.train.pretrain_config import OptimConfig, RunConfig
+from ndt3_dist.train.pretrain_config import LogConfig, OptimConfig, RunConfig
 
 
 class TuneDataConfig(Section):
@@ -64,6 +64,8 @@ class TuneConfig(Section):
         """Steps between scores on the held-back part."""
         patience: int = Field(default=0, ge=0)
         """Stop after so many scores without a better one; 0 = go on to the last step."""
+        max_skipped: int = Field(default=3, ge=0)
+        """Steps in a row without a finite loss and gradient (no weight moves) before it ends."""
         refit: bool = False
         """Then train again for the best number of steps, on the whole fit split."""
         freeze: list[str] = []
@@ -78,4 +80,5 @@ class TuneConfig(Section):
     optim: Optim
     lora: Lora = Lora()
     train: Train
+    log: LogConfig = LogConfig(every_steps=20)
     model: ModelConfig | None = None

@@ -16,13 +16,15 @@ from ndt3_dist.evaluate.session import evaluate, read_test_data
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
+from ndt3_dist.train import plain
 from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.tune import finetune as finetune_module
+from ndt3_dist.tune import held_back
+from ndt3_dist.tune.draws import draw_windows
 from ndt3_dist.tune.finetune import finetune
-from ndt3_dist.tune.fit_data import draw_windows, read_fit_data
+from ndt3_dist.tune.fit_data import read_fit_data
 from ndt3_dist.tune.parts import part_of, rate_scales
 from ndt3_dist.tune.tune_config import TuneConfig
-from ndt3_dist.tune.unfinished import Unfinished
 
 
 def tune(corpus, folder, *overrides) -> TuneConfig:
@@ -78,7 +80,7 @@ def test_layer_decay_reaches_the_optimizer(corpus, tmp_path, monkeypatch):
             super().__init__(model, optim, precision, scales)
             seen.update({g["scale"]: len(g["params"]) for g in self.adamw.param_groups})
 
-    monkeypatch.setattr(finetune_module, "PlainOptimizer", Spy)
+    monkeypatch.setattr(plain, "PlainOptimizer", Spy)
     first = finetune(tune(corpus, tmp_path), None)["export"]
     assert list(seen) == [1.0]  # from scratch all weights are new
     seen.clear()
@@ -90,7 +92,9 @@ def test_layer_decay_reaches_the_optimizer(corpus, tmp_path, monkeypatch):
 
 def test_patience_ends_a_run_that_no_longer_gains(corpus, tmp_path, monkeypatch):
     found = iter([0.1, 0.3, 0.2, 0.4, 0.1, 0.4, 0.3, 0.9, 0.9])
-    monkeypatch.setattr(finetune_module, "r2_scores", lambda *_: {"r2": next(found)})
+    monkeypatch.setattr(
+        held_back, "r2_scores", lambda *_: dict.fromkeys(("r2", "r2_uniform"), next(found))
+    )
     overrides = ["train.steps=9", "train.eval_every=1", "train.batch=1"]
     result = finetune(tune(corpus, tmp_path, *overrides, "train.patience=3"), None)
     assert (result["best_step"], result["r2_val"]) == (4, 0.4)
@@ -113,16 +117,16 @@ def test_a_refit_trains_on_the_whole_split_for_the_best_number_of_steps(corpus, 
     assert (refit["best_step"], refit["r2_val"]) == (first["best_step"], first["r2_val"])
     once, again = (
         [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
-        for name in ("refit/metrics.jsonl", "refit/refit.jsonl")
+        for name in ("refit/metrics.jsonl", "refit/refit/metrics.jsonl")
     )
     assert len(again) == refit["best_step"]
-    assert not any("r2_val" in values for values in again)
+    assert not any("val_r2" in values for values in again)
     assert again[0]["loss"] != once[0]["loss"]  # other windows: drawn from all bins
     # The same start and the same seeds: without anything held back it is the same training.
     model, new = finetune_module.start_model(config, None, False)
     steps = refit["best_step"]
-    with Unfinished(tmp_path / "by_hand", {}) as folder:
-        _, weights = finetune_module.fit(config, model, new, data.whole(), steps, folder)
+    by_hand = tmp_path / "by_hand"
+    _, weights, _ = finetune_module.fit(config, model, new, data.whole(), steps, by_hand)
     exported = dict(load_model(refit["export"]).named_parameters())
     assert all(torch.equal(w, exported[n]) for n, w in weights.items())
 
@@ -134,7 +138,7 @@ def test_only_chosen_covariates_become_tokens_and_targets(corpus, tmp_path):
     assert [c.name for c in data.session.covariates] == ["y"]
     assert np.array_equal(data.first[0].covariates[:, 0], both.first[0].covariates[:, 1])
     layout = Layout.of(data.session, config.model)
-    arrays = draw_windows(data, layout, config.model, 3, generator("d"))
+    arrays, _ = draw_windows(data, layout, config.model, 3, generator("d"))
     patches = 2
     assert (np.diff(arrays["cu_seqlens"]) == 100 * (patches + 1)).all()
     assert len(arrays["covariates"]) == 300
@@ -217,7 +221,7 @@ def test_one_command_gives_a_baseline_from_scratch_with_every_option(corpus, tmp
 
 def test_a_fine_tune_that_diverges_names_the_step_and_leaves_no_export(corpus, tmp_path):
     wild = ["optim.lr=1e30", "optim.warmup_epochs=0", "run.name=wild"]
-    with pytest.raises(Diverged, match=r"run wild, step 2: .* lower optim\.lr"):
+    with pytest.raises(Diverged, match=r"run wild: its last 3 steps .* lower optim\.lr"):
         finetune(tune(corpus, tmp_path, *wild), None)
     assert not (tmp_path / "wild" / "export").exists()
 

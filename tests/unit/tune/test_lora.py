@@ -12,8 +12,9 @@ from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.train.plain import PlainOptimizer
-from ndt3_dist.tune.finetune import STRIDE, finetune
+from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.fit_data import read_fit_data
+from ndt3_dist.tune.held_back import STRIDE
 from ndt3_dist.tune.lora import add_low_rank, merge
 from ndt3_dist.tune.tune_config import TuneConfig
 

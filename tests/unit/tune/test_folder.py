@@ -1,13 +1,18 @@
 """A fine-tune that is killed goes on with the same command, to the same numbers."""
 
 import fcntl
+import json
+import os
+import signal
+import time
 
 import pytest
 
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch
+from ndt3_dist.errors import Diverged, ResumeMismatch
+from ndt3_dist.train.saving import Saving
+from ndt3_dist.tune import draws
 from ndt3_dist.tune import finetune as program
-from ndt3_dist.tune import unfinished
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.tune_config import TuneConfig
 
@@ -32,7 +37,7 @@ def kill_at(monkeypatch):
     Returns:
         The steps that were begun since.
     """
-    real = program.draw_windows
+    real = draws.draw_windows
 
     def arrange(last: int) -> list[int]:
         begun: list[int] = []
@@ -43,16 +48,30 @@ def kill_at(monkeypatch):
             begun.append(1)
             return real(*arguments)
 
-        monkeypatch.setattr(program, "draw_windows", draw)
+        monkeypatch.setattr(draws, "draw_windows", draw)
         return begun
 
     return arrange
 
 
-def everything(run) -> dict[str, bytes]:
-    """Files of a run but its settings, in which its folder differs."""
-    files = [p for p in run.rglob("*") if p.is_file() and p != run / "config.json"]
-    return {str(p.relative_to(run)): p.read_bytes() for p in files}
+TIMES = {"step_s", "wait_s", "tflops", "memory_gb", "val_s"}
+"""Of a line of metrics, which no two runs share."""
+
+
+def everything(run) -> dict[str, object]:
+    """Files of a run but its settings, in which its folder differs, and times."""
+    found: dict[str, object] = {}
+    for path in (p for p in run.rglob("*") if p.is_file() and p != run / "config.json"):
+        found[str(path.relative_to(run))] = path.read_bytes()
+        if path.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            told = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+            found[str(path.relative_to(run))] = told
+    return found
+
+
+def lines_of(run) -> int:
+    return sum(len(p.read_text().splitlines()) for p in run.rglob("metrics.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +88,7 @@ def test_numbers_are_those_of_a_run_that_was_left_alone(
 ):
     first = finetune(tune(corpus, tmp_path / "first"), None)["export"]
     whole = finetune(tune(corpus, tmp_path / "whole", *options), first)
-    monkeypatch.setattr(unfinished, "EVERY_S", 0.0)
+    monkeypatch.setattr(program, "SAVE_EVERY_S", 0.0)
     config, made = tune(corpus, tmp_path / "killed", *options), 0
     for last in kills:
         begun = kill_at(last)
@@ -78,24 +97,16 @@ def test_numbers_are_those_of_a_run_that_was_left_alone(
         made += len(begun)
     left = kill_at(1000)
     again = finetune(config, first)
-    lines = sum(
-        len((tmp_path / "whole" / "r" / name).read_text().splitlines())
-        for name in ("metrics.jsonl", *(["refit.jsonl"] if "train.refit=true" in options else []))
-    )
-    assert made + len(left) == lines  # no step was made twice
+    assert made + len(left) == lines_of(tmp_path / "whole" / "r")  # no step was made twice
     assert {k: again[k] for k in ("best_step", "r2_val")} == {
         k: whole[k] for k in ("best_step", "r2_val")
     }
     assert everything(tmp_path / "killed" / "r") == everything(tmp_path / "whole" / "r")
 
 
-def test_steps_behind_the_last_saving_are_made_again(corpus, tmp_path, monkeypatch, kill_at):
+def test_steps_behind_the_last_checkpoint_are_made_again(corpus, tmp_path, monkeypatch, kill_at):
     finetune(tune(corpus, tmp_path / "whole"), None)
-    monkeypatch.setattr(unfinished, "EVERY_S", 0.0)
-    real = unfinished.Unfinished.save
-    monkeypatch.setattr(
-        unfinished.Unfinished, "save", lambda self, o, step, *a: step % 2 or real(self, o, step, *a)
-    )
+    monkeypatch.setattr(Saving, "is_due", lambda self, state: state.step % 2 == 0)
     kill_at(5)
     with pytest.raises(Killed):
         finetune(tune(corpus, tmp_path / "killed"), None)
@@ -105,19 +116,57 @@ def test_steps_behind_the_last_saving_are_made_again(corpus, tmp_path, monkeypat
     assert everything(tmp_path / "killed" / "r") == everything(tmp_path / "whole" / "r")
 
 
+def test_one_that_is_asked_to_stop_saves_and_goes_on(corpus, tmp_path, monkeypatch):
+    finetune(tune(corpus, tmp_path / "whole"), None)
+    config, real = tune(corpus, tmp_path / "stopped"), draws.draw_windows
+    begun = []
+
+    def draw(*arguments):
+        begun.append(1)
+        if len(begun) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.5)
+        return real(*arguments)
+
+    monkeypatch.setattr(draws, "draw_windows", draw)
+    found = finetune(config, None)
+    assert "SIGTERM" in found["stopped"]
+    assert found["export"] == ""
+    assert not (tmp_path / "stopped" / "r" / "export").exists()
+    assert finetune(config, None)["stopped"] == ""
+    assert lines_of(tmp_path / "stopped" / "r") == STEPS
+    assert everything(tmp_path / "stopped" / "r") == everything(tmp_path / "whole" / "r")
+
+
+def test_losses_that_are_no_numbers_end_it_after_some(corpus, tmp_path, monkeypatch):
+    real, begun = draws.draw_windows, []
+
+    def draw(*arguments):
+        arrays, starts = real(*arguments)
+        begun.append(1)
+        if len(begun) > 2:
+            arrays["covariates"][:] = float("nan")
+        return arrays, starts
+
+    monkeypatch.setattr(draws, "draw_windows", draw)
+    with pytest.raises(Diverged, match="3 steps in a row, the last of them 5, had no finite"):
+        finetune(tune(corpus, tmp_path, "train.max_skipped=2", "train.eval_every=8"), None)
+    assert len(begun) == 5
+
+
 def test_what_was_not_saved_begins_again(corpus, tmp_path, kill_at):
     config = tune(corpus, tmp_path)
     kill_at(5)
     with pytest.raises(Killed):
         finetune(config, None)
-    assert not (tmp_path / "r" / "state.safetensors").exists()  # short ones save nothing
+    assert not (tmp_path / "r" / "steps").exists()  # short ones save nothing
     begun = kill_at(1000)
     finetune(config, None)
-    assert len(begun) == len((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()) == STEPS
+    assert len(begun) == lines_of(tmp_path / "r") == STEPS
 
 
 def test_only_the_same_run_goes_on(corpus, tmp_path, kill_at, monkeypatch):
-    monkeypatch.setattr(unfinished, "EVERY_S", 0.0)
+    monkeypatch.setattr(program, "SAVE_EVERY_S", 0.0)
     config, run = tune(corpus, tmp_path), tmp_path / "r"
     other = finetune(tune(corpus, tmp_path / "other"), None)["export"]
     kill_at(5)
@@ -135,13 +184,11 @@ def test_only_the_same_run_goes_on(corpus, tmp_path, kill_at, monkeypatch):
         with pytest.raises(ResumeMismatch, match="another process is at work on it"):
             finetune(config, None)
     assert everything(run) == before
-    state = run / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:100])
-    with pytest.raises(CheckpointCorrupt, match=r"state\.safetensors: cannot be read .*remove it"):
-        finetune(config, None)
-    state.unlink()
-    kill_at(1000)
+    (newest,) = (run / "steps").glob("*/rank*.safetensors")
+    newest.write_bytes(newest.read_bytes()[:100])  # damaged: begun anew
+    left = kill_at(1000)
     finetune(config, None)
+    assert len(left) == STEPS
     with pytest.raises(ResumeMismatch, match="the run exists"):
         finetune(config, None)
-    assert not state.exists()
+    assert not (run / "steps").exists()
