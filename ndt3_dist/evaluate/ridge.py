@@ -1,5 +1,10 @@
-"""Ridge regression on causal count history: the linear decoder every model is set beside."""
+"""Ridge regression with lags, in closed form: the linear decoder every model is set beside.
 
+One decomposition serves all penalties and any number of targets: of the features' covariance, or of
+the rows' where there are fewer rows than features.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,42 +12,127 @@ import numpy as np
 from ndt3_dist.data.continuous import Run, split_last
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
 
-PENALTIES = np.logspace(0, 6, 13)
+PENALTIES: list[float] = np.logspace(0, 6, 13).tolist()
 
 
 @dataclass(frozen=True)
-class Ridge:
-    """A fitted decoder.
+class Linear:
+    """A fitted map from features to targets.
 
     Attributes:
-        weights: (history * channels, dims).
-        mean: Mean feature, (history * channels,).
-        offset: Mean covariate, (dims,).
-        history: Bins of history, the current one included.
-        penalty: The chosen penalty.
+        weights: (features, targets).
+        mean: Mean feature, (features,).
+        offset: Mean target, (targets,).
+        penalty: Of all targets, or of each.
     """
 
     weights: np.ndarray
     mean: np.ndarray
     offset: np.ndarray
+    penalty: np.ndarray | float
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Targets of features (rows, features), (rows, targets)."""
+        return (x - self.mean) @ self.weights + self.offset
+
+
+def solutions(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> Iterator[Linear]:
+    """Ridge fits of one data set at several penalties.
+
+    Args:
+        x: Features, (rows, features).
+        y: Targets, (rows, targets), all finite.
+        penalties: Of the squared weights.
+    """
+    mean, offset = x.mean(0, dtype=np.float64), y.mean(0)
+    x, y = x - mean.astype(x.dtype), y - offset
+    if len(x) >= x.shape[1]:
+        values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))
+        target = vectors.T @ (x.T @ y)
+    else:  # as good, and smaller: weights are sums of rows
+        values, vectors = np.linalg.eigh((x @ x.T).astype(np.float64))
+        target, vectors = vectors.T @ y, x.T @ vectors
+    for penalty in penalties:
+        weights = vectors @ (target / (np.maximum(values, 0) + penalty)[:, None])
+        yield Linear(weights, mean, offset, float(penalty))
+
+
+def fit_linear(
+    x: np.ndarray,
+    y: np.ndarray,
+    fit: np.ndarray,
+    score: np.ndarray,
+    by: Callable[[np.ndarray, np.ndarray], np.ndarray | float],
+    penalties: Sequence[float] = PENALTIES,
+) -> Linear:
+    """Choose penalties on some rows, then fit all of both.
+
+    Args:
+        x, y: (rows, features), (rows, targets); rows with a NaN among their targets are left out.
+        fit, score: Row numbers (`evaluate.splits`).
+        by: (true, predicted) -> one number for all targets, or one for each; the higher the better.
+        penalties: Candidates.
+    """
+    unknown = np.flatnonzero(~np.isfinite(y).all(axis=1))
+    fit, score = np.setdiff1d(fit, unknown), np.setdiff1d(score, unknown)
+    found = [by(y[score], m.predict(x[score])) for m in solutions(x[fit], y[fit], penalties)]
+    best = np.asarray(np.argmax(np.array(found), axis=0))  # () or (targets,)
+    rows = np.union1d(fit, score)
+    fits = list(solutions(x[rows], y[rows], [penalties[i] for i in np.unique(best)]))
+    if best.ndim == 0:
+        return fits[0]
+    where = np.searchsorted(np.unique(best), best)
+    weights = np.stack([fits[w].weights[:, t] for t, w in enumerate(where)], axis=1)
+    return Linear(weights, fits[0].mean, fits[0].offset, np.asarray(penalties)[best])
+
+
+def lagged(values: np.ndarray, lags: Sequence[int]) -> np.ndarray:
+    """Each row beside earlier ones (positive lags) or later ones, zeros beyond the ends.
+
+    Args:
+        values: (rows, dims).
+        lags: Rows back.
+    Returns:
+        (rows, lags * dims) float32, lag by lag.
+    """
+    rows, dims = values.shape
+    found = np.zeros((rows, len(lags), dims), np.float32)
+    for i, lag in enumerate(lags):
+        if lag >= 0:
+            found[lag:, i] = values[: max(rows - lag, 0)]
+        else:
+            found[:lag, i] = values[-lag:]
+    return found.reshape(rows, len(lags) * dims)
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A decoder of covariates from causal count history.
+
+    Attributes:
+        linear: From counts of the current and earlier bins.
+        history: Bins of history, the current one included.
+    """
+
+    linear: Linear
     history: int
-    penalty: float
+
+    @property
+    def penalty(self) -> float:
+        return float(self.linear.penalty)
 
     def predict(self, run: Run) -> np.ndarray:
         """Covariates of every bin, (bins, dims); bins before the run count as silent."""
-        return (features(run.spikes, self.history) - self.mean) @ self.weights + self.offset
+        return self.linear.predict(features(run.spikes, self.history))
 
 
 def features(spikes: np.ndarray, history: int) -> np.ndarray:
-    """Counts of the current and the last `history` - 1 bins, (bins, history * channels) float32."""
-    bins, channels = spikes.shape
-    padded = np.concatenate([np.zeros((history - 1, channels), np.float32), spikes])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, history, axis=0)
-    return np.ascontiguousarray(windows.transpose(0, 2, 1)).reshape(bins, history * channels)
+    """Counts, the oldest of `history` bins first, (bins, history * channels)."""
+    return lagged(spikes, range(history - 1, -1, -1))
 
 
 def fit_ridge(
-    runs: list[Run], history: int, val_fraction: float, penalties: np.ndarray = PENALTIES
+    runs: list[Run], history: int, val_fraction: float, penalties: Sequence[float] = PENALTIES
 ) -> Ridge:
     """Fit on some runs; the penalty is chosen on their last part, then all of them are fitted.
 
@@ -53,27 +143,21 @@ def fit_ridge(
         penalties: Candidates.
     """
     first, last = split_last(runs, val_fraction)
+    x, y = together(first, history)
     truth = np.concatenate([r.covariates for r in last])
-    held = [(r, features(r.spikes, history)) for r in last]
+    held = np.concatenate([features(r.spikes, history) for r in last])
+    scored = [
+        (r2_variance_weighted(truth, found.predict(held)), -i)
+        for i, found in enumerate(solutions(x, y, penalties))
+    ]
+    penalty = penalties[-max(scored)[1]]
+    (chosen,) = solutions(*together(runs, history), [penalty])
+    return Ridge(chosen, history)
 
-    def score(candidate: Ridge) -> float:
-        predicted = [(f - candidate.mean) @ candidate.weights + candidate.offset for _, f in held]
-        return r2_variance_weighted(truth, np.concatenate(predicted))
 
-    best = max(_solve(first, history, penalties), key=score)
-    return next(iter(_solve(runs, history, np.array([best.penalty]))))
-
-
-def _solve(runs: list[Run], history: int, penalties: np.ndarray):
-    """Ridge fits of one data set at several penalties, by one eigendecomposition."""
+def together(runs: list[Run], history: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features and covariates of all bins that have all covariates."""
     x = np.concatenate([features(r.spikes, history) for r in runs])
     y = np.concatenate([r.covariates for r in runs]).astype(np.float64)
-    keep = np.isfinite(y).all(axis=1)
-    x, y = x[keep], y[keep]
-    mean, offset = x.mean(0, dtype=np.float64), y.mean(0)
-    x = x - mean.astype(np.float32)
-    values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))
-    target = vectors.T @ (x.T @ (y - offset))
-    for penalty in penalties:
-        weights = vectors @ (target / (np.maximum(values, 0) + penalty)[:, None])
-        yield Ridge(weights, mean, offset, history, float(penalty))
+    kept = np.isfinite(y).all(axis=1)
+    return x[kept], y[kept]

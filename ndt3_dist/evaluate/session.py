@@ -10,6 +10,7 @@ from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, session
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
+from ndt3_dist.evaluate.predictions import mean_of
 from ndt3_dist.evaluate.ridge import fit_ridge
 from ndt3_dist.model.load import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
@@ -142,7 +143,7 @@ def evaluate(
     """Score one or more exports and a ridge on the same bins of one session.
 
     An export that was fitted to some of the covariates decodes these; all are then scored on the
-    covariates that every export decodes.
+    covariates that every export decodes. Of several the mean of their predictions is scored too.
 
     Args:
         exports: Name -> folder of an export.
@@ -168,7 +169,8 @@ def evaluate(
     common = [n for n in data.names if all(n in names for names in decoded.values())]
     if not common:
         raise BadInput(f"no covariate of {data.session.id} is decoded by all of {list(exports)}")
-    found, bits = {}, {}
+    found: dict[str, np.ndarray] = {}
+    bits: dict[str, float] = {}
     for name, folder in exports.items():
         model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
         own = data.only(decoded[name])
@@ -180,6 +182,8 @@ def evaluate(
     if common != data.names:
         log.say(f"scored on {', '.join(common)} of {', '.join(data.names)}")
         data = data.only(common)
+    if len(exports) > 1:
+        found["mean"] = mean_of(list(found.values()))
     found["ridge"], penalty = ridge_predictions(corpus, data, fit_split, history, held)
     return {
         "session": data.session.id,

@@ -4,8 +4,6 @@ Figures are PNGs inside the page; it needs no network and no script.
 """
 
 import html
-import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput
+from ndt3_dist.evaluate.predictions import read_predictions, save_predictions
 from ndt3_dist.pages.page import STYLE, as_image, as_table, new_figure
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.shards.summary import corpus_rows
@@ -95,27 +94,6 @@ def trace_figure(result: dict, seconds: float = 20):
     return figure
 
 
-def save_evaluation(path: str | Path, evaluation: dict) -> None:
-    """Keep a result of `evaluate.session.evaluate`: arrays by name, the rest as JSON in `about`."""
-    arrays = {f"predicted.{k}": v for k, v in evaluation["predictions"].items()}
-    rest = {k: v for k, v in evaluation.items() if k not in ("truth", "predictions")}
-    file = io.BytesIO()
-    np.savez(file, truth=evaluation["truth"], about=np.array(json.dumps(rest)), **arrays)
-    storage.write_bytes(path, file.getvalue())
-
-
-def read_evaluation(path: str | Path) -> dict:
-    """What `save_evaluation` kept. Raises BadInput for another file."""
-    try:
-        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as found:
-            names = [k for k in found.files if k.startswith("predicted.")]
-            predictions = {k.removeprefix("predicted."): found[k] for k in names}
-            about = json.loads(str(found["about"]))
-            return {**about, "truth": found["truth"], "predictions": predictions}
-    except (ValueError, KeyError, OSError) as e:
-        raise BadInput(f"{path}: not an evaluation ({e}); remove it, or evaluate again") from e
-
-
 def write_report(
     run: str | Path,
     manifest: Manifest | None = None,
@@ -140,9 +118,9 @@ def write_report(
         raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
     kept, told = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
     if evaluation:
-        save_evaluation(kept, evaluation)
+        save_predictions(kept, evaluation)
     elif storage.exists(kept):
-        evaluation = read_evaluation(kept)
+        evaluation = read_predictions(kept)
     if summary is None and storage.exists(told):
         summary = storage.read_json(told)
     name = html.escape(str(run).rstrip("/").rsplit("/", 1)[-1])

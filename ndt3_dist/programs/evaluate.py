@@ -20,7 +20,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, metavar="EXPORT")
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="EXPORT",
+        help="of several, also the mean",
+    )
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--session", default="", help="default: each one with the split")
     parser.add_argument("--split", default="test", help="split to score (default: test)")
@@ -34,21 +40,30 @@ def main() -> None:
         "--stride", type=int, default=0, help="bins decoded by one pass (0: 10; 1: as decode.py)"
     )
     parser.add_argument("--out", help="JSON file to write")
+    parser.add_argument("--save", metavar="FILE.npz", help="truth and predictions, in raw units")
     parser.add_argument("--plot", help="picture of true and decoded traces (.png, .svg)")
     args = parser.parse_args()
     if args.plot and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
         raise BadInput(f"--plot {args.plot}: expected a name that ends in .png, .svg or .pdf")
     stride = args.stride or min(10, args.context or 10)
     from ndt3_dist.data.continuous import sessions_with
+    from ndt3_dist.evaluate.predictions import save_predictions
     from ndt3_dist.evaluate.session import evaluate
     from ndt3_dist.shards.corpus import Corpus
     from ndt3_dist.shards.summary import text_table
 
+    models = {"model": args.model[0]}
+    if len(args.model) > 1:
+        models = {
+            Path(m).parent.name if Path(m).name == "export" else Path(m).name: m for m in args.model
+        }
+    if len(models) < len(args.model):
+        raise BadInput(f"--model {' '.join(args.model)}: two have one name; rename a folder")
     rows, summaries = [], []
     known = [args.session] if args.session else sessions_with(Corpus(args.corpus, (args.split,)))
     for session in log.progress(known, "evaluate"):
         result = evaluate(
-            {"model": args.model},
+            models,
             args.corpus,
             session,
             split=args.split,
@@ -62,6 +77,8 @@ def main() -> None:
             {"session": session, "decoder": name, **{k: _short(v) for k, v in scores.items()}}
             for name, scores in result["scores"].items()
         ]
+        if args.save:
+            save_predictions(_plot_path(args.save, session, len(known)), result)
         if args.plot:
             from ndt3_dist.pages.run_page import trace_figure
 
@@ -76,7 +93,7 @@ def main() -> None:
 
 
 def _plot_path(path: str, session: str, sessions: int) -> Path:
-    """The picture of one session: PATH, or PATH with the session's name where there are several."""
+    """The file of one session: PATH, or PATH with the session's name where there are several."""
     name = Path(path)
     return name if sessions == 1 else name.with_name(f"{name.stem}-{session}{name.suffix}")
 

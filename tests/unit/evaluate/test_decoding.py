@@ -39,13 +39,13 @@ def test_ridge_finds_a_linear_code_and_sees_no_future():
 def test_ridge_equals_the_normal_equations_and_skips_missing_bins():
     run = linear_run(200)
     run.covariates[20:40] = np.nan
-    ridge = fit_ridge([run], 3, 0.2, np.array([10.0]))
+    ridge = fit_ridge([run], 3, 0.2, [10.0])
     keep = np.isfinite(run.covariates).all(1)
     x = features(run.spikes, 3)[keep].astype(np.float64)
     y = run.covariates[keep].astype(np.float64)
     x, y = x - x.mean(0), y - y.mean(0)
     expected = np.linalg.solve(x.T @ x + 10 * np.eye(36), x.T @ y)
-    np.testing.assert_allclose(ridge.weights, expected, atol=1e-5)
+    np.testing.assert_allclose(ridge.linear.weights, expected, atol=1e-5)
 
 
 def test_the_chosen_penalty_never_sees_the_test_bins():
