@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
+from ndt3_dist import plain_yaml
 from ndt3_dist.errors import BadInput
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -30,8 +31,27 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
-        coerce_numbers_to_str=True,  # run.name=7 is a name
+        coerce_numbers_to_str=True,  # of a caller in Python; YAML keeps the text of a number
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _name_or_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """A field of text takes a number as it was written: 12e4567, 007."""
+        kinds = _leaves(cls.model_fields[info.field_name or ""].annotation)
+        if any(isinstance(k, type) and issubclass(k, BaseModel) for k in kinds):
+            return value
+        return (
+            plain_yaml.as_text(value)
+            if str in kinds and not kinds & {int, float}
+            else plain_yaml.as_numbers(value)
+        )
+
+
+def _leaves(annotation: Any) -> set:
+    """Types that an annotation is made of: list[str] | None -> {str, NoneType}."""
+    inner = get_args(annotation)
+    return {leaf for a in inner for leaf in _leaves(a)} if inner else {annotation}
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -82,7 +102,7 @@ def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()
         BadInput: The file cannot be read, or keys or values do not fit; names all of them at once.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = plain_yaml.load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from e
     if not isinstance(values, dict):
@@ -98,7 +118,7 @@ def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()
 def parse_scalar(text: str) -> Any:
     """A command-line value as YAML would read it; what is not YAML stays text."""
     try:
-        return yaml.safe_load(text)
+        return plain_yaml.load(text)
     except yaml.YAMLError:
         return text
 
@@ -117,22 +137,10 @@ def set_key(values: dict, dotted: str, value: Any) -> None:
 def check(schema: type[C], values: Mapping, where: str) -> C:
     """Validate `values`; all problems in one BadInput, unknown keys with the nearest name."""
     try:
-        return schema.model_validate(_numbers(values))
+        return schema.model_validate(values)
     except ValidationError as e:
         problems = [_explain(schema, error) for error in e.errors()]
         raise BadInput(f"{where}: " + "; ".join(problems)) from e
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text; turn such text into the number that was meant."""
-    if isinstance(value, Mapping):
-        return {k: _numbers(v) for k, v in value.items()}
-    if isinstance(value, str) and "e" in value and value[:1].isdigit():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _explain(schema: type[BaseModel], error: Any) -> str:

@@ -1,9 +1,10 @@
 """The architecture: the section `model` of a config, kept with every checkpoint and export."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ndt3_dist import plain_yaml
 from ndt3_dist.config import Section
 
 NDT3_BUILD = "ndt3_dist.model.ndt3:build"
@@ -17,11 +18,17 @@ class OwnModel(BaseModel):
     build: str
     """Import path of the function that builds it (`model.contract`), called with this section."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        return plain_yaml.as_numbers(values)
+
 
 class ModelConfig(Section):
+    """NDT3's architecture (paper: Ye et al. 2025; sizes of its published configurations)."""
+
     build: Literal["ndt3_dist.model.ndt3:build"] = NDT3_BUILD
     """NDT3; a model of one's own is named here by package.module:function."""
-    """NDT3's architecture (paper: Ye et al. 2025; sizes of its published configurations)."""
 
     layers: int = Field(ge=1)
     dim: int = Field(ge=32)

@@ -6,9 +6,7 @@ Example:
 
 import argparse
 
-import yaml
-
-from ndt3_dist import log, storage
+from ndt3_dist import log, plain_yaml, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
 from ndt3_dist.pages.run_page import write_report
 from ndt3_dist.shards.manifest import read_manifest
@@ -25,7 +23,7 @@ def main() -> None:
         raise BadInput(f"{run}: no config.yaml, so no run of pretrain; expected runs/NAME")
     manifest = None
     try:
-        manifest = read_manifest(yaml.safe_load(storage.read_bytes(config))["data"]["corpus"])
+        manifest = read_manifest(plain_yaml.load(storage.read_bytes(config))["data"]["corpus"])
     except ManifestMismatch as e:
         log.warn(f"the report has no corpus table: {e}")
     log.say(str(write_report(run, manifest)))

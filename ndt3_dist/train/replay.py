@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
-from ndt3_dist import storage
+from ndt3_dist import plain_yaml, storage
 from ndt3_dist.checkpoint.steps import step_folder, steps_of
 from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.feed import Feed
@@ -60,7 +59,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
         raise BadInput(
             f"{run}: no step {step} in metrics.jsonl; it has 1 to {max(lines, default=0)}"
         )
-    config = yaml.safe_load(storage.read_bytes(storage.join(run, "config.yaml")))
+    config = plain_yaml.load(storage.read_bytes(storage.join(run, "config.yaml")))
     data = DataConfig(**{**config["data"], "workers": 0})
     opened = Corpus(corpus or data.corpus, cache=default_cache(data.cache, data.cache_gb))
     starts = storage.read_text(storage.join(run, STARTS)).splitlines()

@@ -27,6 +27,33 @@ def test_numbers_in_exponent_notation_are_numbers_in_a_file(tmp_path):
     assert load_config(PretrainConfig, tmp_path / "c.yaml").optim.lr == 1e-4
 
 
+@pytest.mark.parametrize("name", ["12e4567", "3e4", "007", "1_000", "0x1F", "2026-11-27", "no"])
+def test_a_name_stays_the_text_that_was_typed(name, tmp_path):
+    assert load_config(PretrainConfig, DEMO, [f"run.name={name}"]).run.name == name
+    values = yaml.safe_load(DEMO.read_text())
+    values["run"]["name"] = "NAME"
+    for written in (name, f"'{name}'"):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(values).replace("NAME", written))
+        found = load_config(PretrainConfig, tmp_path / "c.yaml")
+        assert found.run.name == name
+        kept = yaml.safe_dump(found.model_dump(mode="json"))  # as a run keeps it
+        (tmp_path / "kept.yaml").write_text(kept)
+        assert load_config(PretrainConfig, tmp_path / "kept.yaml") == found
+
+
+def test_numbers_inside_of_lists_and_free_sections_are_plain():
+    config = load_config(
+        PretrainConfig, DEMO, ["model={build: 'lab.m:build', width: 3e2, x: [1]}", "optim.lr=1e-4"]
+    )
+    assert type(config.optim.lr) is float
+    extra = config.model.model_extra or {}
+    assert (extra, type(extra["width"]), type(extra["x"][0])) == (
+        {"width": 300.0, "x": [1]},
+        float,
+        int,
+    )
+
+
 def test_an_unknown_key_names_the_nearest_one():
     with pytest.raises(BadInput, match=r"unknown key optim\.learning_rat.*|did you mean"):
         load_config(PretrainConfig, DEMO, ["optim.warmup_epoch=3"])
