@@ -35,7 +35,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -c 'import triton' 2>/dev/null \
 	  || $(BIN)/pip install --quiet --disable-pip-version-check triton==3.6.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	$(BIN)/python -m ndt3_dist.train.compile_ops
+	$(BIN)/python -m ndt3_dist.engines.compile_ops
 	@touch $@
 
 setup: $(STAMP)  ## make .venv with the locked versions

@@ -20,13 +20,13 @@ import torch
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
+from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.errors import Unsupported
 from ndt3_dist.model.attention import attend, choose_body
 from ndt3_dist.model.flops import peak_bf16, step_flops
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.summary import text_table
-from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -22,6 +22,7 @@ import torch
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
+from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.model.flops import step_flops
 from ndt3_dist.model.linear import CPU_HAS_BF16
 from ndt3_dist.model.model_config import ModelConfig
@@ -29,7 +30,6 @@ from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.summary import text_table
-from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -38,11 +38,11 @@ def main() -> None:
     with log.one_voice():
         config = load_config(PretrainConfig, find_file(args.config, "configs"), args.overrides)
     if args.print_config:
-        from ndt3_dist.train.engine import deepspeed_dict
+        from ndt3_dist.engines.engine import deepspeed_dict
 
         log.say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        log.say(json.dumps({"deepspeed": deepspeed_dict(config, world_size)}, indent=1))
+        log.say(json.dumps({"deepspeed": deepspeed_dict(config.train, world_size)}, indent=1))
         return
     from ndt3_dist.train.faults import fault
     from ndt3_dist.train.pretrain import pretrain

@@ -10,12 +10,12 @@ from ndt3_dist.checkpoint.steps import Checkpoint, remove_remnants, set_aside, s
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.stream import Stream
+from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.corpus import Corpus
-from ndt3_dist.train.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -70,14 +70,16 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
         initial = InitialExport(init, config.model) if init and not start else None
     rank, world_size, device = start_distributed()
     with log.one_voice():
-        accumulation(config, world_size)
+        accumulation(config.train, world_size)
         body = attention_body(config, device)
         agree(config, corpus.manifest, start)
         model = initial_model(config)
         check_metric(config.validation.metric, model.targets)
     folder = run_folder(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    engine = DeepSpeedEngine(config, model.to(device), world_size)
+    engine = DeepSpeedEngine(
+        config.optim, config.train, config.run.seed, model.to(device), world_size
+    )
     with log.one_voice():
         if start:
             start = restore(config, resume, start, engine)
@@ -165,7 +167,7 @@ def announce(config, stream: Stream, shapes, device, body: str, start) -> None:
         log.say(line)
     log.say(
         f"step: {train.global_batch} rows of {width} tokens = micro-batch "
-        f"{train.micro_batch} x accumulation {accumulation(config, world_size)} x {world_size} "
+        f"{train.micro_batch} x accumulation {accumulation(train, world_size)} x {world_size} "
         f"ranks; about {total_steps(config, stream.steps_in(train.epochs))} steps"
     )
     if world_size & (world_size - 1) and train.precision == "bf16":

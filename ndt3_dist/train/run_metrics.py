@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ndt3_dist import log, storage
+from ndt3_dist.append_file import Lines
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.model.contract import Target
-from ndt3_dist.train.append_file import Lines
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 FILE = "metrics.jsonl"

@@ -2,7 +2,7 @@
 
 import math
 
-from ndt3_dist.train.pretrain_config import OptimConfig
+from ndt3_dist.engines.engine_config import OptimConfig
 
 
 def learning_rate(optim: OptimConfig, epochs: float) -> float:

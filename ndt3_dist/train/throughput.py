@@ -7,10 +7,10 @@ import torch
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import Place
 from ndt3_dist.data.stream import Stream
+from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.corpus import Corpus
-from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 STEPS = 10

@@ -21,12 +21,12 @@ from ndt3_dist.checkpoint.export import describe_export, normalisation, write_ex
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, remove_remnants
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Place
+from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.model.load import read_export_config, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.train.loop import Loop
-from ndt3_dist.train.plain import PlainEngine
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import gather
 from ndt3_dist.train.run import Run

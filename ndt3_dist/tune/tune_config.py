@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from ndt3_dist.config import Section
+from ndt3_dist.engines.engine_config import OptimConfig
 from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.train.pretrain_config import LogConfig, OptimConfig, RunConfig
+from ndt3_dist.train.pretrain_config import LogConfig, RunConfig
 
 
 class TuneDataConfig(Section):

@@ -17,6 +17,8 @@ import torch
 from original import ALL_BINS, Named, Original, pack, targets_of, unpad
 
 from ndt3_dist import log
+from ndt3_dist.engines.engine_config import OptimConfig
+from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
@@ -24,8 +26,6 @@ from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.summary import text_table
-from ndt3_dist.train.plain import PlainOptimizer
-from ndt3_dist.train.pretrain_config import OptimConfig
 from ndt3_dist.upstream.names import to_upstream
 
 FEATURES = 2e-6

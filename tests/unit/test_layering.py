@@ -1,38 +1,49 @@
 """Imports run one way, and heavy libraries are imported lazily, each in one file."""
 
 import ast
+import subprocess
+import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ndt3_dist"
-GROUND = {"errors", "config", "storage", "remote", "log"}
+GROUND = {"errors", "config", "plain_yaml", "storage", "remote", "log", "append_file"}
 CORE = GROUND | {"shards", "data", "model", "checkpoint"}
 MAY_IMPORT = {
     "errors": set(),
     "cli": {"log", "programs"},
-    "config": {"errors"},
+    "plain_yaml": set(),
+    "config": {"errors", "plain_yaml"},
     "remote": {"errors", "log"},
     "versions": {"errors", "remote"},
     "storage": {"errors", "remote", "versions"},
     "log": {"errors"},
+    "append_file": {"errors", "log", "storage"},
     "shards": GROUND,
     "readers": GROUND | {"shards"},
     "simulate": GROUND,
     "prep": GROUND | {"shards", "readers"},
-    "model": {"errors", "config", "shards"},
+    "model": {"errors", "config", "plain_yaml", "shards"},
     "data": GROUND | {"shards", "model"},
-    "checkpoint": GROUND | {"model"},
+    "checkpoint": GROUND | {"shards", "model"},
+    "engines": CORE,
     "upstream": GROUND | {"model", "checkpoint"},
     "evaluate": CORE,
-    "train": CORE | {"upstream", "evaluate"},
-    "tune": CORE | {"evaluate", "train"},
+    "train": CORE | {"engines", "upstream", "evaluate"},
+    "tune": CORE | {"engines", "evaluate", "train"},
     "pages": CORE | {"evaluate", "train"},
-    "programs": CORE
-    | {"prep", "readers", "simulate", "upstream", "evaluate", "train", "tune", "pages"},
     "__init__": {"model"},
 }
-"""Rooms that each room may import, besides itself."""
+"""Rooms that each room may import, besides itself; for the type checker alone, too."""
+ROOMS = {*MAY_IMPORT} - {"cli"}
+MAY_IMPORT |= {"tasks": ROOMS, "cluster": ROOMS, "programs": {*ROOMS, "tasks", "cluster"}}
+ONLY_PROGRAMS = "tasks", "cluster"
+"""Rooms that may use all others and that only programs use: each of their files can be deleted."""
+MOST_FILES = 20
+"""Of a room."""
 
 LAZY = {
     "ray": {"prep/pool.py"},
@@ -40,7 +51,7 @@ LAZY = {
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
     "flash_attn": {"model/attention.py"},
-    "deepspeed": {"train/engine.py", "train/compile_ops.py"},
+    "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/page.py"},
 }
 """Libraries that only these files import, and never at module level."""
@@ -55,16 +66,8 @@ def room_of(path: Path) -> str:
 def imports_of(path: Path):
     """(module, whether it is imported at module level) for every import of a file."""
     tree = ast.parse(path.read_text())
-    type_only = {
-        id(n)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for n in ast.walk(node)
-    }
     top = set(map(id, tree.body))
     for node in ast.walk(tree):
-        if id(node) in type_only:
-            continue
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, id(node) in top
@@ -97,11 +100,32 @@ def test_heavy_libraries_are_imported_lazily_in_one_file(path):
             assert not at_top, f"{name} imports {library} at module level"
 
 
+def test_no_room_is_above_and_below_another():
+    tuple(TopologicalSorter(MAY_IMPORT).static_order())  # raises CycleError
+    for room in ONLY_PROGRAMS:
+        assert [r for r, below in MAY_IMPORT.items() if room in below] == ["programs"]
+
+
+@pytest.mark.parametrize("room", ONLY_PROGRAMS)
+def test_a_file_of_tasks_or_cluster_can_be_deleted(room):
+    """No other file, but for its own program, imports it."""
+    for path in FILES:
+        if room_of(path) != "programs":
+            own = path.with_suffix("").relative_to(PACKAGE.parent).as_posix().replace("/", ".")
+            found = {m for m, _ in imports_of(path) if m.startswith(f"ndt3_dist.{room}.")}
+            assert found <= {own}, path
+
+
+def test_rooms_are_small_and_no_two_files_have_one_name():
+    known = [p for p in FILES if p.name != "__init__.py"]
+    for folder, number in Counter(p.parent for p in known).items():
+        assert number <= MOST_FILES, f"{folder.name}/ has {number} files"
+    names = Counter(p.name for p in known if p.parent.name != "programs")
+    assert [name for name, number in names.items() if number > 1] == []
+
+
 def test_an_export_loads_with_model_and_config_alone():
     """Nothing that `load_model` needs imports another room, DeepSpeed, Ray or S3."""
-    import subprocess
-    import sys
-
     code = (
         "import sys, ndt3_dist\nndt3_dist.load_model\n"
         "heavy = {'deepspeed', 'ray', 's3fs', 'fsspec', 'pynwb', 'wandb', 'matplotlib', 'h5py'}\n"

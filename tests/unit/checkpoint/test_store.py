@@ -7,7 +7,9 @@ import torch
 from s3_server import S3, use
 from saves import SHAPES, full_state, save, slices_of, writers
 
+from ndt3_dist import append_file as lines
 from ndt3_dist import remote, storage
+from ndt3_dist.append_file import Lines
 from ndt3_dist.checkpoint.export import masters
 from ndt3_dist.checkpoint.steps import (
     KINDS,
@@ -21,8 +23,6 @@ from ndt3_dist.checkpoint.steps import (
     steps_of,
 )
 from ndt3_dist.errors import CheckpointCorrupt
-from ndt3_dist.train import append_file as lines
-from ndt3_dist.train.append_file import Lines
 
 
 @pytest.fixture(scope="module")

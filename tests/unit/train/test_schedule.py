@@ -2,7 +2,7 @@
 
 import pytest
 
-from ndt3_dist.train.pretrain_config import OptimConfig
+from ndt3_dist.engines.engine_config import OptimConfig
 from ndt3_dist.train.schedule import learning_rate
 
 UPSTREAM = OptimConfig(lr=1e-4)

@@ -57,7 +57,8 @@ def test_the_best_step_is_kept_until_a_better_one_is_written(tmp_path):
         save(tmp_path, step)
     config = load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml")
     (writer,) = writers(tmp_path)
-    run = SimpleNamespace(config=config, folder=tmp_path, writer=writer, is_first=True)
+    parts = {"writer": writer, "is_first": True, "keep_best": None}
+    run = SimpleNamespace(config=config, folder=tmp_path, **parts)
     state = RunState(Best("val_loss"))
     saving = Saving(run, state)
     for best, left in ((3, [3, 5, 6]), (9, [3, 5, 6]), (6, [5, 6])):  # 9 could not be written

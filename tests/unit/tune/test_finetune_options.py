@@ -10,14 +10,14 @@ from small_corpus import make_recording, write_corpus
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.continuous import choose_covariates
 from ndt3_dist.data.order import generator
+from ndt3_dist.engines import plain
+from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate import session as session_module
 from ndt3_dist.evaluate.session import evaluate, read_test_data
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
-from ndt3_dist.train import plain
-from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.tune import finetune as finetune_module
 from ndt3_dist.tune import held_back
 from ndt3_dist.tune.draws import draw_windows

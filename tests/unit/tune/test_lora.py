@@ -6,12 +6,12 @@ import torch
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.continuous import Run
 from ndt3_dist.data.order import generator
+from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.metrics import r2_scores
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
-from ndt3_dist.train.plain import PlainOptimizer
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.fit_data import read_fit_data
 from ndt3_dist.tune.held_back import STRIDE

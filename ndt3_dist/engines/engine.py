@@ -16,42 +16,42 @@ import torch
 
 from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
+from ndt3_dist.engines import zero
+from ndt3_dist.engines.adamw import ClippedAdamW
+from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.contract import Output
-from ndt3_dist.train import zero
-from ndt3_dist.train.adamw import ClippedAdamW
-from ndt3_dist.train.pretrain_config import PretrainConfig
 
 
-def accumulation(config: PretrainConfig, world_size: int) -> int:
+def accumulation(train: TrainConfig, world_size: int) -> int:
     """Micro-batches per rank and step; BadInput lists the world sizes that divide the batch."""
-    micro_batches = config.train.global_batch // config.train.micro_batch
+    micro_batches = train.global_batch // train.micro_batch
     if micro_batches % world_size:
         fits = [n for n in range(1, micro_batches + 1) if micro_batches % n == 0]
         raise BadInput(
-            f"train.global_batch {config.train.global_batch} is {micro_batches} micro-batches of "
-            f"{config.train.micro_batch} rows, which {world_size} ranks cannot share evenly; "
+            f"train.global_batch {train.global_batch} is {micro_batches} micro-batches of "
+            f"{train.micro_batch} rows, which {world_size} ranks cannot share evenly; "
             f"these can: {', '.join(map(str, fits))}"
         )
     return micro_batches // world_size
 
 
-def deepspeed_dict(config: PretrainConfig, world_size: int) -> dict:
+def deepspeed_dict(train: TrainConfig, world_size: int) -> dict:
     """The DeepSpeed configuration of a run."""
     offload = {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
     return {
         "train_micro_batch_size_per_gpu": 1,  # our micro-batch is opaque to DeepSpeed
-        "gradient_accumulation_steps": accumulation(config, world_size),
+        "gradient_accumulation_steps": accumulation(train, world_size),
         "gradient_clipping": 0.0,  # ClippedAdamW does it
-        "bf16": {"enabled": config.train.precision == "bf16"},
+        "bf16": {"enabled": train.precision == "bf16"},
         # fp32 accumulation and reduction: the curve does not hang on the number of ranks.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_optimization": {
-            "stage": config.train.zero_stage,
+            "stage": train.zero_stage,
             "memory_efficient_linear": False,  # costs 3e-6 of the first loss in stage 3
             "sub_group_size": 1 << 50,  # ClippedAdamW sees all that a rank holds in one step
-            **(offload if config.train.offload else {}),
+            **(offload if train.offload else {}),
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -124,16 +124,17 @@ def quiet_deepspeed() -> None:
 class DeepSpeedEngine:
     """A model under DeepSpeed: micro-steps that accumulate, then one optimiser step."""
 
-    def __init__(self, config: PretrainConfig, model: Any, world_size: int):
+    def __init__(
+        self, optim: OptimConfig, train: TrainConfig, seed: int, model: Any, world_size: int
+    ):
         quiet_deepspeed()
         import deepspeed
 
-        optim = config.optim
         fused = torch.cuda.is_available()
         self.optimizer = ClippedAdamW(
             model.parameters(),
             optim.grad_clip,
-            partitioned=config.train.zero_stage > 0,
+            partitioned=train.zero_stage > 0,
             device=next(model.parameters()).device,
             scale=world_size,  # DeepSpeed takes the mean over ranks; losses are shares of a sum
             lr=optim.lr,
@@ -145,11 +146,11 @@ class DeepSpeedEngine:
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=self.optimizer,  # pyright: ignore[reportArgumentType]
-            config=deepspeed_dict(config, world_size),
+            config=deepspeed_dict(train, world_size),
         )
         self.deepspeed: Any = engine
         self.model, self.device = model, next(model.parameters()).device
-        self.seed = config.run.seed
+        self.seed = seed
         zero.prepare(engine)
 
     def micro_step(self, batch: Any, counts: list[int], key: tuple[int, int]) -> Output:

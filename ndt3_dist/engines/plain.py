@@ -10,8 +10,8 @@ from torch import nn
 
 from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
+from ndt3_dist.engines.engine_config import OptimConfig
 from ndt3_dist.model.contract import Output
-from ndt3_dist.train.pretrain_config import OptimConfig
 
 
 class PlainOptimizer:

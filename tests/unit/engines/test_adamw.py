@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ndt3_dist.train.adamw import CHUNK, ClippedAdamW, squares
+from ndt3_dist.engines.adamw import CHUNK, ClippedAdamW, squares
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.01}
 

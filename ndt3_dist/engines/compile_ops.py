@@ -1,6 +1,6 @@
 """Compile what DeepSpeed would otherwise compile at the start of the first CPU run.
 
-Run as `python -m ndt3_dist.train.compile_ops`, as setup does; without a compiler it says so.
+Run as `python -m ndt3_dist.engines.compile_ops`, as setup does; without a compiler it says so.
 """
 
 import os
