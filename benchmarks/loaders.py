@@ -50,24 +50,24 @@ def ours_read(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
 
 def ours_packed(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
     """Whole steps as the model gets them: read, verified, tokenised, packed."""
-    from ndt3_dist.data.order import Place
+    from ndt3_dist.data.order import Cursor
 
-    for step in _stream(corpus, workers).steps(Place()):
+    for step in _stream(corpus, workers).steps(Cursor()):
         yield step.samples, step.tokens
 
 
 def first_steps(corpus: str) -> dict:
     """Seconds until the stream is open, until first steps at rows 0 and 1,000,000; an epoch."""
-    from ndt3_dist.data.order import Place
+    from ndt3_dist.data.order import Cursor
 
     began = time.perf_counter()
     stream = _stream(corpus, 0)
     opened = time.perf_counter()
-    next(iter(stream.steps(Place())))
+    next(iter(stream.steps(Cursor())))
     first = time.perf_counter()
-    next(iter(stream.steps(Place(10**6))))
+    next(iter(stream.steps(Cursor(10**6))))
     resumed, tokens = time.perf_counter(), 0
-    for step in stream.steps(Place()):
+    for step in stream.steps(Cursor()):
         tokens += step.tokens
         if step.after.samples_seen >= stream.plan.sources.num_samples:
             break

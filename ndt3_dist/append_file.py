@@ -13,7 +13,7 @@ SHARE = 0.05
 """At most this share of the time goes to uploads, however large the file has become."""
 
 
-class Lines:
+class AppendFile:
     """Lines of one writer: those before a `flush` are there, those of the last `EVERY_S` may be."""
 
     def __init__(self, path: str, kept: str):

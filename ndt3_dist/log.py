@@ -51,7 +51,7 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterab
 
 
 @contextmanager
-def one_voice():
+def rank_0_first():
     """For checks that fail alike on every rank: rank 0 says the error first."""
     try:
         yield

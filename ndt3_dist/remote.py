@@ -52,13 +52,13 @@ def filesystem(path: str):
     return fs
 
 
-def patiently(
+def with_retries(
     path: str,
     what: str,
     call: Callable[[], T],
     attempts: int | None = None,
     timeout_s: float = WHOLE_S,
-    patience_s: float = 0.5,
+    first_wait_s: float = 0.5,
 ) -> T:
     """What `call` returns; faults that may pass are waited out.
 
@@ -67,12 +67,12 @@ def patiently(
         what: Done to it, for messages: read, written.
         attempts: Calls before it is given up; None = `ATTEMPTS`.
         timeout_s: That each call keeps, for messages.
-        patience_s: First wait after a fault; it doubles up to `LONGEST_WAIT_S`.
+        first_wait_s: First wait after a fault; it doubles up to `LONGEST_WAIT_S`.
     Raises:
         FileNotFoundError (names it), PermissionError, BadInput, ManifestMismatch: At once.
         StoreFailed: None of the calls was answered.
     """
-    wait, attempts = patience_s, attempts or ATTEMPTS
+    wait, attempts = first_wait_s, attempts or ATTEMPTS
     for attempt in range(1, attempts + 1):
         try:
             return call()
@@ -102,13 +102,13 @@ def read_range(
     stop: int | None,
     attempts: int | None = None,
     timeout_s: float = 30.0,
-    patience_s: float = 0.5,
+    first_wait_s: float = 0.5,
 ) -> bytes:
     """Bytes [start, stop) of an object, fewer where it ends before.
 
     Args:
         start, stop: Of the bytes; None is the end.
-        attempts, patience_s: As `patiently`.
+        attempts, first_wait_s: As `with_retries`.
         timeout_s: Of one request, however slowly bytes still arrive.
     """
 
@@ -122,7 +122,7 @@ def read_range(
             fs.loop, fs._cat_file, path, start=start, end=stop, timeout=timeout_s
         )
 
-    return patiently(path, "read", request, attempts, timeout_s, patience_s)
+    return with_retries(path, "read", request, attempts, timeout_s, first_wait_s)
 
 
 def write(path: str, pieces: Callable[[], Iterable[bytes | memoryview]]) -> int:
@@ -154,7 +154,7 @@ def write(path: str, pieces: Callable[[], Iterable[bytes | memoryview]]) -> int:
         return total
 
     try:
-        return patiently(path, "written", upload)
+        return with_retries(path, "written", upload)
     finally:
         for file in failed:  # last, when the store may have come back
             with contextlib.suppress(Exception):  # the first error is the one that counts
@@ -190,7 +190,7 @@ def put(path: str, data: bytes, check: Callable[[], None] | None = None) -> None
             check()
         filesystem(path).pipe_file(path, data)
 
-    patiently(path, "written", upload)
+    with_retries(path, "written", upload)
 
 
 def exists(path: str) -> bool:
@@ -201,11 +201,11 @@ def exists(path: str) -> bool:
             return False
         return True
 
-    return patiently(path, "looked for", look)
+    return with_retries(path, "looked for", look)
 
 
 def size(path: str) -> int:
-    return patiently(path, "looked at", lambda: filesystem(path).size(path))
+    return with_retries(path, "looked at", lambda: filesystem(path).size(path))
 
 
 def sizes(folder: str) -> dict[str, int | None]:
@@ -224,7 +224,7 @@ def sizes(folder: str) -> dict[str, int | None]:
             if not (name == own and f["size"] == 0 and len(named) == 1)  # a folder's marker
         }
 
-    return patiently(folder, "listed", look)
+    return with_retries(folder, "listed", look)
 
 
 def walk(root: str) -> dict[str, int]:
@@ -239,7 +239,7 @@ def walk(root: str) -> dict[str, int]:
         paths = {name.split("://", 1)[-1].lstrip("/"): told for name, told in found.items()}
         return {p.removeprefix(base).lstrip("/"): t.get("size") or 0 for p, t in paths.items()}
 
-    return patiently(root, "listed", look)
+    return with_retries(root, "listed", look)
 
 
 def remove(path: str) -> None:
@@ -259,9 +259,9 @@ def remove(path: str) -> None:
             if left := fs.find(path):  # s3fs is silent on what it was refused
                 raise OSError(f"{len(left)} objects still there, such as {left[0]}")
 
-    patiently(path, "removed", delete)
+    with_retries(path, "removed", delete)
 
 
 def copy(source: str, to: str) -> None:
     """Copy an object within its store."""
-    patiently(to, "written", lambda: filesystem(source).copy(source, to))
+    with_retries(to, "written", lambda: filesystem(source).copy(source, to))

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 
 from ndt3_dist.errors import StoreFailed
-from ndt3_dist.remote import filesystem, patiently
+from ndt3_dist.remote import filesystem, with_retries
 
 PAGE = 1000
 """Versions of one request, at most what S3 takes."""
@@ -53,7 +53,7 @@ def forget(root: str) -> list[str]:
 
 
 def _call(root: str, what: str, method: str, **arguments) -> dict:
-    """A request of the S3 API, patiently; nothing where a store knows no such request or thing."""
+    """A request of the S3 API; nothing where a store knows no such request or thing."""
 
     def request() -> dict:
         try:
@@ -65,7 +65,7 @@ def _call(root: str, what: str, method: str, **arguments) -> dict:
                 return {}
             raise
 
-    return patiently(root, what, request)
+    return with_retries(root, what, request)
 
 
 def _pages(root: str, method: str, second: str, where: dict) -> Iterator[dict]:
@@ -103,6 +103,6 @@ def _delete_some(root: str, bucket: str, waiting: set, left: dict[str, str]) -> 
             raise OSError(f"{len(waiting)} versions not deleted, such as of {min(waiting)[0]}")
 
     try:
-        patiently(root, "removed", request)
+        with_retries(root, "removed", request)
     except (PermissionError, StoreFailed) as e:
         left.update({key: str(e) for key, _ in waiting})

@@ -9,7 +9,7 @@ import numpy as np
 
 from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.feed import Feed
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.model.tokenise import NDT3Packing
 from ndt3_dist.shards.corpus import Corpus
@@ -57,7 +57,7 @@ def run_ranks(streams, steps=STEPS, place=None) -> list[Future]:
             barrier.wait()
             return total, whole
 
-        return list(islice(streams[rank].steps(place or Place(), share), steps))
+        return list(islice(streams[rank].steps(place or Cursor(), share), steps))
 
     with ThreadPoolExecutor(len(streams)) as pool:
         return [pool.submit(run, rank) for rank in range(len(streams))]

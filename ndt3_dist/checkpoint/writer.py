@@ -25,7 +25,7 @@ Gather = Callable[[Any], list[Any]]
 """Collect one object of every rank, in order of rank, on every rank."""
 Slices = Iterable[tuple[str, int, dict[str, torch.Tensor]]]
 """Parameter, first flat element, and the slice of each kind."""
-PATIENCE = 3
+MOST_FAILURES = 3
 """Saves in a row that may fail before the run ends."""
 
 
@@ -138,7 +138,7 @@ class Writer:
             with contextlib.suppress(OSError, Ndt3DistError):
                 delete_step(self.run, save.step)
         why = f"{step_folder(self.run, save.step)} could not be written: {problems[0]}"
-        if self.failed >= PATIENCE:
+        if self.failed >= MOST_FAILURES:
             raise SaveFailed(f"{why}; {self.failed} saves in a row have failed")
         log.warn(f"{why}; the run goes on, and earlier checkpoints are kept")
 

@@ -85,7 +85,7 @@ class Chosen:
         self._highest[: len(known)] = np.where(taken, ALL, np.uint64(0))
         self._source = np.full(len(ids), -1)
         self._source[: len(known)] = sources
-        self._highest, self.windows, divided = feed.once(self._pass)
+        self._highest, self.windows, divided = feed.broadcast(self._pass)
         self.sources = [
             Blocks(self, self._source == i, *arrays) for i, arrays in enumerate(divided)
         ]

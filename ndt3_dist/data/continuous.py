@@ -1,7 +1,7 @@
 """A split of one session as it was recorded: windows put back together in time.
 
-Fine-tuning draws windows at any bin of it, decoders slide over it. Rejected windows leave gaps; the
-pieces between them are runs, and nothing ever reaches across a gap.
+Fine-tuning draws windows at any bin of it, decoders slide over it. Rejected windows leave gaps,
+and nothing ever reaches across one.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from ndt3_dist.shards.manifest import Session
 
 
 @dataclass(frozen=True)
-class Run:
+class Piece:
     """Consecutive bins without a gap.
 
     Attributes:
@@ -44,8 +44,8 @@ def sessions_with(corpus: Corpus) -> list[str]:
     ]
 
 
-def read_runs(corpus: Corpus, session: str) -> tuple[Session, list[Run]]:
-    """All runs of one session in the corpus's opened splits, in order of time.
+def read_pieces(corpus: Corpus, session: str) -> tuple[Session, list[Piece]]:
+    """All pieces of one session in the corpus's opened splits, in order of time.
 
     Raises:
         BadInput: The session is not there, or has no window in these splits.
@@ -59,36 +59,36 @@ def read_runs(corpus: Corpus, session: str) -> tuple[Session, list[Run]]:
             f"these have: {', '.join(sessions_with(corpus))}"
         )
     mine = mine[np.argsort(corpus.index["start_bin"][mine])]
-    pieces: list[list[tuple[int, Sample]]] = []
+    found: list[list[tuple[int, Sample]]] = []
     expected = -1
     for i in mine.tolist():
         start = int(corpus.index["start_bin"][i])
         if start != expected:
-            pieces.append([])
-        pieces[-1].append((start, corpus.read(i)))
+            found.append([])
+        found[-1].append((start, corpus.read(i)))
         expected = start + int(corpus.index["bins"][i])
-    runs = [
-        Run(
-            piece[0][0],
-            np.concatenate([s["spikes"] for _, s in piece]),
-            np.concatenate([s["covariates"] for _, s in piece]),
+    pieces = [
+        Piece(
+            windows[0][0],
+            np.concatenate([s["spikes"] for _, s in windows]),
+            np.concatenate([s["covariates"] for _, s in windows]),
         )
-        for piece in pieces
+        for windows in found
     ]
-    return entry, runs
+    return entry, pieces
 
 
 def choose_covariates(
-    session: Session, runs: list[Run], names: list[str]
-) -> tuple[Session, list[Run]]:
-    """A session and its runs with some of the covariates, in the order of `names`.
+    session: Session, pieces: list[Piece], names: list[str]
+) -> tuple[Session, list[Piece]]:
+    """A session and its pieces with some of the covariates, in the order of `names`.
 
     Raises:
         BadInput: The session has no such covariate (names the nearest), or one is named twice.
     """
     known = [c.name for c in session.covariates]
     if names == known:
-        return session, runs
+        return session, pieces
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -99,20 +99,20 @@ def choose_covariates(
     columns = [known.index(name) for name in names]
     chosen = [session.covariates[i] for i in columns]
     return session.model_copy(update={"covariates": chosen}), [
-        Run(r.start_bin, r.spikes, r.covariates[:, columns]) for r in runs
+        Piece(r.start_bin, r.spikes, r.covariates[:, columns]) for r in pieces
     ]
 
 
-def split_last(runs: list[Run], fraction: float) -> tuple[list[Run], list[Run]]:
-    """The first part of some runs, and the last `fraction` of their bins."""
-    cut = round(sum(len(r) for r in runs) * (1 - fraction))
+def split_last(pieces: list[Piece], fraction: float) -> tuple[list[Piece], list[Piece]]:
+    """The first part of some pieces, and the last `fraction` of their bins."""
+    cut = round(sum(len(r) for r in pieces) * (1 - fraction))
     first, last = [], []
-    for run in runs:
-        inside = min(max(cut, 0), len(run))
+    for piece in pieces:
+        inside = min(max(cut, 0), len(piece))
         cut -= inside
         if inside:
-            first.append(Run(run.start_bin, run.spikes[:inside], run.covariates[:inside]))
-        if inside < len(run):
+            first.append(Piece(piece.start_bin, piece.spikes[:inside], piece.covariates[:inside]))
+        if inside < len(piece):
             rest = slice(inside, None)
-            last.append(Run(run.start_bin + inside, run.spikes[rest], run.covariates[rest]))
+            last.append(Piece(piece.start_bin + inside, piece.spikes[rest], piece.covariates[rest]))
     return first, last

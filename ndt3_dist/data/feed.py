@@ -8,7 +8,7 @@ from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.model.contract import Packing
 from ndt3_dist.shards.corpus import Corpus
 
-Once = Callable[[Callable[[], Any]], Any]
+Broadcast = Callable[[Callable[[], Any]], Any]
 """Makes a call on one rank and hands its result to all."""
 
 
@@ -24,7 +24,7 @@ class Feed:
         global_batch: Rows of a step.
         micro_batch: Rows of a forward pass.
         rank, world_size: Of this process.
-        once: How a pass over the whole index is made.
+        broadcast: How a pass over the whole index is made.
     """
 
     corpus: Corpus
@@ -35,4 +35,4 @@ class Feed:
     micro_batch: int = 1
     rank: int = 0
     world_size: int = 1
-    once: Once = lambda call: call()
+    broadcast: Broadcast = lambda call: call()

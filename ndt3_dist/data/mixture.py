@@ -78,7 +78,7 @@ class Mixture:
         source = int(self.source[at])
         return source, int(self.begun[source] + periods * self.whole[source] + self.nth[at])
 
-    def had(self, number: int) -> np.ndarray:
+    def rows_before(self, number: int) -> np.ndarray:
         """Rows that each source has had before a row, (sources,)."""
         periods, at = divmod(number, len(self.source))
         held = np.bincount(self.source[:at], minlength=len(self.whole))

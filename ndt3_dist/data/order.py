@@ -108,7 +108,7 @@ def fit_rows(tokens: np.ndarray, capacity: int) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Cursor:
     """Where a stream stands: the state that a checkpoint keeps.
 
     Attributes:
@@ -159,11 +159,11 @@ class Order:
         epoch, p = divmod(position, self.epoch_rows)
         lane, step = p % self.lanes, p // self.lanes
         per_lane, longer = divmod(self.epoch_rows, self.lanes)
-        place = lane * per_lane + min(lane, longer) + step
+        nth = lane * per_lane + min(lane, longer) + step
         blocks, ends = self.blocks_of(epoch)
-        at = int(np.searchsorted(ends, place, "right"))
+        at = int(np.searchsorted(ends, nth, "right"))
         block = int(blocks[at])
-        return epoch, self.rows_of(epoch, block)[place - int(ends[at]) + int(self.rows[block])]
+        return epoch, self.rows_of(epoch, block)[nth - int(ends[at]) + int(self.rows[block])]
 
     def _blocks_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Blocks of an epoch in order, and how many rows there are up to the end of each."""

@@ -1,6 +1,6 @@
-"""Which row lies at each position of a run: its stretches, one after the other.
+"""Which row lies at each position of a run: its phases, one after the other.
 
-A stretch is what rows are drawn from as long as nothing changes: so many shards of the corpus, in
+A phase is what rows are drawn from as long as nothing changes: so many shards of the corpus, in
 epochs or by weight. A run has one; another begins where it is resumed with other weights, or with
 a corpus that was extended. All that there were stay in the state, so that any position can be found
 again.
@@ -17,15 +17,15 @@ import numpy as np
 from ndt3_dist import log
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.mixture import Mixture
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.sources import Source, Sources
 from ndt3_dist.errors import ResumeMismatch
 from ndt3_dist.shards.manifest import fingerprint
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Where a stretch begins and what it is drawn from.
+class Phase:
+    """Where a phase begins and what it is drawn from.
 
     Attributes:
         position: Global number of its first row.
@@ -47,7 +47,7 @@ class Plan:
     """Rows of any position.
 
     Attributes:
-        stretches: All, in order.
+        phases: All, in order.
         sources: Of the last.
         renewed: Whether the run goes on with a corpus that does not begin with its own.
     """
@@ -55,16 +55,16 @@ class Plan:
     def __init__(
         self,
         feed: Feed,
-        stretches: Sequence[dict] = (),
-        place: Place | None = None,
+        phases: Sequence[dict] = (),
+        cursor: Cursor | None = None,
         epochs: float = 0.0,
     ):
         """
         Args:
             feed: Of the run, as it goes on.
-            stretches: Of the run so far.
-            place: Where it goes on.
-            epochs: Before that place, those of the run that its weights come from included.
+            phases: Of the run so far.
+            cursor: Where it goes on.
+            epochs: Before that cursor, those of the run that its weights come from included.
         Raises:
             ResumeMismatch: The corpus is not the run's, nor does it begin with it.
         """
@@ -72,39 +72,39 @@ class Plan:
         self._make = functools.partial(Sources, feed)
         self._sources: dict[str, Sources] = {}
         self._mixtures: dict[int, Mixture] = {}
-        manifest, place = feed.corpus.manifest, place or Place()
+        manifest, cursor = feed.corpus.manifest, cursor or Cursor()
         size = len(manifest.sessions), len(manifest.shards)
         # A corpus that a run was to go on with from its next epoch is forgotten until it does.
-        before = [Stretch(**{**s, "rows": tuple(s["rows"])}) for s in stretches]
-        first = [s for s in before[:1] if s.position == place.position]
-        self.stretches = first or [s for s in before if s.position < place.position]
-        self.renewed = bool(self.stretches) and not self._begins_with(self.stretches[-1])
+        before = [Phase(**{**s, "rows": tuple(s["rows"])}) for s in phases]
+        first = [s for s in before[:1] if s.position == cursor.position]
+        self.phases = first or [s for s in before if s.position < cursor.position]
+        self.renewed = bool(self.phases) and not self._begins_with(self.phases[-1])
         if self.renewed:  # nobody can find their rows again
-            was = self.stretches.pop().fingerprint
-            self.stretches.clear()
+            was = self.phases.pop().fingerprint
+            self.phases.clear()
             log.warn(
-                f"from row {place.position} on trained on another corpus, "
+                f"from row {cursor.position} on trained on another corpus, "
                 f"{manifest.fingerprint[:12]} instead of {was[:12]} (data.another_corpus=true)"
             )
-        if self.stretches:
-            self._sources_of(self.stretches[-1])  # a pass over the index: here, where all ranks are
-        now = Stretch(place.position, place.samples_seen, epochs, manifest.fingerprint, *size, ())
+        if self.phases:
+            self._sources_of(self.phases[-1])  # a pass over the index: here, where all ranks are
+        now = Phase(cursor.position, cursor.samples_seen, epochs, manifest.fingerprint, *size, ())
         self.sources = self._sources_of(now)
         now = replace(now, rows=self.sources.by_weight())
-        if not self.stretches:
-            self.stretches.append(now)
-        elif (self.stretches[-1].fingerprint, self.stretches[-1].rows) != (
+        if not self.phases:
+            self.phases.append(now)
+        elif (self.phases[-1].fingerprint, self.phases[-1].rows) != (
             now.fingerprint,
             now.rows,
         ):
-            self.stretches.append(self._after(self.stretches[-1], now, place))
+            self.phases.append(self._after(self.phases[-1], now, cursor))
         # Passes of a corpus are counted from where it came; other weights do not begin them anew.
-        self._passed = {s.fingerprint: math.ceil(s.epochs) for s in reversed(self.stretches)}
+        self._passed = {s.fingerprint: math.ceil(s.epochs) for s in reversed(self.phases)}
 
     @property
     def shares(self) -> np.ndarray:
-        """Share of all rows that each source has in the last stretch, (sources,)."""
-        rows = np.array(self.stretches[-1].rows or [1.0])
+        """Share of all rows that each source has in the last phase, (sources,)."""
+        rows = np.array(self.phases[-1].rows or [1.0])
         return rows / rows.sum()
 
     @property
@@ -115,36 +115,36 @@ class Plan:
     def row(self, position: int) -> tuple[Source, int, np.ndarray]:
         """Source, epoch and sample numbers of a row."""
         at = self._at(position)
-        stretch = self.stretches[at]
-        sources = self._sources_of(stretch).every
-        row, before = position - stretch.position, self._passed[stretch.fingerprint]
+        phase = self.phases[at]
+        sources = self._sources_of(phase).every
+        row, before = position - phase.position, self._passed[phase.fingerprint]
         number = 0
-        if stretch.rows:
+        if phase.rows:
             number, row = self._mixture(at).row(row)
         epoch, samples = sources[number].order.row(row)
         return sources[number], before + epoch, samples
 
-    def epochs(self, place: Place) -> float:
-        """Passes over the chosen windows before a place."""
-        stretch = self.stretches[self._at(place.position)]
-        seen = place.samples_seen - stretch.samples_seen
-        return stretch.epochs + seen / self._sources_of(stretch).num_samples
+    def epochs(self, cursor: Cursor) -> float:
+        """Passes over the chosen windows before a cursor."""
+        phase = self.phases[self._at(cursor.position)]
+        seen = cursor.samples_seen - phase.samples_seen
+        return phase.epochs + seen / self._sources_of(phase).num_samples
 
     def state(self) -> list[dict]:
         """What a checkpoint keeps."""
-        return [asdict(s) for s in self.stretches]
+        return [asdict(s) for s in self.phases]
 
     def _at(self, position: int) -> int:
-        """Number of the stretch that a row lies in."""
-        at = bisect.bisect_right(self.stretches, position, key=lambda s: s.position) - 1
+        """Number of the phase that a row lies in."""
+        at = bisect.bisect_right(self.phases, position, key=lambda s: s.position) - 1
         if at < 0:
             raise ResumeMismatch(
                 f"row {position} is of another corpus, which the run left at row "
-                f"{self.stretches[0].position}; it cannot be found again"
+                f"{self.phases[0].position}; it cannot be found again"
             )
         return at
 
-    def _begins_with(self, last: Stretch) -> bool:
+    def _begins_with(self, last: Phase) -> bool:
         """Whether the corpus begins with the run's; ResumeMismatch where it has to."""
         manifest = self._corpus.manifest
         if last.fingerprint == manifest.fingerprint:
@@ -161,13 +161,13 @@ class Plan:
             "data.another_corpus=true goes on with it all the same"
         )
 
-    def _after(self, last: Stretch, now: Stretch, place: Place) -> Stretch:
-        """The next stretch: weights change at once, a corpus after the epoch that has begun."""
+    def _after(self, last: Phase, now: Phase, cursor: Cursor) -> Phase:
+        """The next phase: weights change at once, a corpus after the epoch that has begun."""
         if now.rows:
-            return replace(now, epochs=self.epochs(place))
+            return replace(now, epochs=self.epochs(cursor))
         sources = self._sources_of(last)
         (rows,), samples = sources.rows.tolist(), sources.num_samples
-        passes = -((last.position - place.position) // rows)
+        passes = -((last.position - cursor.position) // rows)
         return replace(
             now,
             position=last.position + passes * rows,
@@ -175,19 +175,19 @@ class Plan:
             epochs=last.epochs + passes,
         )
 
-    def _sources_of(self, stretch: Stretch) -> Sources:
-        size = stretch.fingerprint, stretch.sessions, stretch.shards
+    def _sources_of(self, phase: Phase) -> Sources:
+        size = phase.fingerprint, phase.sessions, phase.shards
         if size[0] not in self._sources:
             self._sources[size[0]] = self._make(*size)
         return self._sources[size[0]]
 
     def _mixture(self, at: int) -> Mixture:
-        """The mixture of a stretch, whose sources go on where those of the one before are."""
+        """The mixture of a phase, whose sources go on where those of the one before are."""
         if at not in self._mixtures:
-            stretch = self.stretches[at]
-            begun = np.zeros(len(stretch.rows), np.int64)
-            if at and self.stretches[at - 1].fingerprint == stretch.fingerprint:
-                before = self.stretches[at - 1]
-                begun = self._mixture(at - 1).had(stretch.position - before.position)
-            self._mixtures[at] = Mixture(stretch.rows, begun)
+            phase = self.phases[at]
+            begun = np.zeros(len(phase.rows), np.int64)
+            if at and self.phases[at - 1].fingerprint == phase.fingerprint:
+                before = self.phases[at - 1]
+                begun = self._mixture(at - 1).rows_before(phase.position - before.position)
+            self._mixtures[at] = Mixture(phase.rows, begun)
         return self._mixtures[at]

@@ -83,7 +83,7 @@ class Sources:
             windows += per_row * self.chosen.windows * source.blocks.taken
         return windows / windows.sum()
 
-    def told(self, shares: np.ndarray) -> Iterator[str]:
+    def lines(self, shares: np.ndarray) -> Iterator[str]:
         """A line on each source of a mixture."""
         hours = self.bins * self.chosen.feed.corpus.manifest.bin_size_ms / 3.6e6
         passes = shares * self.epoch_rows(shares) / self.rows

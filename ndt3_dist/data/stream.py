@@ -18,7 +18,7 @@ from ndt3_dist import storage
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.fetch import Fetcher
 from ndt3_dist.data.ledger import Damage, Ledger
-from ndt3_dist.data.order import Place, generator
+from ndt3_dist.data.order import Cursor, generator
 from ndt3_dist.data.plan import Plan
 from ndt3_dist.data.threads import Threads
 from ndt3_dist.errors import Ndt3DistError, ShardCorrupt, ShardLost
@@ -40,14 +40,14 @@ class Step:
         totals: Samples and tokens, then what each target is counted by, (2 + targets,) int64: of
             this rank when it is built, of the whole step when it is handed out.
         damage: What this rank found damaged; its part of the step is then not built.
-        after: Place after the step.
+        after: Cursor after the step.
     """
 
     batches: list[tuple[int, dict[str, np.ndarray]]]
     rows: Rows
     totals: np.ndarray
     damage: list[Damage] = field(default_factory=list)
-    after: Place = field(default_factory=Place)
+    after: Cursor = field(default_factory=Cursor)
 
     @property
     def samples(self) -> int:
@@ -68,7 +68,7 @@ def alone(totals: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Dam
     return totals, found
 
 
-class Now:
+class Deferred:
     """A call that is made when its result is asked for, by whoever asks."""
 
     def __init__(self, *call):
@@ -83,7 +83,7 @@ class Now:
 
 
 class Stream:
-    """Iterates over global steps from a place on; builds steps ahead in the background.
+    """Iterates over global steps from a cursor on; builds steps ahead in the background.
 
     Attributes:
         datasets: Names of those that its sessions are of.
@@ -103,7 +103,7 @@ class Stream:
         self.rank, self.world_size = feed.rank, feed.world_size
         self.fingerprint = feed.corpus.manifest.fingerprint
         state = state or {"place": {}, "stretches": (), "ledger": (), "epochs": epochs}
-        self.start = Place(**state["place"])
+        self.start = Cursor(**state["place"])
         self.plan = Plan(feed, state["stretches"], self.start, state["epochs"])
         taken = np.flatnonzero(self.plan.sources.chosen.windows)
         sessions = feed.corpus.manifest.sessions
@@ -116,12 +116,12 @@ class Stream:
         self.ledger = Ledger(feed)
         self.ledger.restore(() if self.plan.renewed else state["ledger"])
 
-    def state(self, place: Place) -> dict:
+    def state(self, cursor: Cursor) -> dict:
         """What a checkpoint keeps."""
         return {
             "fingerprint": self.corpus.manifest.fingerprint,
-            "place": vars(place),
-            "epochs": self.plan.epochs(place),
+            "place": vars(cursor),
+            "epochs": self.plan.epochs(cursor),
             "stretches": self.plan.state(),
             "ledger": self.ledger.state(),
         }
@@ -135,7 +135,7 @@ class Stream:
         return self.packing.counts(self.corpus.records(numbers))
 
     def datasets_of(self, numbers: np.ndarray) -> np.ndarray:
-        """Place of each sample's dataset in `datasets`, (samples,)."""
+        """Index of each sample's dataset in `datasets`, (samples,)."""
         return self._dataset[self.corpus.records(numbers)["session"]]
 
     def names(self, rows: Rows) -> list[str]:
@@ -157,9 +157,9 @@ class Stream:
         order = [i for i in np.argsort(-excess, kind="stable")[:3] if found[i] > expected[i]]
         return [(sessions[i].id, int(found[i]), float(expected[i])) for i in order]
 
-    def epochs(self, place: Place) -> float:
-        """Passes over the chosen windows before a place."""
-        return self.plan.epochs(place)
+    def epochs(self, cursor: Cursor) -> float:
+        """Passes over the chosen windows before a cursor."""
+        return self.plan.epochs(cursor)
 
     def steps_in(self, epochs: float) -> float:
         """About how many steps so many passes take."""
@@ -180,11 +180,11 @@ class Stream:
                 needed |= set(self.corpus.shard_of(self.plan.row(p)[2]).tolist())
         return needed
 
-    def steps(self, place: Place, share: Share = alone) -> Iterator[Step]:
+    def steps(self, cursor: Cursor, share: Share = alone) -> Iterator[Step]:
         """Global steps without end.
 
         Args:
-            place: Of the first.
+            cursor: Of the first.
             share: This rank's totals and damage to the sum of all ranks' totals and all that is
                 damaged. Called once a step, or more often where something was found, at the same
                 times by all ranks.
@@ -194,13 +194,13 @@ class Stream:
         batch, workers = self.feed.global_batch, self.feed.data.workers
         fetcher = None
         if storage.is_remote(self.corpus.path):
-            fetcher = Fetcher(self.corpus.fetch, self.shards_of_step, batch, place.position)
+            fetcher = Fetcher(self.corpus.fetch, self.shards_of_step, batch, cursor.position)
         # Threads, not processes: reading, hashing and numpy release the GIL, nothing is copied from
         # one to the other, and none can be left behind.
         threads = Threads(workers, "stream")
-        build = threads.submit if workers else Now
-        ahead: deque[tuple[int, Future[Step] | Now]] = deque()
-        position = place.position
+        build = threads.submit if workers else Deferred
+        ahead: deque[tuple[int, Future[Step] | Deferred]] = deque()
+        position = cursor.position
         try:
             while True:
                 while len(ahead) < workers + 1:
@@ -219,8 +219,8 @@ class Stream:
                         old.cancel()
                     ahead = deque((p, build(self._build, p)) for p, _ in ahead)
                     totals, found = share(step.totals, step.damage)
-                place = Place(at + batch, place.samples_seen + int(totals[0]))
-                yield replace(step, totals=totals, after=place)
+                cursor = Cursor(at + batch, cursor.samples_seen + int(totals[0]))
+                yield replace(step, totals=totals, after=cursor)
         finally:
             threads.close()
             if fetcher:

@@ -1,6 +1,6 @@
 """AdamW that clips the global gradient norm itself, alike for every ZeRO stage and rank count.
 
-DeepSpeed sums the norm in float32, in an order that hangs on the stage and on how gradients are
+DeepSpeed sums the norm in float32, in an order that depends on the stage and on how gradients are
 partitioned; the last bit of the factor then differs, and soon the losses (docs/LOG.md). Here it is
 summed in float64: the factor that float32 gradients are multiplied by is the same.
 """

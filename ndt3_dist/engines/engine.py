@@ -44,7 +44,7 @@ def deepspeed_dict(train: TrainConfig, world_size: int) -> dict:
         "gradient_accumulation_steps": accumulation(train, world_size),
         "gradient_clipping": 0.0,  # ClippedAdamW does it
         "bf16": {"enabled": train.precision == "bf16"},
-        # fp32 accumulation and reduction: the curve does not hang on the number of ranks.
+        # fp32 accumulation and reduction: the curve does not depend on the number of ranks.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_optimization": {
@@ -163,7 +163,7 @@ class DeepSpeedEngine:
         """
         torch.manual_seed(seed_of("dropout", self.seed, *key))
         out = self.deepspeed(batch, *counts)
-        # Nothing that hangs on the number of ranks enters a backward pass in bf16. The product is
+        # Nothing that depends on the number of ranks enters a backward pass in bf16. The product is
         # needed: DeepSpeed divides the gradient of its very output by the accumulation after all.
         self.deepspeed.backward(out.loss * 1.0, scale_wrt_gas=False)
         return out

@@ -2,13 +2,13 @@
 
 Each bin is predicted from at most `context` bins that end with it. With a stride of k a forward
 pass gives its last k bins, so that a bin sees between context - k + 1 and context bins (fewer at
-the start of a run); a stride of 1 is decoding bin by bin.
+the start of a piece); a stride of 1 is decoding bin by bin.
 """
 
 import numpy as np
 import torch
 
-from ndt3_dist.data.continuous import Run
+from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
@@ -17,21 +17,21 @@ from ndt3_dist.model.tokens import PackedTokens
 WINDOWS_PER_PASS = 16
 
 
-def decode(model: NDT3, run: Run, layout: Layout, context: int, stride: int) -> np.ndarray:
-    """Covariates of every bin of a run, (bins, dims) float32; arguments as in `slide`."""
-    return slide(model, run, layout, context, stride)[0]
+def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int) -> np.ndarray:
+    """Covariates of every bin of a piece, (bins, dims) float32; arguments as in `slide`."""
+    return slide(model, piece, layout, context, stride)[0]
 
 
 @torch.no_grad()
 def slide(
-    model: NDT3, run: Run, layout: Layout, context: int, stride: int, with_rates: bool = False
+    model: NDT3, piece: Piece, layout: Layout, context: int, stride: int, with_rates: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Predictions for every bin of a run.
+    """Predictions for every bin of a piece.
 
     Args:
         model: In evaluation mode.
-        run: Consecutive bins; its covariates are never shown to the model.
-        layout: Of the run's session.
+        piece: Consecutive bins; its covariates are never shown to the model.
+        layout: Of the piece's session.
         context: Bins a prediction may see, its own included.
         stride: Bins predicted by one pass.
         with_rates: Also predict the spikes.
@@ -42,16 +42,16 @@ def slide(
     """
     if not 1 <= stride <= context:
         raise BadInput(f"stride {stride}: expected 1 to the context of {context} bins")
-    bins, dims = len(run), layout.dims
+    bins, dims = len(piece), layout.dims
     predicted = np.empty((bins, dims), np.float32)
-    rates = np.empty_like(run.spikes, dtype=np.float32) if with_rates else None
+    rates = np.empty_like(piece.spikes, dtype=np.float32) if with_rates else None
     device = next(model.parameters()).device
     ends = [min(start + stride, bins) for start in range(0, bins, stride)]
     for first in range(0, len(ends), WINDOWS_PER_PASS):
         lists, places = TokenLists(), []
         for end in ends[first : first + WINDOWS_PER_PASS]:
             start = max(0, end - context)
-            lists.add(*tokenise(run.window(start, end), layout, model.config))
+            lists.add(*tokenise(piece.window(start, end), layout, model.config))
             places.append((end - start, end))
         tokens = PackedTokens.from_numpy(lists.pack(), device)
         features = model.features(tokens)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndt3_dist.data.continuous import Run, split_last
+from ndt3_dist.data.continuous import Piece, split_last
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
 
 PENALTIES: list[float] = np.logspace(0, 6, 13).tolist()
@@ -121,9 +121,9 @@ class Ridge:
     def penalty(self) -> float:
         return float(self.linear.penalty)
 
-    def predict(self, run: Run) -> np.ndarray:
-        """Covariates of every bin, (bins, dims); bins before the run count as silent."""
-        return self.linear.predict(features(run.spikes, self.history))
+    def predict(self, piece: Piece) -> np.ndarray:
+        """Covariates of every bin, (bins, dims); bins before the piece count as silent."""
+        return self.linear.predict(features(piece.spikes, self.history))
 
 
 def features(spikes: np.ndarray, history: int) -> np.ndarray:
@@ -132,17 +132,17 @@ def features(spikes: np.ndarray, history: int) -> np.ndarray:
 
 
 def fit_ridge(
-    runs: list[Run], history: int, val_fraction: float, penalties: Sequence[float] = PENALTIES
+    pieces: list[Piece], history: int, val_fraction: float, penalties: Sequence[float] = PENALTIES
 ) -> Ridge:
-    """Fit on some runs; the penalty is chosen on their last part, then all of them are fitted.
+    """Fit on some pieces; the penalty is chosen on their last part, then all of them are fitted.
 
     Args:
-        runs: What may be fitted.
+        pieces: What may be fitted.
         history: Bins of history.
-        val_fraction: Last part of `runs` that chooses the penalty.
+        val_fraction: Last part of `pieces` that chooses the penalty.
         penalties: Candidates.
     """
-    first, last = split_last(runs, val_fraction)
+    first, last = split_last(pieces, val_fraction)
     x, y = together(first, history)
     truth = np.concatenate([r.covariates for r in last])
     held = np.concatenate([features(r.spikes, history) for r in last])
@@ -151,13 +151,13 @@ def fit_ridge(
         for i, found in enumerate(solutions(x, y, penalties))
     ]
     penalty = penalties[-max(scored)[1]]
-    (chosen,) = solutions(*together(runs, history), [penalty])
+    (chosen,) = solutions(*together(pieces, history), [penalty])
     return Ridge(chosen, history)
 
 
-def together(runs: list[Run], history: int) -> tuple[np.ndarray, np.ndarray]:
+def together(pieces: list[Piece], history: int) -> tuple[np.ndarray, np.ndarray]:
     """Features and covariates of all bins that have all covariates."""
-    x = np.concatenate([features(r.spikes, history) for r in runs])
-    y = np.concatenate([r.covariates for r in runs]).astype(np.float64)
+    x = np.concatenate([features(r.spikes, history) for r in pieces])
+    y = np.concatenate([r.covariates for r in pieces]).astype(np.float64)
     kept = np.isfinite(y).all(axis=1)
     return x[kept], y[kept]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ndt3_dist import log
-from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with
+from ndt3_dist.data.continuous import Piece, choose_covariates, read_pieces, sessions_with
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
@@ -25,7 +25,7 @@ class TestData:
 
     Attributes:
         session: Manifest entry.
-        runs: Test runs in order of time.
+        pieces: Test pieces in order of time.
         scale: Raw units per stored unit, (dims,).
         truth: Recorded covariates in raw units, (bins, dims), NaN where not valid.
         window: Bins of a corpus window.
@@ -33,7 +33,7 @@ class TestData:
     """
 
     session: Session
-    runs: list[Run]
+    pieces: list[Piece]
     scale: np.ndarray
     truth: np.ndarray
     window: int
@@ -52,9 +52,9 @@ class TestData:
         if names == self.names:
             return self
         columns = [self.names.index(name) for name in names]
-        session, runs = choose_covariates(self.session, self.runs, names)
+        session, pieces = choose_covariates(self.session, self.pieces, names)
         scale, truth = self.scale[columns], self.truth[:, columns]
-        return replace(self, session=session, runs=runs, scale=scale, truth=truth)
+        return replace(self, session=session, pieces=pieces, scale=scale, truth=truth)
 
 
 def read_test_data(path: str, session: str, split: str = "test") -> TestData:
@@ -63,13 +63,13 @@ def read_test_data(path: str, session: str, split: str = "test") -> TestData:
     known = sessions_with(corpus)
     if not session and len(known) > 1:
         raise BadInput(f"{path}: several sessions have split {split}: {', '.join(known)}")
-    entry, runs = read_runs(corpus, session or known[0])
+    entry, pieces = read_pieces(corpus, session or known[0])
     if not entry.covariates:
         raise BadInput(f"{path}: session {entry.id} has no covariates to decode")
     scale = np.array([c.scale for c in entry.covariates])
-    truth = np.concatenate([r.covariates for r in runs]).astype(np.float64) * scale
+    truth = np.concatenate([r.covariates for r in pieces]).astype(np.float64) * scale
     manifest = corpus.manifest
-    return TestData(entry, runs, scale, truth, manifest.window_bins, manifest.bin_size_ms)
+    return TestData(entry, pieces, scale, truth, manifest.window_bins, manifest.bin_size_ms)
 
 
 def decoded_by(folder: str, data: TestData) -> list[str]:
@@ -110,9 +110,9 @@ def model_predictions(
 ) -> tuple[np.ndarray, float]:
     """Sliding predictions of every test bin, (bins, dims), in stored units; bits per spike."""
     layout = Layout.of(data.session, model.config)
-    found = [slide(model, r, layout, context, stride, with_rates=True) for r in data.runs]
+    found = [slide(model, r, layout, context, stride, with_rates=True) for r in data.pieces]
     rates = np.concatenate([rates for _, rates in found if rates is not None])
-    counts = np.concatenate([r.spikes for r in data.runs])
+    counts = np.concatenate([r.spikes for r in data.pieces])
     return np.concatenate([p for p, _ in found]), bits_per_spike(counts, rates)
 
 
@@ -122,10 +122,10 @@ def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, h
     Returns:
         (bins, dims) in stored units, and the chosen penalty.
     """
-    session, runs = read_runs(Corpus(path, (fit_split,)), data.session.id)
-    _, runs = choose_covariates(session, runs, data.names)
-    ridge = fit_ridge(runs, history, held)
-    return np.concatenate([ridge.predict(r) for r in data.runs]), ridge.penalty
+    session, pieces = read_pieces(Corpus(path, (fit_split,)), data.session.id)
+    _, pieces = choose_covariates(session, pieces, data.names)
+    ridge = fit_ridge(pieces, history, held)
+    return np.concatenate([ridge.predict(r) for r in data.pieces]), ridge.penalty
 
 
 def evaluate(

@@ -182,7 +182,7 @@ class TokenLists:
 
 @dataclass(frozen=True)
 class Places:
-    """What of a window's tokens hangs on its session, its length and its context alone.
+    """What of a window's tokens depends on its session, its length and its context alone.
 
     Attributes:
         fixed: Arrays of `PackedTokens` that are the same for all such windows.

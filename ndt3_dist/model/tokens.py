@@ -82,7 +82,7 @@ def together(tensors: list[torch.Tensor], device: torch.device | str) -> list[to
 
 @dataclass(frozen=True)
 class SpaceIds:
-    """First space id of each modality; they hang on `behavior_dim` and `max_channels`.
+    """First space id of each modality; they depend on `behavior_dim` and `max_channels`.
 
     Source: joel99/ndt3 at 472466a (0 is null; ids of padding are never used here).
     """

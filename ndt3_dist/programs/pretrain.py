@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher's
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = parser.parse_intermixed_args()
-    with log.one_voice():
+    with log.rank_0_first():
         config = load_config(PretrainConfig, find_file(args.config, "configs"), args.overrides)
     if args.print_config:
         from ndt3_dist.engines.engine import deepspeed_dict

@@ -32,14 +32,14 @@ class Cache:
             makes room stays readable where it is open, and on the disk until it is closed.
         attempts: Requests for a piece before the file is lost.
         timeout_s: Of one request of `PIECE` bytes; a store that trickles is a store that fails.
-        patience_s: First wait after a fault; it doubles up to 30 s.
+        first_wait_s: First wait after a fault; it doubles up to 30 s.
     """
 
     folder: Path
     limit: int
     attempts: int = 8
     timeout_s: float = 30.0
-    patience_s: float = 0.5
+    first_wait_s: float = 0.5
 
     def get(self, remote: str, size: int | None, sha256: str) -> Path:
         """Local path of a remote file.
@@ -127,7 +127,7 @@ class Cache:
     def _piece(self, remote: str, start: int, stop: int | None) -> bytes:
         """Part of a remote file, shorter where it ends before."""
         try:
-            return read_range(remote, start, stop, self.attempts, self.timeout_s, self.patience_s)
+            return read_range(remote, start, stop, self.attempts, self.timeout_s, self.first_wait_s)
         except FileNotFoundError as e:
             raise ShardLost(f"{remote}: missing; restore it or prepare the corpus anew") from e
         except PermissionError as e:

@@ -62,12 +62,12 @@ class Loop:
     def _go(self) -> dict:
         run, state = self.run, self.state
         run.engine.train()
-        steps = run.stream.steps(state.place, self.agree)
+        steps = run.stream.steps(state.cursor, self.agree)
         clock, done = time.perf_counter(), self.is_done()
         while not done:
             began = time.perf_counter()
-            run.watch.place = f"step {state.step + 1}, reading"
-            with log.one_voice():
+            run.watch.doing = f"step {state.step + 1}, reading"
+            with log.rank_0_first():
                 work = next(steps)
             wait = time.perf_counter() - began
             if run.writer.written:
@@ -75,7 +75,7 @@ class Loop:
             if run.stop.agreed:
                 self.saving.save(state)
                 break
-            run.watch.place = f"step {state.step + 1}"
+            run.watch.doing = f"step {state.step + 1}"
             values, losses, leapt = self.take_step(work)
             values |= {"step_s": time.perf_counter() - clock, "wait_s": wait}
             values |= self.usage(losses, values["step_s"])
@@ -99,7 +99,7 @@ class Loop:
     def agree(self, totals: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
         """What all ranks have for the step; and whether one is to stop, or still writes."""
         run = self.run
-        run.watch.place = f"step {self.state.step + 1}, {WAITS}"
+        run.watch.doing = f"step {self.state.step + 1}, {WAITS}"
         writing = run.writer.pending
         agreed = agree_on_step(totals, found, run.stop.asked, writing, run.device)
         run.writer.written = not agreed.writing and run.writer.under_way is not None
@@ -111,7 +111,7 @@ class Loop:
         return agreed.totals, agreed.damage
 
     def is_done(self) -> bool:
-        epochs = self.run.stream.epochs(self.state.place)
+        epochs = self.run.stream.epochs(self.state.cursor)
         return is_done(self.config, self.state.step, epochs, self.state.best.waited)
 
     def take_step(self, work: Step) -> tuple[dict, Losses, bool]:
@@ -121,7 +121,7 @@ class Loop:
             Its metrics, the losses of its micro-batches, whether its loss leaps.
         """
         run, state = self.run, self.state
-        epochs = run.stream.epochs(state.place)
+        epochs = run.stream.epochs(state.cursor)
         lr = learning_rate(self.config.optim, epochs)
         losses = run_micro_batches(run, work, state.step)
         of_targets = [math.fsum(column) for column in zip(*losses.of_batches, strict=True)]
@@ -140,13 +140,13 @@ class Loop:
             "grad_norm": norm,
             "lr": lr,
             "epochs": epochs,
-            "position": state.place.position,
+            "position": state.cursor.position,
             "samples": work.samples,
             "tokens": work.tokens,
             **losses.of_datasets,
         }
         self.first_last = [*self.first_last[:1], loss] if self.first_last else [loss] * 2
-        state.step, state.place = state.step + 1, work.after
+        state.step, state.cursor = state.step + 1, work.after
         return values, losses, leapt
 
     def usage(self, losses: Losses, seconds: float) -> dict:

@@ -19,7 +19,7 @@ from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
-from ndt3_dist.train.ranks import first_for_all, gather
+from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Run
 from ndt3_dist.train.start import (
     agree,
@@ -32,7 +32,7 @@ from ndt3_dist.train.start import (
     write_run_files,
 )
 from ndt3_dist.train.state import Best, RunState
-from ndt3_dist.train.stop import StopWatch
+from ndt3_dist.train.stop import StopSignal
 from ndt3_dist.train.validation import Validation, check_metric, open_held_out
 from ndt3_dist.train.watch import RankWatch, open_store
 
@@ -51,15 +51,15 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         stopped (who was asked to stop and how; empty where the run went to its end), saved (step of
         the last checkpoint).
     """
-    stop = StopWatch(config.checkpoint.stop_within_s)
+    stop = StopSignal(config.checkpoint.stop_within_s)
     try:
         return _pretrain(config, resume, init, stop)
     finally:
         stop.close()
 
 
-def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopWatch) -> dict:
-    with log.one_voice():
+def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopSignal) -> dict:
+    with log.rank_0_first():
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
         start = find_start(config, resume)
@@ -69,7 +69,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
             check_same(config, start)
         initial = InitialExport(init, config.model) if init and not start else None
     rank, world_size, device = start_distributed()
-    with log.one_voice():
+    with log.rank_0_first():
         accumulation(config.train, world_size)
         body = attention_body(config, device)
         agree(config, corpus.manifest, start)
@@ -80,7 +80,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
     engine = DeepSpeedEngine(
         config.optim, config.train, config.run.seed, model.to(device), world_size
     )
-    with log.one_voice():
+    with log.rank_0_first():
         if start:
             start = restore(config, resume, start, engine)
         if initial:
@@ -95,7 +95,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
             config.train.micro_batch,
             rank,
             world_size,
-            first_for_all,
+            broadcast,
         )
         epochs = initial.epochs if initial else 0.0
         stream = Stream(feed, start.stream if start else None, epochs)
@@ -103,7 +103,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
         validation = Validation(config, held_out, model, rank, world_size) if held_out else None
     announce(config, stream, shapes, device, body, start)
     metric = config.validation.metric
-    state = RunState(Best(metric), place=stream.start)
+    state = RunState(Best(metric), cursor=stream.start)
     if start:
         state = RunState.of(metric, start.meta, stream.start)
         if rank == 0:
@@ -113,10 +113,10 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopW
     if rank == 0:
         remove_remnants(folder)
         write_run_files(config, stream, start, init)
-    with log.one_voice():
+    with log.rank_0_first():
         check_shared(folder)
     writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)
-    store = open_store(rank, world_size, first_for_all)
+    store = open_store(rank, world_size, broadcast)
     watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
     parts = engine, stream, validation, writer, stop, watch
     run = Run(config, folder, *parts, shapes, stream.plan.renewed)
@@ -163,7 +163,7 @@ def announce(config, stream: Stream, shapes, device, body: str, start) -> None:
         f"{tokens / windows:.0f} per window; {rows} rows an epoch, "
         f"{sources.fill(shares):.1%} full, of {blocks} blocks"
     )
-    for line in sources.told(shares):
+    for line in sources.lines(shares):
         log.say(line)
     log.say(
         f"step: {train.global_batch} rows of {width} tokens = micro-batch "

@@ -19,7 +19,7 @@ def gather(value: Any) -> list[Any]:
     return found
 
 
-def first_for_all(call: Callable[[], Any]) -> Any:
+def broadcast(call: Callable[[], Any]) -> Any:
     """What a call of rank 0 returns, on all ranks; its error, on all ranks."""
     box: list[Any] = [None, None]
     if dist.get_rank() == 0:

@@ -11,7 +11,7 @@ from ndt3_dist import plain_yaml, storage
 from ndt3_dist.checkpoint.steps import step_folder, steps_of
 from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.feed import Feed
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Step, Stream
 from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.shards.cache import default_cache
@@ -80,7 +80,7 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     size = config["run"]["seed"], train["global_batch"], train["micro_batch"]
     stream = Stream(Feed(opened, data, packing, *size), state, started[0]["epochs"])
     stream.plan.row(line["position"])  # ResumeMismatch where it is of a corpus that is not here
-    built = next(stream.steps(Place(line["position"]), lambda totals, found: (totals, [])))
+    built = next(stream.steps(Cursor(line["position"]), lambda totals, found: (totals, [])))
     rows = list(_records(stream, built))
     damaged = [d.reason for d in built.damage]
     used = {r["shard"] for r in rows}

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from ndt3_dist.checkpoint.writer import Slices, Writer
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Rows, Share, Step
 from ndt3_dist.model.contract import Output, Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
-from ndt3_dist.train.stop import StopWatch
+from ndt3_dist.train.stop import StopSignal
 from ndt3_dist.train.watch import RankWatch
 
 
@@ -64,22 +64,22 @@ class Steps(Protocol):
 
     rank: int
     world_size: int
-    start: Place
+    start: Cursor
     datasets: list[str]
     fingerprint: str
 
-    def steps(self, place: Place, share: Share) -> Iterator[Step]: ...
+    def steps(self, cursor: Cursor, share: Share) -> Iterator[Step]: ...
 
-    def epochs(self, place: Place) -> float:
-        """Passes before a place: what schedules run in."""
+    def epochs(self, cursor: Cursor) -> float:
+        """Passes before a cursor: what schedules run in."""
         ...
 
     def steps_in(self, epochs: float) -> float:
         """About how many steps so many passes take."""
         ...
 
-    def state(self, place: Place) -> dict:
-        """What a checkpoint keeps of a place."""
+    def state(self, cursor: Cursor) -> dict:
+        """What a checkpoint keeps of a cursor."""
         ...
 
     def names(self, rows: Rows) -> list[str]:
@@ -87,7 +87,7 @@ class Steps(Protocol):
         ...
 
     def datasets_of(self, numbers: np.ndarray) -> np.ndarray:
-        """Place of each sample's dataset in `datasets`, (samples,)."""
+        """Index of each sample's dataset in `datasets`, (samples,)."""
         ...
 
     def counts_of(self, numbers: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class Run:
     stream: Steps
     validation: Validator | None
     writer: Writer
-    stop: StopWatch
+    stop: StopSignal
     watch: RankWatch
     shapes: dict[str, list[int]]
     renewed: bool = False

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ndt3_dist import log, storage
-from ndt3_dist.append_file import Lines
+from ndt3_dist.append_file import AppendFile
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.model.contract import Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -44,7 +44,7 @@ class MetricsFile:
         self.known = {*METRICS, *(f"loss_{target.name}" for target in targets)}
         self.lines = [m for m in read_metrics(run) if m["step"] <= restored_step]
         text = storage.read_text(path).splitlines(keepends=True)
-        self.file = Lines(path, "".join(text[: len(self.lines)]))  # later steps are run again
+        self.file = AppendFile(path, "".join(text[: len(self.lines)]))  # later steps are run again
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         unknown = {key.split("/")[0] for key in values if not key.startswith("val_")} - self.known

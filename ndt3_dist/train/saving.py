@@ -12,7 +12,7 @@ import ndt3_dist
 from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import prune, steps_of
 from ndt3_dist.errors import Diverged, Ndt3DistError
-from ndt3_dist.train.ranks import first_for_all
+from ndt3_dist.train.ranks import broadcast
 from ndt3_dist.train.run import Run
 from ndt3_dist.train.start import choose, restore
 from ndt3_dist.train.state import Best, RunState
@@ -32,7 +32,7 @@ class Saving:
         if (
             best.step
             and not run.keep_best
-            and not first_for_all(lambda: best.step in steps_of(run.folder))
+            and not broadcast(lambda: best.step in steps_of(run.folder))
         ):
             log.warn(f"the best step, {best.step}, is not there; the best is sought anew")
             state.best = Best(best.metric)
@@ -55,7 +55,7 @@ class Saving:
             "parameters": run.shapes,
             "config": run.config.model_dump(mode="json"),
             "fingerprint": run.stream.fingerprint,
-            "epochs": run.stream.epochs(state.place),
+            "epochs": run.stream.epochs(state.cursor),
             **state.state(),
             "versions": {
                 "ndt3_dist": ndt3_dist.__version__,
@@ -63,15 +63,15 @@ class Saving:
                 "python": platform.python_version(),
             },
         }
-        with log.one_voice():
-            stream = run.stream.state(state.place)
+        with log.rank_0_first():
+            stream = run.stream.state(state.cursor)
             run.writer.begin(state.step, run.engine.slices(), describe, stream)
         self.step, self.last = state.step, time.monotonic()
         self._prune(state)  # the one before, or this one, has been committed
 
     def commit(self, state: RunState, last: bool = False) -> None:
         """Make the step that was written exist, and delete those that are no longer kept."""
-        with log.one_voice():
+        with log.rank_0_first():
             self.run.writer.finish(last)
         self._prune(state)
 
@@ -92,7 +92,7 @@ class Saving:
         Raises:
             Diverged: The run has gone back often enough, or has no checkpoint.
         """
-        with log.one_voice():
+        with log.rank_0_first():
             self.commit(state)
             allowed = self.run.config.train.max_rollbacks
             start = choose(self.run.config) if state.rolled_back < allowed else None

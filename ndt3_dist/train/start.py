@@ -17,7 +17,7 @@ from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.pretrain_config import PretrainConfig
-from ndt3_dist.train.ranks import first_for_all, gather
+from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
 
 STARTS = "starts.jsonl"
@@ -69,7 +69,7 @@ def choose(config: PretrainConfig, before: int | None = None) -> Checkpoint | No
         found = find_start(config, "auto", before)
         return found.meta["step"] if found else None
 
-    step = first_for_all(newest_step)
+    step = broadcast(newest_step)
     if step is None:
         return None
     deadline, found, error = time.monotonic() + SHARED_WITHIN_S, None, ""

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from dataclasses import asdict, dataclass, field
 
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 
 LOSSES = 100
 """That a new one is compared to (`train.health`)."""
@@ -55,7 +55,7 @@ class RunState:
     Attributes:
         best: The best validated step.
         step: Optimiser steps that it has behind it.
-        place: Of the next row.
+        cursor: Of the next row.
         skipped: Steps in a row that moved no weight.
         rolled_back: How often it went back to the weights of an earlier checkpoint.
         losses: The last ones, oldest first.
@@ -63,20 +63,20 @@ class RunState:
 
     best: Best
     step: int = 0
-    place: Place = field(default_factory=Place)
+    cursor: Cursor = field(default_factory=Cursor)
     skipped: int = 0
     rolled_back: int = 0
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES))
 
     @classmethod
-    def of(cls, metric: str, meta: dict, place: Place) -> "RunState":
+    def of(cls, metric: str, meta: dict, cursor: Cursor) -> "RunState":
         """As a checkpoint.json has it."""
         losses = deque(meta.get("losses", ()), LOSSES)
         best, told = Best.of(metric, meta["best"]), (meta["skipped"], meta["rolled_back"])
-        return cls(best, meta["step"], place, *told, losses)
+        return cls(best, meta["step"], cursor, *told, losses)
 
     def state(self) -> dict:
-        """What checkpoint.json keeps besides the step; the place goes into stream.json."""
+        """What checkpoint.json keeps besides the step; the cursor goes into stream.json."""
         return {
             "best": self.best.state(),
             "rolled_back": self.rolled_back,

@@ -18,7 +18,7 @@ LOOK_S = 1.0
 """Time between two looks for the launcher."""
 
 
-class StopWatch:
+class StopSignal:
     """Whether this run is to stop; a thread watches, since a rank may wait in a collective.
 
     Attributes:

@@ -5,7 +5,7 @@ import time
 import torch
 
 from ndt3_dist.data.feed import Feed
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.model.ndt3 import NDT3
@@ -28,7 +28,7 @@ def passes_in(seconds: float, config: PretrainConfig, corpus: Corpus, ranks: int
     optimizer = PlainOptimizer(model, config.optim, config.train.precision)
     packing = model.packing(corpus.manifest.sessions)
     stream = Stream(Feed(corpus, config.data, packing, config.run.seed))
-    steps, windows, began = stream.steps(Place()), 0, 0.0
+    steps, windows, began = stream.steps(Cursor()), 0, 0.0
     for number, step in zip(range(2 * STEPS), steps, strict=False):
         if number == STEPS:
             windows, began = 0, time.perf_counter()

@@ -20,7 +20,7 @@ from ndt3_dist.evaluate.metrics import Metric, mean
 from ndt3_dist.model.contract import Model, Target
 from ndt3_dist.shards.corpus import Corpus, Sample
 from ndt3_dist.train.pretrain_config import PretrainConfig
-from ndt3_dist.train.ranks import first_for_all, gather
+from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
 
 
@@ -78,7 +78,7 @@ class Validation:
         self.metrics = metrics_of(model.targets)
         self.rank, self.world_size = rank, world_size
         self.samples: dict[int, Sample] = {}
-        numbers, tokens = first_for_all(self._choose)
+        numbers, tokens = broadcast(self._choose)
         while True:
             self.rows = rows_of(numbers, tokens, config.data.row_tokens)
             damaged = {d: why for found in gather(self._read()) for d, why in found.items()}

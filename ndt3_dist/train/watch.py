@@ -1,6 +1,6 @@
 """Who keeps the others waiting: every rank says where it is, and the first names whom it waits for.
 
-A thread of each rank writes a pulse and a place to a store of the job, so that a rank that is slow
+A thread of each rank writes a pulse and what it does to a store of the job: a rank that is slow
 is told from one that is stopped, swapped out, or on a host that is gone.
 """
 
@@ -23,36 +23,36 @@ WAITS = "waits for the others"
 
 
 @dataclass
-class Seen:
+class Heartbeat:
     """What another rank last wrote, and since when it is so (this rank's clock)."""
 
     pulse: str = ""
-    place: str = ""
+    doing: str = ""
     pulse_since: float = 0.0
-    place_since: float = 0.0
+    doing_since: float = 0.0
 
 
 class RankWatch:
     """Pulse of this rank; on the first, eyes for all others, on the second for the first.
 
     Attributes:
-        place: What this rank does now; the loop sets it.
+        doing: What this rank does now; the loop sets it.
     """
 
     def __init__(self, rank: int, world_size: int, slow_s: float, store: Any):
         """
         Args:
             rank, world_size: Of this process.
-            slow_s: Time in one place after which those who are waited for are named.
+            slow_s: Time at one thing after which those who are waited for are named.
             store: With `set` and `multi_get`, of the whole job.
         """
         self.rank, self.slow_s, self.store = rank, slow_s, store
-        self.place = "starts"
+        self.doing = "starts"
         # The store lives in the first rank: if that does not answer, the second says so.
         others = [r for r in range(world_size) if r != rank]
         self.watched = {0: others, 1: [0]}.get(rank, [])
-        self.seen = {r: Seen() for r in self.watched}
-        self.told = ""
+        self.beats = {r: Heartbeat() for r in self.watched}
+        self.said = ""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -62,53 +62,53 @@ class RankWatch:
         self._thread.join(2 * BEAT_S)
 
     def _run(self) -> None:
-        beat, since, place = 0, time.monotonic(), self.place
+        beat, since, doing = 0, time.monotonic(), self.doing
         while not self._over.wait(BEAT_S):
             beat, now = beat + 1, time.monotonic()
-            if self.place != place:
-                if self.told:
-                    say(f"on again after {now - since:.0f} s: {self.told}")
-                place, since, self.told = self.place, now, ""
+            if self.doing != doing:
+                if self.said:
+                    say(f"on again after {now - since:.0f} s: {self.said}")
+                doing, since, self.said = self.doing, now, ""
             try:
-                self.store.set(str(self.rank), f"{beat}|{place}")
+                self.store.set(str(self.rank), f"{beat}|{doing}")
                 if self.watched:
                     self._look(now)
             except Exception:  # the store's server is the first rank; it is gone or stands still
                 if self.rank == 1 and not self._over.is_set():
-                    self._tell("rank 0 does not answer")
+                    self._say_once("rank 0 does not answer")
                 continue
             if self.watched and now - since > self.slow_s:
-                named = waited_for(self.seen, now, self.slow_s / 2)
+                named = waited_for(self.beats, now, self.slow_s / 2)
                 if named:
-                    self._tell(f"{named}, for {now - since:.0f} s in: {place}")
+                    self._say_once(f"{named}, for {now - since:.0f} s in: {doing}")
 
     def _look(self, now: float) -> None:
         for rank, value in zip(
             self.watched, self.store.multi_get([str(r) for r in self.watched]), strict=True
         ):
-            pulse, _, place = value.decode().partition("|")
-            seen = self.seen[rank]
+            pulse, _, doing = value.decode().partition("|")
+            seen = self.beats[rank]
             if pulse != seen.pulse:
                 seen.pulse, seen.pulse_since = pulse, now
-            if place != seen.place:
-                seen.place, seen.place_since = place, now
+            if doing != seen.doing:
+                seen.doing, seen.doing_since = doing, now
 
-    def _tell(self, what: str) -> None:
-        if not self.told:
-            self.told = what
+    def _say_once(self, what: str) -> None:
+        if not self.said:
+            self.said = what
             say(f"warning: {what}; the others wait")
 
 
-def waited_for(seen: dict[int, Seen], now: float, slow_s: float) -> str:
+def waited_for(seen: dict[int, Heartbeat], now: float, slow_s: float) -> str:
     """Names ranks that have no pulse, or else those that do something while the rest waits."""
     silent = [r for r, s in seen.items() if now - s.pulse_since > slow_s]
     if silent:
         return f"{ranks(silent)} does not answer (stopped, swapped out, or its host is gone)"
-    busy = {r: s for r, s in seen.items() if WAITS not in s.place}
-    slow = [r for r, s in busy.items() if now - s.place_since > slow_s]
+    busy = {r: s for r, s in seen.items() if WAITS not in s.doing}
+    slow = [r for r, s in busy.items() if now - s.doing_since > slow_s]
     if not slow or len(slow) == len(seen):
         return ""
-    return f"{ranks(slow)} is slow ({busy[slow[0]].place})"
+    return f"{ranks(slow)} is slow ({busy[slow[0]].doing})"
 
 
 def ranks(numbers: list[int]) -> str:
@@ -122,7 +122,7 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-def open_store(rank: int, world_size: int, first_for_all: Callable[[Callable[[], Any]], Any]):
+def open_store(rank: int, world_size: int, broadcast: Callable[[Callable[[], Any]], Any]):
     """A store of the job whose server is the first rank; all ranks call it."""
 
     def serve():
@@ -130,7 +130,7 @@ def open_store(rank: int, world_size: int, first_for_all: Callable[[Callable[[],
             s.bind(("", 0))
             return s.getsockname()[1]
 
-    address, port = os.environ["MASTER_ADDR"], first_for_all(serve)
+    address, port = os.environ["MASTER_ADDR"], broadcast(serve)
     timeout = timedelta(seconds=10)
     store = None
     if rank == 0:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ndt3_dist.data.order import Place, generator
+from ndt3_dist.data.order import Cursor, generator
 from ndt3_dist.data.stream import Rows, Share, Step
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.tune.fit_data import FitData
@@ -18,7 +18,7 @@ class Draws:
 
     rank, world_size = 0, 1
 
-    def __init__(self, data: FitData, model, batch: int, seed: int, start: Place | None = None):
+    def __init__(self, data: FitData, model, batch: int, seed: int, start: Cursor | None = None):
         """
         Args:
             data: Where windows may begin.
@@ -29,28 +29,28 @@ class Draws:
         """
         self.data, self.config, self.batch, self.seed = data, model.config, batch, seed
         self.layout = Layout.of(data.session, model.config)
-        self.start = start or Place()
+        self.start = start or Cursor()
         self.datasets = [data.session.dataset]
         self.fingerprint = data.manifest.fingerprint
 
-    def steps(self, place: Place, share: Share) -> Iterator[Step]:
+    def steps(self, cursor: Cursor, share: Share) -> Iterator[Step]:
         while True:
-            draw = generator("windows", self.seed, place.position + 1)
+            draw = generator("windows", self.seed, cursor.position + 1)
             arrays, starts = draw_windows(self.data, self.layout, self.config, self.batch, draw)
             counts = arrays["spike_channels"].sum(), arrays["covariate_valid"].sum()
             totals = np.array([self.batch, len(arrays["time"]), *counts])
             share(totals, [])
-            place = Place(place.position + 1, place.samples_seen + self.batch)
-            yield Step([(0, arrays)], [(0, 0, starts)], totals, after=place)
+            cursor = Cursor(cursor.position + 1, cursor.samples_seen + self.batch)
+            yield Step([(0, arrays)], [(0, 0, starts)], totals, after=cursor)
 
-    def epochs(self, place: Place) -> float:
-        return place.position
+    def epochs(self, cursor: Cursor) -> float:
+        return cursor.position
 
     def steps_in(self, epochs: float) -> float:
         return epochs
 
-    def state(self, place: Place) -> dict:
-        return {"place": vars(place)}
+    def state(self, cursor: Cursor) -> dict:
+        return {"place": vars(cursor)}
 
     def names(self, rows: Rows) -> list[str]:
         return [f"{self.data.session.id} bin {n}" for *_, starts in rows for n in starts.tolist()]

@@ -20,7 +20,7 @@ from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.export import describe_export, normalisation, write_export
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, remove_remnants
 from ndt3_dist.checkpoint.writer import Writer
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.model.load import read_export_config, read_normalisation
@@ -31,7 +31,7 @@ from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import gather
 from ndt3_dist.train.run import Run
 from ndt3_dist.train.state import Best, RunState
-from ndt3_dist.train.stop import StopWatch
+from ndt3_dist.train.stop import StopSignal
 from ndt3_dist.train.watch import RankWatch
 from ndt3_dist.tune.draws import Draws
 from ndt3_dist.tune.fit_data import FitData, read_fit_data
@@ -139,12 +139,12 @@ def fit(
     start = newest(path, log.warn)
     state = RunState(Best("val_r2"))
     if start:
-        state = RunState.of("val_r2", start.meta, Place(**start.stream["place"]))
+        state = RunState.of("val_r2", start.meta, Cursor(**start.stream["place"]))
         restore(engine, start, bool(state.best.step))
         log.say(f"{path}: goes on behind step {state.step}")
     remove_remnants(path)
-    stream = Draws(data, model, config.train.batch, seed, state.place)
-    stop = StopWatch(as_run.checkpoint.stop_within_s)
+    stream = Draws(data, model, config.train.batch, seed, state.cursor)
+    stop = StopSignal(as_run.checkpoint.stop_within_s)
     with one_process(device) as watch:
         shapes = {name: list(m.shape) for name, m in engine.optimizer.trained().items()}
         writer = Writer(path, 0, 1, gather, background=False)

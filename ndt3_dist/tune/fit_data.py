@@ -1,10 +1,16 @@
-"""What a decoder may be fitted on: runs to draw windows from, and the last part, held back."""
+"""What a decoder may be fitted on: pieces to draw windows from, and the last part, held back."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ndt3_dist.data.continuous import Run, choose_covariates, read_runs, sessions_with, split_last
+from ndt3_dist.data.continuous import (
+    Piece,
+    choose_covariates,
+    read_pieces,
+    sessions_with,
+    split_last,
+)
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import Manifest, Session
@@ -18,17 +24,17 @@ class FitData:
     Attributes:
         manifest: Of the corpus.
         session: Its entry, with the covariates to fit.
-        first: Runs to draw windows from.
-        last: Runs held back to choose the best step; none in a refit.
-        undivided: All runs of the split that hold a window.
+        first: Pieces to draw windows from.
+        last: Pieces held back to choose the best step; none in a refit.
+        undivided: All pieces of the split that hold a window.
         window: Bins of a window.
     """
 
     manifest: Manifest
     session: Session
-    first: list[Run]
-    last: list[Run]
-    undivided: list[Run]
+    first: list[Piece]
+    last: list[Piece]
+    undivided: list[Piece]
     window: int
 
     def whole(self) -> "FitData":
@@ -45,13 +51,13 @@ def read_fit_data(config: TuneConfig) -> FitData:
             f"{config.data.corpus}: several sessions have split {config.data.fit}; "
             f"choose one with data.session=, of {', '.join(known)}"
         )
-    session, runs = read_runs(corpus, config.data.session or known[0])
+    session, pieces = read_pieces(corpus, config.data.session or known[0])
     if not session.covariates:
         raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
     if config.data.covariates:
-        session, runs = choose_covariates(session, runs, config.data.covariates)
+        session, pieces = choose_covariates(session, pieces, config.data.covariates)
     window = corpus.manifest.window_bins
-    first, last = split_last(runs, config.data.val_fraction)
+    first, last = split_last(pieces, config.data.val_fraction)
     first = [r for r in first if len(r) >= window]
     if not first or not last:
         raise BadInput(
@@ -64,5 +70,5 @@ def read_fit_data(config: TuneConfig) -> FitData:
                 f"session {session.id}: no valid covariate in the {part} part of split "
                 f"{config.data.fit}; choose another data.val_fraction or session"
             )
-    undivided = [r for r in runs if len(r) >= window]
+    undivided = [r for r in pieces if len(r) >= window]
     return FitData(corpus.manifest, session, first, last, undivided, window)

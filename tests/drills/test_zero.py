@@ -6,7 +6,7 @@ from launching import SMALL, launch, losses
 
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.feed import Feed
-from ndt3_dist.data.order import Place, seed_of
+from ndt3_dist.data.order import Cursor, seed_of
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.corpus import Corpus
@@ -31,7 +31,7 @@ def plain(corpus, extra: list[str], steps: int) -> dict[int, float]:
     opened = Corpus(corpus)
     packing = model.packing(opened.manifest.sessions)
     stream = Stream(Feed(opened, config.data, packing, 0, train.global_batch, train.micro_batch))
-    place = Place()
+    place = Cursor()
     for step, work in zip(range(steps), stream.steps(place), strict=False):
         total = 0.0
         for number, arrays in work.batches:

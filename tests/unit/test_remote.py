@@ -39,7 +39,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def store(server, monkeypatch):
-    """A folder of its own in the store; nobody but `patiently` tries again."""
+    """A folder of its own in the store; nobody but `with_retries` tries again."""
     import s3fs
 
     monkeypatch.setattr(remote, "PART_BYTES", 5 << 20)

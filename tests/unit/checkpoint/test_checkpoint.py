@@ -21,7 +21,7 @@ from ndt3_dist.checkpoint.steps import (
     step_folder,
     steps_of,
 )
-from ndt3_dist.checkpoint.writer import PATIENCE
+from ndt3_dist.checkpoint.writer import MOST_FAILURES
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, SaveFailed
 
 
@@ -177,10 +177,10 @@ def test_saves_that_fail_again_and_again_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "write_pieces", full)
     (writer,) = writers(tmp_path, background=False)
     state = full_state(1)
-    for step in range(1, PATIENCE):
+    for step in range(1, MOST_FAILURES):
         writer.begin(step, slices_of(state, 0, 1), {"parameters": SHAPES}, {})
-    with pytest.raises(SaveFailed, match=f"{PATIENCE} saves in a row"):
-        writer.begin(PATIENCE, slices_of(state, 0, 1), {"parameters": SHAPES}, {})
+    with pytest.raises(SaveFailed, match=f"{MOST_FAILURES} saves in a row"):
+        writer.begin(MOST_FAILURES, slices_of(state, 0, 1), {"parameters": SHAPES}, {})
 
 
 def test_a_flip_anywhere_in_what_describes_a_step_is_seen(tmp_path):

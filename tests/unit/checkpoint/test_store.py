@@ -9,7 +9,7 @@ from saves import SHAPES, full_state, save, slices_of, writers
 
 from ndt3_dist import append_file as lines
 from ndt3_dist import remote, storage
-from ndt3_dist.append_file import Lines
+from ndt3_dist.append_file import AppendFile
 from ndt3_dist.checkpoint.export import masters
 from ndt3_dist.checkpoint.steps import (
     KINDS,
@@ -159,7 +159,7 @@ def test_a_large_file_goes_up_in_parts_and_a_torn_upload_leaves_nothing(run, ser
 
 def test_lines_are_there_once_they_are_flushed_and_soon_without(run, server, monkeypatch):
     monkeypatch.setattr(lines, "EVERY_S", 0.2)
-    file, path = Lines(f"{run}/a.jsonl", "kept\n"), f"{run}/a.jsonl"
+    file, path = AppendFile(f"{run}/a.jsonl", "kept\n"), f"{run}/a.jsonl"
     assert storage.read_text(path) == "kept\n"
     file.add("1\n")
     deadline = time.monotonic() + 20

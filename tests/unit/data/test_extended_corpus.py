@@ -44,7 +44,7 @@ def test_the_epoch_that_has_begun_is_walked_to_its_end(corpora, tiny_model):
     rows, size = small[0].plan.epoch_rows, len(Corpus(corpora[0]))
     state = state_after(small, 2)
     large = streams_of(corpora[1], tiny_model, state=state)
-    before, after = (s.position for s in large[0].plan.stretches)
+    before, after = (s.position for s in large[0].plan.phases)
     assert (before, after) == (0, rows)
     assert 8 < rows % 4 + 8 < rows  # steps lie across the border
     steps = walk(large, 40, large[0].start)
@@ -60,11 +60,11 @@ def test_the_epoch_that_has_begun_is_walked_to_its_end(corpora, tiny_model):
 def test_epochs_count_on(corpora, tiny_model):
     small = streams_of(corpora[0], tiny_model)
     large = streams_of(corpora[1], tiny_model, state=state_after(small, 2))[0]
-    assert large.plan.stretches[1].epochs == 1
+    assert large.plan.phases[1].epochs == 1
     places = [large.start, *(ranks[0].after for ranks in walk([large], 30, large.start))]
     epochs = [large.plan.epochs(p) for p in places]
     assert (np.diff(epochs) > 0).all()
-    border = large.plan.stretches[1]
+    border = large.plan.phases[1]
     later = [p for p in places if p.position > border.position]
     for place in later:
         seen = place.samples_seen - border.samples_seen
@@ -80,7 +80,7 @@ def test_it_is_the_same_for_any_world_and_from_any_step(corpora, tiny_model, wor
         streams = streams_of(corpora[1], tiny_model, world_size, state)
         half = streams[0].state(alone[step][0].after)
         again = streams_of(corpora[1], tiny_model, world_size, half, workers=1)
-        assert len(again[0].plan.stretches) == 2
+        assert len(again[0].plan.phases) == 2
         later = walk(again, 20 - step - 1, again[0].start)
         assert digest(later) == digest(alone[step + 1 :])
 
@@ -92,9 +92,9 @@ def test_what_has_not_begun_is_forgotten(corpora, tiny_model):
     state = once[0].state(walk(once, 1, once[0].start)[-1][0].after)
     assert len(state["stretches"]) == 2
     back = streams_of(corpora[0], tiny_model, state=state)[0]
-    assert len(back.plan.stretches) == 1
+    assert len(back.plan.phases) == 1
     larger = streams_of(corpora[2], tiny_model, state=state)[0]
-    shards = [s.shards for s in larger.plan.stretches]
+    shards = [s.shards for s in larger.plan.phases]
     assert shards == [len(read_manifest(c).shards) for c in (corpora[0], corpora[2])]
 
 
@@ -128,6 +128,6 @@ def test_sources_by_weight_begin_anew_at_once(corpora, tiny_model):
     small = streams_of(corpora[0], tiny_model, mixture=mixture)
     state = state_after(small, 2)
     large = streams_of(corpora[1], tiny_model, state=state, mixture=mixture)[0]
-    assert [s.position for s in large.plan.stretches] == [0, 8]
+    assert [s.position for s in large.plan.phases] == [0, 8]
     found = set(samples(walk([large], 40, large.start)))
     assert found == set(range(len(large.corpus)))

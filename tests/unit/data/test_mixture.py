@@ -8,7 +8,7 @@ from streams import digest, make_streams, walk
 from ndt3_dist.data import mixture
 from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.mixture import Mixture, rows_of_period, spread
-from ndt3_dist.data.order import Place, generator
+from ndt3_dist.data.order import Cursor, generator
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.corpus import Corpus
 
@@ -70,7 +70,7 @@ def test_rows_of_a_source_come_one_after_the_other():
     begun = np.array([3, 0, 7])
     mixed, had = Mixture((10, 0, 14), begun), begun.copy()
     for row in range(5 * 24):
-        assert (mixed.had(row) == had).all()
+        assert (mixed.rows_before(row) == had).all()
         source, nth = mixed.row(row)
         assert nth == had[source]
         had[source] += 1
@@ -130,7 +130,7 @@ def test_any_number_of_ranks_can_go_on_at_any_step_with_other_weights(many, tiny
     draw = generator("other weights", trial)
     micro, lanes = int(draw.integers(1, 3)), int(draw.choice([1, 5, 8, 16, 64]))
     options = {"lanes": lanes, "covariate_mask_rate": 0.5}
-    state, place = None, Place()
+    state, place = None, Cursor()
     for _ in range(3):  # the run is resumed twice, with other weights and perhaps larger steps
         options["batch"] = (8 * micro * int(draw.integers(1, 3)), micro)
         weights = draw.uniform(0, 3, 3)
@@ -167,7 +167,7 @@ def test_other_weights_repeat_nothing_of_a_pass(many, tiny_model):
                 seen.setdefault(epoch, []).extend(samples.tolist())
         assert all(len(set(numbers)) == len(numbers) for numbers in seen.values())
     assert [s["position"] for s in second.plan.state()] == [0, 48]
-    assert second.plan.stretches[1].samples_seen == alone[-1][0].after.samples_seen
+    assert second.plan.phases[1].samples_seen == alone[-1][0].after.samples_seen
     for position in range(48):  # what was, a replay finds again
         (_, *before), (_, *now) = (s.plan.row(position) for s in (first, second))
         assert str(before) == str(now)

@@ -8,7 +8,7 @@ from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.feed import Feed
-from ndt3_dist.data.order import Place
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput, ShardCorrupt
 from ndt3_dist.model.tokenise import Layout, NDT3Packing, tokenise
@@ -25,7 +25,7 @@ def make_stream(corpus, model, rank=0, world_size=1, **model_changes):
 
 def take(stream, steps, place=None):
     found = []
-    for step in stream.steps(place or Place()):
+    for step in stream.steps(place or Cursor()):
         found.append(step)
         if len(found) == steps:
             return found

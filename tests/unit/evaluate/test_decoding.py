@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndt3_dist.data.continuous import Run, read_runs, split_last
+from ndt3_dist.data.continuous import Piece, read_pieces, split_last
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import decode, slide
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
@@ -21,7 +21,7 @@ def linear_run(bins=600, seed=0):
     spikes = draw.poisson(0.5, (bins, 12)).astype(np.uint8)
     weights = np.random.default_rng(99).normal(size=(3 * 12, 2))
     noise = 0.1 * draw.normal(size=(bins, 2))
-    return Run(0, spikes, (features(spikes, 3) @ weights + noise).astype(np.float32))
+    return Piece(0, spikes, (features(spikes, 3) @ weights + noise).astype(np.float32))
 
 
 def test_ridge_finds_a_linear_code_and_sees_no_future():
@@ -31,68 +31,68 @@ def test_ridge_finds_a_linear_code_and_sees_no_future():
     assert r2_variance_weighted(test.covariates, before) > 0.99
     spikes = test.spikes.copy()
     spikes[300:] += 1
-    after = ridge.predict(Run(0, spikes, test.covariates))
+    after = ridge.predict(Piece(0, spikes, test.covariates))
     np.testing.assert_array_equal(before[:300], after[:300])
     assert (before[300] != after[300]).any()
 
 
 def test_ridge_equals_the_normal_equations_and_skips_missing_bins():
-    run = linear_run(200)
-    run.covariates[20:40] = np.nan
-    ridge = fit_ridge([run], 3, 0.2, [10.0])
-    keep = np.isfinite(run.covariates).all(1)
-    x = features(run.spikes, 3)[keep].astype(np.float64)
-    y = run.covariates[keep].astype(np.float64)
+    piece = linear_run(200)
+    piece.covariates[20:40] = np.nan
+    ridge = fit_ridge([piece], 3, 0.2, [10.0])
+    keep = np.isfinite(piece.covariates).all(1)
+    x = features(piece.spikes, 3)[keep].astype(np.float64)
+    y = piece.covariates[keep].astype(np.float64)
     x, y = x - x.mean(0), y - y.mean(0)
     expected = np.linalg.solve(x.T @ x + 10 * np.eye(36), x.T @ y)
     np.testing.assert_allclose(ridge.linear.weights, expected, atol=1e-5)
 
 
 def test_the_chosen_penalty_never_sees_the_test_bins():
-    runs = [linear_run()]
-    assert fit_ridge(runs, 3, 0.2).penalty == fit_ridge(runs, 3, 0.2).penalty
+    pieces = [linear_run()]
+    assert fit_ridge(pieces, 3, 0.2).penalty == fit_ridge(pieces, 3, 0.2).penalty
     noise = np.random.default_rng(5).normal(size=(600, 2)).astype(np.float32)
-    hopeless = fit_ridge([Run(0, runs[0].spikes, noise)], 3, 0.2)
-    assert hopeless.penalty > fit_ridge(runs, 3, 0.2).penalty
+    hopeless = fit_ridge([Piece(0, pieces[0].spikes, noise)], 3, 0.2)
+    assert hopeless.penalty > fit_ridge(pieces, 3, 0.2).penalty
 
 
 @pytest.fixture
 def session_and_model(corpus, tiny_model):
-    session, runs = read_runs(Corpus(corpus, ("test",)), "t-S-03")
+    session, pieces = read_pieces(Corpus(corpus, ("test",)), "t-S-03")
     torch.manual_seed(0)
-    return runs, Layout.of(session, tiny_model), NDT3(tiny_model).eval()
+    return pieces, Layout.of(session, tiny_model), NDT3(tiny_model).eval()
 
 
 @pytest.mark.parametrize("stride", [1, 7, 100])
 def test_decoding_equals_one_window_at_a_time(session_and_model, stride):
-    runs, layout, model = session_and_model
-    run = Run(0, runs[0].spikes[:150], runs[0].covariates[:150])
-    ours = decode(model, run, layout, context=100, stride=stride)
+    pieces, layout, model = session_and_model
+    piece = Piece(0, pieces[0].spikes[:150], pieces[0].covariates[:150])
+    ours = decode(model, piece, layout, context=100, stride=stride)
     for end in (1, 50, 100, 131, 150):
         block = min(-(-end // stride) * stride, 150)  # the pass that gives bin end - 1
-        window = Run(0, run.spikes[max(0, block - 100) : block], run.covariates[:0])
-        alone = Run(0, window.spikes, np.zeros((len(window.spikes), 2), np.float32))
+        window = Piece(0, piece.spikes[max(0, block - 100) : block], piece.covariates[:0])
+        alone = Piece(0, window.spikes, np.zeros((len(window.spikes), 2), np.float32))
         expected = decode(model, alone, layout, 100, 100)[end - 1 - max(0, block - 100)]
         np.testing.assert_allclose(ours[end - 1], expected, atol=1e-5)
 
 
 def test_decoding_sees_neither_future_spikes_nor_any_covariate(session_and_model):
-    runs, layout, model = session_and_model
-    run = Run(0, runs[0].spikes[:120], runs[0].covariates[:120])
-    before = decode(model, run, layout, 50, 10)
-    spikes = run.spikes.copy()
+    pieces, layout, model = session_and_model
+    piece = Piece(0, pieces[0].spikes[:120], pieces[0].covariates[:120])
+    before = decode(model, piece, layout, 50, 10)
+    spikes = piece.spikes.copy()
     spikes[60:] += 1
-    after = decode(model, Run(0, spikes, -run.covariates), layout, 50, 10)
+    after = decode(model, Piece(0, spikes, -piece.covariates), layout, 50, 10)
     np.testing.assert_allclose(before[:60], after[:60], atol=1e-6)
     assert np.abs(before[60:] - after[60:]).max() > 1e-3
 
 
 def test_expected_counts_are_those_of_the_spike_head_by_channel(session_and_model):
-    runs, layout, model = session_and_model
-    run = Run(0, runs[0].spikes[:30], runs[0].covariates[:30])
-    covariates, rates = slide(model, run, layout, 30, 30, with_rates=True)
-    np.testing.assert_array_equal(covariates, decode(model, run, layout, 30, 30))
-    tokens = PackedTokens.from_numpy(packed([run.window(0, 30)], layout, model.config))
+    pieces, layout, model = session_and_model
+    piece = Piece(0, pieces[0].spikes[:30], pieces[0].covariates[:30])
+    covariates, rates = slide(model, piece, layout, 30, 30, with_rates=True)
+    np.testing.assert_array_equal(covariates, decode(model, piece, layout, 30, 30))
+    tokens = PackedTokens.from_numpy(packed([piece.window(0, 30)], layout, model.config))
     with torch.no_grad():
         logits = model.spike_logits(model.features(tokens), tokens)
     share = logits.softmax(-1).numpy().reshape(30, 2, 32, -1)
@@ -100,9 +100,9 @@ def test_expected_counts_are_those_of_the_spike_head_by_channel(session_and_mode
         expected = (share[:, patch, place] * np.arange(share.shape[-1])).sum(-1)
         np.testing.assert_allclose(rates[:, channel], expected, rtol=1e-4)
     # Later bins do not change them, nor do the channel's own counts in the bin.
-    spikes = run.spikes.copy()
+    spikes = piece.spikes.copy()
     spikes[20, 39] += 3
-    _, after = slide(model, Run(0, spikes, run.covariates), layout, 30, 30, with_rates=True)
+    _, after = slide(model, Piece(0, spikes, piece.covariates), layout, 30, 30, with_rates=True)
     np.testing.assert_allclose(after[:21], rates[:21], atol=1e-6)
     assert np.abs(after[21:] - rates[21:]).max() > 1e-5
 
@@ -116,18 +116,18 @@ def packed(samples, layout, config):
 
 def test_windows_put_back_together_are_the_session_and_keep_its_short_tail(corpus):
     opened = Corpus(corpus, ("test",))
-    session, runs = read_runs(opened, "t-S-03")
+    session, pieces = read_pieces(opened, "t-S-03")
     test = next(i for i in session.intervals if i.split == "test")
-    assert [r.start_bin for r in runs] == [test.start_bin]
-    assert len(runs[0]) == test.stop_bin - test.start_bin == 550  # not a multiple of 100
+    assert [r.start_bin for r in pieces] == [test.start_bin]
+    assert len(pieces[0]) == test.stop_bin - test.start_bin == 550  # not a multiple of 100
     with pytest.raises(BadInput, match="these have: t-S-03"):
-        read_runs(opened, "t-S-01")
+        read_pieces(opened, "t-S-01")
 
 
 def test_splitting_off_the_last_part_loses_nothing():
-    runs = [linear_run(100), linear_run(50)]
-    first, last = split_last(runs, 0.4)
+    pieces = [linear_run(100), linear_run(50)]
+    first, last = split_last(pieces, 0.4)
     assert (sum(map(len, first)), sum(map(len, last))) == (90, 60)
     joined = np.concatenate([r.spikes for r in [*first, *last]])
-    np.testing.assert_array_equal(joined, np.concatenate([r.spikes for r in runs]))
+    np.testing.assert_array_equal(joined, np.concatenate([r.spikes for r in pieces]))
     assert last[0].start_bin == 90

@@ -95,7 +95,7 @@ def test_a_stream_yields_each_window_of_both_once_and_a_run_on_the_first_goes_on
     (alone,) = make_streams(parts[0], tiny_model, **options)
     state = alone.state(walk([alone], 1)[-1][0].after)
     (later,) = make_streams(out, tiny_model, state=state, **options)
-    assert len(later.plan.stretches) == 2
+    assert len(later.plan.phases) == 2
 
 
 def run(*arguments):

@@ -16,7 +16,7 @@ from refusals import refused
 
 from ndt3_dist.checkpoint.export import describe_export, write_export
 from ndt3_dist.config import PROJECT, find_file
-from ndt3_dist.data.continuous import Run
+from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.evaluate.decode import decode
 from ndt3_dist.evaluate.online import OnlineDecoder, parse_bins, read_units
@@ -76,7 +76,7 @@ PROGRAM = str(PROJECT / "launch" / "decode.py")
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run the program in this process: arguments and standard input to exit code and outputs."""
+    """Piece the program in this process: arguments and standard input to exit code and outputs."""
 
     def run(*arguments, given="", program=PROGRAM):
         monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
@@ -115,7 +115,7 @@ def test_a_recording_decodes_as_evaluation_does_in_raw_units(run, recorded, expo
     assert f"{len(spikes)} bins of 20 ms; ms per bin: p50" in done.stderr
     table = np.load(out)
     model = load_model(export)
-    bins = Run(0, spikes, np.zeros((len(spikes), 2), np.float32))
+    bins = Piece(0, spikes, np.zeros((len(spikes), 2), np.float32))
     expected = decode(model, bins, Layout.of(session, model.config), CONTEXT, 1)
     scale = np.array([c.scale for c in session.covariates])
     np.testing.assert_allclose(table[:, 1:] / scale, expected, atol=1e-6)
@@ -152,7 +152,7 @@ def test_until_the_window_is_full_online_equals_sliding_windows(recorded, export
     layout = Layout.of(session, model.config)
     decoder = OnlineDecoder(model, layout, CONTEXT, keep)
     ours = np.stack([decoder.step(c) for c in spikes[:50]])
-    bins = Run(0, spikes[:50], np.zeros((50, 2), np.float32))
+    bins = Piece(0, spikes[:50], np.zeros((50, 2), np.float32))
     expected = decode(model, bins, layout, CONTEXT, 1)
     until = CONTEXT if keep else 50
     np.testing.assert_allclose(ours[:until], expected[:until], atol=1e-6)

@@ -42,7 +42,7 @@ def bucket(server, corpus, tmp_path, monkeypatch):
     shutil.copytree(corpus, root / "bucket" / "c")
     s3.faults.clear()
     s3.gets.clear()
-    cache = Cache(tmp_path / "cache", 10**9, attempts=3, timeout_s=0.5, patience_s=0.05)
+    cache = Cache(tmp_path / "cache", 10**9, attempts=3, timeout_s=0.5, first_wait_s=0.05)
     monkeypatch.setattr(read, "default_cache", lambda: cache)
     return s3, root / "bucket" / "c", "s3://bucket/c"
 

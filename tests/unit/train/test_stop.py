@@ -7,16 +7,16 @@ import time
 
 WAIT = """
 import hashlib, os, sys
-from ndt3_dist.train.stop import StopWatch
-stop = StopWatch(within_s=0.5)
+from ndt3_dist.train.stop import StopSignal
+stop = StopSignal(within_s=0.5)
 print("ready", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"long", b"in C", 60_000_000)  # no signal handler runs meanwhile
 print("done", stop.asked)
 """
 IDLE = """
 import time
-from ndt3_dist.train.stop import StopWatch
-stop = StopWatch(within_s=30)
+from ndt3_dist.train.stop import StopSignal
+stop = StopSignal(within_s=30)
 print("ready", flush=True)
 while not stop.asked:
     time.sleep(0.05)

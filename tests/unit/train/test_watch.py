@@ -2,11 +2,11 @@
 
 import time
 
-from ndt3_dist.train.watch import WAITS, RankWatch, Seen, waited_for
+from ndt3_dist.train.watch import WAITS, Heartbeat, RankWatch, waited_for
 
 
 def seen(pulse_since=100.0, place="step 3, reading", place_since=100.0):
-    return Seen("1", place, pulse_since, place_since)
+    return Heartbeat("1", place, pulse_since, place_since)
 
 
 def test_a_rank_without_a_pulse_is_named_before_one_that_is_slow():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.data.continuous import Run
+from ndt3_dist.data.continuous import Piece
 from ndt3_dist.data.order import generator
 from ndt3_dist.engines.plain import PlainOptimizer
 from ndt3_dist.evaluate.decode import decode
@@ -28,10 +28,10 @@ def tune(corpus, folder, *overrides) -> TuneConfig:
     return load_config(TuneConfig, PROJECT / "configs" / "stevenson.yaml", [*small, *overrides])
 
 
-def noise_run(name: str, channels: int, bins: int = 30) -> Run:
+def noise_run(name: str, channels: int, bins: int = 30) -> Piece:
     draw = generator(name)
     spikes = draw.poisson(0.5, (bins, channels)).astype("uint8")
-    return Run(0, spikes, draw.normal(size=(bins, 2)).astype("float32"))
+    return Piece(0, spikes, draw.normal(size=(bins, 2)).astype("float32"))
 
 
 def test_a_new_update_changes_nothing_and_a_merged_one_is_the_adapted_model(tiny_model):

@@ -99,7 +99,7 @@ def test_a_fine_tuned_checkpoint_gets_new_context_parts(tmp_path):
     torch.rand(7)
     import_checkpoint(tmp_path / "a.ckpt", tmp_path / "two")
     one, two = (load_file(tmp_path / n / "model.safetensors") for n in ("one", "two"))
-    assert all(torch.equal(one[name], two[name]) for name in one), "new weights hang on the seed"
+    assert all(torch.equal(one[name], two[name]) for name in one), "new weights depend on the seed"
     moments = load_file(tmp_path / "one" / "optimizer.safetensors")
     assert not moments["exp_avg.constraint_in"].any()
 

@@ -1,0 +1,66 @@
+"""How steps are taken: the sections `optim` and `train` of a config."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ndt3_dist.config import Section
+
+
+class OptimConfig(Section):
+    lr: float = Field(gt=0)
+    """Peak learning rate."""
+    lr_min: float = Field(default=1e-6, ge=0)
+    schedule: Literal["ndt3", "cosine", "wsd"] = "ndt3"
+    """ndt3 = linear warm-up, then a cosine not shifted by it (upstream's); cosine = shifted; wsd =
+    warm-up, the peak up to `stable_epochs`, a straight line down."""
+    stable_epochs: float = Field(default=0, ge=0)
+    """Where the decay of `wsd` begins."""
+    warmup_epochs: float = Field(default=50, ge=0)
+    """Warm-up in epochs (samples seen over samples in the corpus)."""
+    warmup_init_factor: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the start of the warm-up over the peak."""
+    decay_epochs: float = Field(default=500, gt=0)
+    """Epoch at which the learning rate reaches `lr_min`."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Applied to every parameter, as upstream."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Largest global gradient norm."""
+
+
+class TrainConfig(Section):
+    epochs: float = Field(default=400, gt=0)
+    """Stop after this many passes over the corpus."""
+    slow_rank_s: float = Field(default=30, gt=0)
+    """Seconds that a rank is waited for before it is named."""
+    on_spike: Literal["warn", "skip"] = "warn"
+    """What a step does whose loss leaps far above the last ones: it is told with its sessions, or
+    it also moves no weight, as one without a finite loss."""
+    max_skipped: int = Field(default=3, ge=0)
+    """Steps in a row without a finite loss and gradient (no weight moves) before it goes back."""
+    max_rollbacks: int = Field(default=1, ge=0)
+    """Times that a run goes back to the weights of its newest checkpoint, on with the data that
+    follows, before it ends."""
+    max_steps: int = Field(default=0, ge=0)
+    """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
+    global_batch: int = Field(ge=1)
+    """Rows per optimiser step over all ranks."""
+    micro_batch: int = Field(default=1, ge=1)
+    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: bool = False
+    """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
+    fits a GPU, at the price of time. ZeRO-1 and up."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    upstream_means: bool = False
+    """Average the means of micro-batches, as upstream does, for comparison; the curve then
+    depends on how windows share rows."""
+    compile: bool = False
+    """torch.compile each block; sums may round differently than without."""
+    recompute: bool = False
+    """Activation checkpointing: less memory for a second forward pass of each block."""
