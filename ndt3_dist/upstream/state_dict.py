@@ -206,8 +206,11 @@ def read_optimizer(file: LightningFile, plan: Plan, weights: dict) -> tuple[dict
 
 
 def plain_number(file: LightningFile, value: Any) -> float:
-    """A number of the optimiser's, also where it is a tensor of one."""
-    if isinstance(value, View) and value.shape == ():
+    """A number of the optimiser's, also where it is a tensor.
+
+    The tensor must be alone in its storage: a larger one would be read once for every parameter.
+    """
+    if isinstance(value, View) and value.shape == () and value.storage.elements == 1:
         value = file.tensor(value).item()
     if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise CheckpointCorrupt(

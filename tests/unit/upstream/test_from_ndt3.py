@@ -229,6 +229,7 @@ def test_moments_come_along_by_number(tmp_path):
         (lambda o: o["state"][3].update(step=torch.tensor(8.0)), "different numbers of steps"),
         (lambda o: o["state"][3].update(step=torch.tensor(float("inf"))), "has inf in place"),
         (lambda o: o["param_groups"][0].update(lr="1"), "has 1 in place of a number"),
+        (lambda o: o["state"][3].update(step=torch.full((9,), 7.0)[4]), "has a View in place of"),
     ],
 )
 def test_an_optimiser_that_does_not_fit_is_refused(tmp_path, edit, said):
