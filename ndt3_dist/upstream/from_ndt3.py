@@ -56,10 +56,10 @@ def import_checkpoint(
         config = read_config(file, state_dict(file)[0])
         plan = make_plan(file, config)
         if plan.problems and not allow_partial:
-            told = "; ".join(plan.problems[:5]) + ("; ..." if len(plan.problems) > 5 else "")
+            first = "; ".join(plan.problems[:5]) + ("; ..." if len(plan.problems) > 5 else "")
             raise CheckpointCorrupt(
                 f"{path}: {len(plan.problems)} entries do not fit the model that its "
-                f"hyper_parameters describe: {told}; --allow-partial takes what fits"
+                f"hyper_parameters describe: {first}; --allow-partial takes what fits"
             )
         weights = read_weights(file, config, plan)
         moments, trained = {}, trained_of(file)
@@ -82,7 +82,7 @@ def import_checkpoint(
 
 
 def trained_of(file: LightningFile) -> dict:
-    """What the checkpoint says of its training, for config.json."""
+    """Step, epochs and source of the checkpoint, for config.json."""
     step, epoch = (file.content.get(k) for k in ("global_step", "epoch"))
     return {
         "run": file.path.name,
@@ -101,7 +101,7 @@ def normalisation_of(file: LightningFile) -> dict:
 
 
 def model_card(config: dict, normalisation: dict) -> str:
-    """What an imported export says to whoever receives it."""
+    """The README.md of an imported export."""
     model, trained = config["model"], config["trained"]
     new = ", ".join(trained["new"]) or "none"
     return f"""# NDT3, {config["parameters"]:,} parameters

@@ -2,7 +2,7 @@
 
 Upstream keeps its settings as OmegaConf nodes (`hyper_parameters.cfg`, whose parent is the whole
 run's configuration) and as `hyper_parameters.data_attrs`; both arrive as inert records, or as plain
-dicts. Settings under which upstream's model computes something else than ours are refused by name.
+dicts. Settings with which upstream's model computes something else than ours are refused by name.
 
 Source: joel99/ndt3 at 472466a, context_general_bci/config; space ids follow from behavior_dim.
 """
@@ -16,7 +16,7 @@ from ndt3_dist.upstream.lightning import LightningFile, View
 from ndt3_dist.upstream.pickles import Inert, brief
 
 LARGEST = 1 << 16
-"""No size of a model that this project can hold is larger."""
+"""Limit of every size that a checkpoint may give its model."""
 
 MOST_SPIKES = 255
 """Counts of a bin are stored in a byte."""
@@ -45,7 +45,7 @@ CONTEXT = {"constraints", "return_context"}
 
 
 def value_of(node: Any) -> Any:
-    """The plain value of an OmegaConf leaf or an enumeration's member."""
+    """The plain value of an OmegaConf leaf or an enumeration's member; else the node itself."""
     if isinstance(node, Inert) and isinstance(node.state, dict) and "_val" in node.state:
         node = node.state["_val"]
     if isinstance(node, Inert) and node.state is None and len(node.args) == 1:
@@ -54,7 +54,7 @@ def value_of(node: Any) -> Any:
 
 
 def content_of(node: Any) -> Any:
-    """What lies in an OmegaConf container or an object's attributes: a dict or a list."""
+    """The content of an OmegaConf container, or an object's attributes; else the node itself."""
     if isinstance(node, Inert) and isinstance(node.state, dict):
         node = node.state.get("_content", node.state)
     return node
@@ -89,9 +89,9 @@ def number(file: LightningFile, kind: type, *names: str) -> Any:
                 f"{file.path}: hyper_parameters {name} is {brief(value)}, expected {wanted}"
             )
     if len(set(found.values())) != 1:
-        told = ", ".join(f"{n} {v}" for n, v in found.items()) or f"no {names[0]}"
+        listed = ", ".join(f"{n} {v}" for n, v in found.items()) or f"no {names[0]}"
         raise CheckpointCorrupt(
-            f"{file.path}: hyper_parameters have {told}; expected {wanted}; "
+            f"{file.path}: hyper_parameters have {listed}; expected {wanted}; "
             "import the checkpoint as upstream wrote it"
         )
     return kind(found[next(iter(found))])

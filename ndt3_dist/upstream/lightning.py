@@ -18,8 +18,8 @@ import torch
 from ndt3_dist.upstream.pickles import Inert, Name, Reader, brief
 from ndt3_dist.upstream.torch_zip import MOST_PICKLE_BYTES, TorchZip
 
-ROOMS = ("context_general_bci", "omegaconf", "pathlib", "typing", "enum")
-"""Packages whose names may occur; nothing of them is ever imported or called."""
+PACKAGES = ("context_general_bci", "omegaconf", "pathlib", "typing", "enum")
+"""Packages of which any name may occur; nothing of them is imported or called."""
 
 PLAIN = "bool bytes complex dict float frozenset int list long object set str tuple unicode"
 
@@ -46,11 +46,12 @@ ALLOWED = {
     "collections.OrderedDict",
     "collections.defaultdict",
 }
+"""Other names that may occur."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Bytes of an archive that tensors lie in: the member's number, dtype, elements."""
+    """A member of the archive that holds tensors: its number, dtype, elements."""
 
     key: str
     dtype: torch.dtype
@@ -160,12 +161,12 @@ class LightningFile(TorchZip):
     def tensor(self, view: View) -> torch.Tensor:
         """The tensor of a view, contiguous, in its own dtype and memory."""
         if self.kept is None or self.kept[0] != view.storage:
-            self.kept = None  # its memory goes before more is taken
+            self.kept = None  # freed before more is allocated
             self.kept = view.storage, self.elements(view.storage)
         return place(self.kept[1], view).clone(memory_format=torch.contiguous_format)
 
     def tensors(self, views: dict[str, View]) -> dict[str, torch.Tensor]:
-        """Tensors that are to lie side by side, float32, each storage read once.
+        """Tensors for one export, float32, each storage read once.
 
         Raises:
             CheckpointCorrupt: They are more than twice what their storages hold, so that the file's
@@ -192,4 +193,4 @@ def place(elements: torch.Tensor, view: View) -> torch.Tensor:
 
 def is_known(name: Name) -> bool:
     """Whether a checkpoint of upstream's may hold this name."""
-    return name.module.split(".")[0] in ROOMS or str(name) in ALLOWED
+    return name.module.split(".")[0] in PACKAGES or str(name) in ALLOWED

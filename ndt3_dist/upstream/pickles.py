@@ -1,26 +1,28 @@
 """Pickles as plain data: a file from elsewhere is read without running anything that it names.
 
-An interpreter of the few instructions that Python 3 writes for data. It has no call: a class or
-function is a `Name`, what a pickle would build with it an `Inert` record of name, arguments and
-state. Names outside an allowed list, other instructions, and keys that are no plain values are
-refused. Each instruction costs a bounded amount of memory, so the file's own size bounds what is
-read here; keys that could be chosen to share one hash are bounded in number.
+An interpreter of the instructions that torch.save writes for data (protocol 2). It calls nothing: a
+class or function is a `Name`, what a pickle would build with it an `Inert` record of name,
+arguments and state. Names outside an allowed list, other instructions, and keys other than plain
+values are refused. A byte of the pickle takes a hundred bytes of memory and a few microseconds at
+most, so its size bounds both. torch's own restricted loader has neither bound; docs/LOG.md,
+2026-11-27, has the figures.
 
 Source: Python's pickletools, which decodes instructions and executes none.
 """
 
 import pickletools
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ndt3_dist.errors import CheckpointCorrupt
 
-DEEPEST_KEY = 2
-"""Levels of tuples in a dictionary key; the hash of deep ones that share parts never ends."""
 MOST_KEYS = 10_000
-"""Keys of one dictionary or set: looking one up among many of one hash compares it with all."""
+"""Keys of one dictionary: numbers can be chosen that all collide in its hash table."""
+LONGEST_KEY = 10
+"""Strings in a tuple that is a key; OmegaConf's cache of resolvers has such keys. Only strings:
+tuples of numbers can be chosen that share one hash, and a tuple's hash is computed at every use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,8 @@ CONSTANTS = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
 }
-LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "BINUNICODE8"}
-LITERALS |= {"SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
+LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -112,10 +112,10 @@ class Reader:
             "plain dicts, again where NDT3 is installed"
         )
 
-    def name(self, module: Any, name: Any) -> Name:
-        found = Name(module, name) if type(module) is str and type(name) is str else None
-        if found is None or not name.isidentifier() or not self.is_known(found):
-            raise self.refuse(f"names {brief(module)}.{brief(name)}")
+    def name(self, module: str, name: str) -> Name:
+        found = Name(module, name)
+        if not name.isidentifier() or not self.is_known(found):
+            raise self.refuse(f"names {brief(found)}")
         return found
 
     def to_mark(self) -> list[Any]:
@@ -134,8 +134,6 @@ class Reader:
             stack.append(self.memo[value])
         elif code in ("BINPUT", "LONG_BINPUT"):
             self.memo[value] = stack[-1]
-        elif code == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
         elif code == "MARK":
             self.below.append(stack)
             self.stack = []
@@ -145,16 +143,10 @@ class Reader:
         elif code == "TUPLE":
             items = self.to_mark()
             self.stack.append(tuple(items))
-        elif code == "FROZENSET":
-            items = self.to_mark()
-            self.stack.append(frozenset(self.keys(items)))
-        elif code in ("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"):
+        elif code in ("APPEND", "APPENDS", "SETITEM", "SETITEMS"):
             self.extend(code)
         elif code == "GLOBAL":
             stack.append(self.name(*value.split(" ", 1)))
-        elif code == "STACK_GLOBAL":
-            name, module = stack.pop(), stack.pop()
-            stack.append(self.name(module, name))
         elif code in ("REDUCE", "NEWOBJ"):
             args, kind = stack.pop(), stack.pop()
             if type(kind) is not Name or type(args) is not tuple:
@@ -168,38 +160,33 @@ class Reader:
                 raise self.refuse(f"sets the state of {brief(built)}")
         elif code == "BINPERSID":
             stack.append(self.persistent(stack.pop()))
-        elif code not in ("PROTO", "FRAME"):
+        elif code != "PROTO":
             raise self.refuse(f"has the instruction {code}")
 
     def extend(self, code: str) -> None:
-        """Append to the list, set or dictionary under the items."""
+        """Append to the list or dictionary under the items."""
         many = code.endswith("S")
         size = 2 if code == "SETITEM" else 1
         items = self.to_mark() if many else [self.stack.pop() for _ in range(size)][::-1]
         target = self.stack[-1]
         if type(target) is list and code.startswith("APPEND"):
             target.extend(items)
-        elif type(target) is set and code == "ADDITEMS":
-            target.update(self.keys(items, target))
         elif type(target) is dict and code.startswith("SETITEM"):
-            target.update(zip(self.keys(items[::2], target), items[1::2], strict=True))
+            if len(items) // 2 + len(target) > MOST_KEYS:
+                raise self.refuse(f"has a dictionary of more than {MOST_KEYS:,} keys")
+            target.update(zip(map(self.key, items[::2]), items[1::2], strict=True))
         else:
             raise self.refuse(f"adds items to {brief(target)}")
 
-    def keys(self, values: list[Any], beside: Collection = ()) -> list[Any]:
-        """`values`, if they may be keys beside those that are there."""
-        if len(values) + len(beside) > MOST_KEYS:
-            raise self.refuse(f"has a dictionary or set of more than {MOST_KEYS:,} keys")
-        return [self.key(value) for value in values]
-
-    def key(self, value: Any, depth: int = 0) -> Any:
-        """`value`, if it may be a dictionary key: plain, or a shallow tuple of plain values."""
-        if type(value) is int and not -(2**63) <= value < 2**63:
-            raise self.refuse(f"has {brief(value)} as a key")
-        if type(value) is tuple and depth < DEEPEST_KEY and len(value) < 100:
-            for part in value:
-                self.key(part, depth + 1)
-        elif not isinstance(value, (str, int, float, bytes, type(None), Name, Inert)):
+    def key(self, value: Any) -> Any:
+        """`value`, if it may be a dictionary key: plain, or a short tuple of strings."""
+        if type(value) is int:
+            is_key = -(2**63) <= value < 2**63
+        elif type(value) is tuple:
+            is_key = len(value) <= LONGEST_KEY and all(type(part) is str for part in value)
+        else:
+            is_key = isinstance(value, (str, bool, float, type(None), Name, Inert))
+        if not is_key:
             raise self.refuse(f"has {brief(value)} as a key")
         return value
 

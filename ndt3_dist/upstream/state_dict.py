@@ -1,7 +1,7 @@
-"""What an upstream checkpoint's state is to our model: loaded, new or skipped, entry by entry.
+"""What becomes of an upstream checkpoint's state dict and optimiser in our model, entry by entry.
 
-Weights go by name, AdamW's moments by number: the order of upstream's parameters, which is that of
-its state dict without the entries that are none.
+Parameters are loaded, new or skipped. Weights are found by name, AdamW's moments by number: the
+order of upstream's parameters, which is that of its state dict without other entries.
 
 Source: joel99/ndt3 at 472466a; names by `model.upstream`.
 """
@@ -28,7 +28,7 @@ EXTRA, POISSON = "_extra_state", "task_pipelines.spike_infill.loss.poisson_map"
 """Upstream's entries that are no parameters: a dict of counters and a constant table."""
 
 SEED = 0
-"""Of parameters that the checkpoint does not have."""
+"""Seed of parameters that the checkpoint does not have."""
 
 
 @dataclass
@@ -36,9 +36,9 @@ class Plan:
     """What becomes of each entry.
 
     Attributes:
-        loaded: Our parameter -> where it lies.
-        rows: One a parameter or entry: parameter, upstream, shape, outcome.
-        problems: What fails a whole import; a partial one goes on.
+        loaded: View of each of our parameters that the checkpoint has.
+        rows: One per parameter or entry: parameter, upstream, shape, outcome.
+        problems: Reasons to refuse the import, unless it may be partial.
     """
 
     loaded: dict[str, View]
@@ -206,8 +206,11 @@ def read_optimizer(file: LightningFile, plan: Plan, weights: dict) -> tuple[dict
 
 
 def plain_number(file: LightningFile, value: Any) -> float:
-    """A number of the optimiser's, also where it is a tensor of one."""
-    if isinstance(value, View) and value.shape == ():
+    """A number of the optimiser's, also where it is a tensor.
+
+    The tensor must be alone in its storage: a larger one would be read once for every parameter.
+    """
+    if isinstance(value, View) and value.shape == () and value.storage.elements == 1:
         value = file.tensor(value).item()
     if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise CheckpointCorrupt(

@@ -29,7 +29,7 @@ from ndt3_dist.upstream.state_dict import CONTEXT_PARTS, EXTRA, POISSON, state_d
 from ndt3_dist.upstream.torch_zip import CENTRAL, DESCRIPTOR, TorchZip
 
 COUNTERS = {"token_proc_approx": 0, "token_seen_approx": 0, "novel_params": []}
-"""Upstream's own entry beside the tensors, as a new model has it; its strict loading wants one."""
+"""Upstream's own entry beside the tensors, as a new model has it; its strict loading needs one."""
 
 
 def to_ndt3(export: str | Path, out: str | Path, like: str | Path | None = None) -> dict:
@@ -181,7 +181,7 @@ def overwrite(f: BinaryIO, template: TorchZip, entries: dict[str, int], key: str
     f.write(data)
     f.seek(entries[member.filename] + 16)
     f.write(crc)
-    if member.flag_bits & 8:  # the CRC stands behind the bytes, as torch writes it
+    if member.flag_bits & 8:  # the CRC follows the bytes, as torch writes it
         with template.path.open("rb") as source:
             source.seek(start + member.file_size)
             mark = source.read(4)

@@ -25,8 +25,8 @@ LOCAL, CENTRAL, DESCRIPTOR = b"PK\x03\x04", b"PK\x01\x02", b"PK\x07\x08"
 DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error)
 """What Python's zipfile raises for archives that are not sound."""
 
-MOST_PICKLE_BYTES = 1 << 25
-"""Upstream's pickles have some hundred kilobytes; tensors lie outside."""
+MOST_PICKLE_BYTES = 1 << 23
+"""Upstream's pickles have some hundred kilobytes, tensors apart."""
 
 
 class TorchZip:
