@@ -77,7 +77,7 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
         told = {"bin_size_ms": first.bin_size_ms, "window_bins": first.window_bins}
         told |= {"version": first.version, "streams": streams}
         like = Manifest.of(**told, recipe={}, recipe_sha256="", sessions=sessions, shards=[])
-        if lost := {name for part in parts.values() for name in part.members} - {*like.members}:
+        if lost := {name for part in parts.values() for name in part.streams} - {*like.members}:
             raise BadInput(
                 f"{base} is of corpus version 1, which cannot hold {', '.join(sorted(lost))}; name "
                 "a corpus of version 2 first"
@@ -180,7 +180,10 @@ def place(
     index = read_index(path, part, shard)
     moved = np.zeros(len(index), index_type(like.members))
     for field in index.dtype.names or ():
-        moved[field] = index[field]
+        if field in (moved.dtype.names or ()):
+            moved[field] = index[field]
+        elif index[field]["size"].any():  # of version 1, whose manifest need not name it
+            raise BadInput(f"{path}: has windows with {field}; name it before the others")
     moved["session"] += rows
     tokens, stored = 0, moved
     if (sizes := sizes_of(like)) is not None:
