@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ndt3_dist.config import PROJECT, find_file, load_config
+from ndt3_dist.config import PROJECT, find_file, import_call, load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -117,6 +117,41 @@ def test_published_sizes_have_the_published_number_of_parameters(name, overrides
     with torch.device("meta"):
         model = NDT3(config.model)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("lab.py", "model.build: 'lab.py' is no import path; expected package.module:function"),
+        ("lab:build:x", "is no import path"),
+        ("../lab:build", "is no import path"),
+        ("no_such_lab.model:build", "no_such_lab.model cannot be imported"),
+        ("math:tau", "math has no function tau"),
+        ("math:squirt", "math has no function squirt"),
+    ],
+)
+def test_an_import_path_that_leads_nowhere_is_named_with_its_key(path, words):
+    with pytest.raises(BadInput) as e:
+        import_call(path, "model.build")
+    assert words in str(e.value)
+    assert import_call("math:sqrt", "model.build")(4) == 2
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        ("torch.nn:Identity", "Identity without targets, packing, batch"),
+        ("builtins:dict", "gave dict without"),
+    ],
+)
+def test_what_is_no_model_is_refused_before_anything_runs(build, words):
+    from ndt3_dist.train.initial import build_model
+
+    config = load_config(PretrainConfig, DEMO, [f"model={{build: '{build}'}}"])
+    with pytest.raises(BadInput, match=words):
+        build_model(config.model)
+    with pytest.raises(BadInput, match=f"model.build is {build}; expected NDT3 here"):
+        _ = config.ndt3
 
 
 def test_configs_are_frozen():
