@@ -1,8 +1,8 @@
 """How steps are taken: the sections `optim` and `train` of a config."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ndt3_dist.config import Section
 
@@ -38,9 +38,9 @@ class TrainConfig(Section):
     """Stop after this many passes over the corpus."""
     slow_rank_s: float = Field(default=30, gt=0)
     """Seconds that a rank is waited for before it is named."""
-    on_spike: Literal["warn", "skip"] = "warn"
-    """What a step does whose loss leaps far above the last ones: it is told with its sessions, or
-    it also moves no weight, as one without a finite loss."""
+    on_leap: Literal["warn", "skip"] = "warn"
+    """What a step does whose loss leaps far above the last ones: it is named with its sessions, or
+    it also moves no weight, as one without a finite loss. `on_spike` is its earlier name."""
     max_skipped: int = Field(default=3, ge=0)
     """Steps in a row without a finite loss and gradient (no weight moves) before it goes back."""
     max_rollbacks: int = Field(default=1, ge=0)
@@ -64,3 +64,11 @@ class TrainConfig(Section):
     """torch.compile each block; sums may round differently than without."""
     recompute: bool = False
     """Activation checkpointing: less memory for a second forward pass of each block."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "on_spike" in values:
+            values = {k: v for k, v in values.items() if k != "on_leap"}
+            values["on_leap"] = values.pop("on_spike")
+        return values

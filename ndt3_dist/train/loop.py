@@ -130,7 +130,7 @@ class Loop:
         taken = math.isfinite(loss)
         if taken:
             state.losses.append(loss)
-        taken = taken and not (leapt and self.config.train.on_spike == "skip")
+        taken = taken and not (leapt and self.config.train.on_leap == "skip")
         norm = run.engine.step(lr, taken)
         state.skipped = 0 if taken and math.isfinite(norm) else state.skipped + 1
         named = zip(run.targets, of_targets, strict=True)
@@ -191,7 +191,7 @@ class Loop:
                     else leap_line(run, state.step, values["loss"], rows)
                 )
         if state.skipped > self.config.train.max_skipped:
-            leap = ", or a loss that leaps" if self.config.train.on_spike == "skip" else ""
+            leap = ", or a loss that leaps" if self.config.train.on_leap == "skip" else ""
             self.saving.roll_back(
                 state,
                 f"{state.skipped} steps in a row, the last of them {state.step}, had no finite "

@@ -24,7 +24,7 @@ METRICS = {
     "tokens": "tokens in the step",
     "step_s": "seconds from the end of the last step to the end of this one",
     "wait_s": "of these, seconds that rank 0 waited for the step of all ranks to be built",
-    "tflops": "10^12 operations that the model needs (train/flops.py) a second and rank",
+    "tflops": "10^12 operations that the model needs (model/flops.py) a second and rank",
     "mfu": "these over the device's peak in dense bf16; where that is known",
     "hfu": "the same, with what is computed again",
     "memory_gb": "most that rank 0 has allocated on its GPU; on a CPU the most that it held",

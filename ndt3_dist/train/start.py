@@ -136,9 +136,9 @@ def refuse_loop(config: PretrainConfig, start: Checkpoint | None) -> None:
 def check_same(config: PretrainConfig, start: Checkpoint) -> None:
     """Refuse to go on with another model or order than the checkpoint's."""
     theirs, ours = {**start.meta["config"]}, config.model_dump(mode="json")
-    for told in (theirs, ours):  # weights may change, what they weigh may not
-        mixture = [source["sessions"] for source in told["data"].get("mixture", ())]
-        told["data"] = {**told["data"], "mixture": mixture}
+    for values in (theirs, ours):  # weights may change, what they weigh may not
+        mixture = [source["sessions"] for source in values["data"].get("mixture", ())]
+        values["data"] = {**values["data"], "mixture": mixture}
     fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
     free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
     free_data |= {"mixture_by", "another_corpus"}

@@ -54,6 +54,11 @@ def test_numbers_inside_of_lists_and_free_sections_are_plain():
     )
 
 
+def test_a_key_of_an_earlier_name_still_works():
+    for key in ("on_leap", "on_spike"):
+        assert load_config(PretrainConfig, DEMO, [f"train.{key}=skip"]).train.on_leap == "skip"
+
+
 def test_an_unknown_key_names_the_nearest_one():
     with pytest.raises(BadInput, match=r"unknown key optim\.learning_rat.*|did you mean"):
         load_config(PretrainConfig, DEMO, ["optim.warmup_epoch=3"])
