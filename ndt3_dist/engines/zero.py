@@ -1,7 +1,7 @@
 """Every private name of DeepSpeed that this project touches.
 
 A rank's part of the training state as slices by parameter name and flat range, out of an engine
-and back into one. Written for deepspeed 0.19.8 (pinned); `tests/distributed` fails when a name
+and back into one. Written for deepspeed 0.19.8 (pinned); `tests/integration` fails when a name
 moves.
 """
 

@@ -1,11 +1,10 @@
 """Validation in real runs: it disturbs nothing, says the truth, and ends a run in time."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
-from launching import launch, losses
+from launching import losses
+from ranks import run_ranks
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.checkpoint.export import export
@@ -17,15 +16,16 @@ from ndt3_dist.model.load import load_model
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.pages.run_page import write_report
+from ndt3_dist.programs.convert import step_number
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.validation import open_held_out
 
-spec = importlib.util.spec_from_file_location("convert", PROJECT / "checkpoints" / "convert.py")
-convert = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(convert)
-FP32 = ["train.precision=fp32"]  # so that scores can be made again from the export
+SHORT = [
+    "train.max_steps=8",
+    "train.precision=fp32",
+]  # so that scores can be made again from the export
 OFTEN = ["validation.every_steps=3", "validation.metric=val_r2"]
 
 
@@ -56,7 +56,7 @@ def test_validation_changes_no_loss_and_is_alike_at_any_number_of_ranks(held_out
         ("two", 2, OFTEN),
         ("one", 1, [*OFTEN, "train.zero_stage=3"]),
     ):
-        code, log = launch(tmp_path / name, held_out, ranks, ["train.max_steps=8", *FP32, *extra])
+        code, log = run_ranks(tmp_path / name, held_out, ranks, [*SHORT, *extra])
         assert code == 0, log
         assert ("validated in" in log) == (name != "without")
     assert losses(tmp_path / "two") == losses(tmp_path / "without")
@@ -95,7 +95,7 @@ def check_against_the_export(held_out, folder, found):
 def test_a_run_that_gets_no_better_stops_and_its_best_step_is_kept(held_out, tmp_path):
     extra = ["validation.every_steps=1", "validation.patience=3", "checkpoint.keep_last=1"]
     extra += ["optim.lr=0.3", "optim.warmup_epochs=0.5", "train.max_steps=60"]
-    code, log = launch(tmp_path, held_out, 2, extra)
+    code, log = run_ranks(tmp_path, held_out, 2, extra)
     assert code == 0, log
     scores = {step: v["val_loss"] for step, v in val(tmp_path).items()}
     best, last = min(scores, key=scores.__getitem__), max(scores)
@@ -104,13 +104,13 @@ def test_a_run_that_gets_no_better_stops_and_its_best_step_is_kept(held_out, tmp
     assert steps_of(tmp_path / "r") == [best, last]
     kept = open_step(tmp_path / "r", last).meta["best"]
     assert kept == {"metric": "val_loss", "step": best, "value": scores[best], "waited": 3}
-    assert convert.step_number(tmp_path / "r", "best") == best
+    assert step_number(tmp_path / "r", "best") == best
     write_report(tmp_path / "r")
     assert "<h2>Validation</h2>" in (tmp_path / "r" / "report.html").read_text()
 
 
 def test_a_corpus_without_the_split_is_told(corpus, tmp_path):
-    code, log = launch(tmp_path, corpus, 1, ["train.max_steps=1", *OFTEN])
+    code, log = run_ranks(tmp_path, corpus, 1, ["train.max_steps=1", *OFTEN])
     assert code == 0
     assert "has no window in split val" in log
     overrides = [f"data.corpus={corpus}", *OFTEN, "validation.patience=1"]

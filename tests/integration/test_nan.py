@@ -5,16 +5,17 @@ import math
 import shutil
 
 import torch
-from launching import break_rank_1, launch, losses
+from launching import losses
+from ranks import run_ranks
 
 from ndt3_dist.checkpoint.steps import delete_step, open_step
 from ndt3_dist.train.run_metrics import read_metrics
 
 
-def test_a_nan_of_one_rank_is_skipped_by_all_and_named(corpus, tmp_path, monkeypatch):
-    break_rank_1(tmp_path, monkeypatch, "position in (0, 12)")  # the first and the fourth step
+def test_a_nan_of_one_rank_is_skipped_by_all_and_named(corpus, tmp_path):
+    nan = "position in (0, 12)"  # the first and the fourth step
     extra = ["train.precision=fp32", "checkpoint.every_steps=1", "checkpoint.keep_last=20"]
-    code, log = launch(tmp_path, corpus, extra=extra)
+    code, log = run_ranks(tmp_path, corpus, extra=extra, nan_where=nan)
     assert code == 0, log
     found = losses(tmp_path)
     for step in (1, 4):
@@ -33,12 +34,10 @@ def test_a_nan_of_one_rank_is_skipped_by_all_and_named(corpus, tmp_path, monkeyp
     assert json.loads(lines.splitlines()[3])["loss"] is None
 
 
-def test_after_too_many_the_run_goes_back_and_on_with_the_data_that_follows(
-    corpus, tmp_path, monkeypatch
-):
-    break_rank_1(tmp_path, monkeypatch, "24 <= position <= 32")  # steps 7 to 9
+def test_after_too_many_the_run_goes_back_and_on_with_the_data_that_follows(corpus, tmp_path):
+    nan = "24 <= position <= 32"  # steps 7 to 9
     extra = ["train.max_skipped=2", "checkpoint.every_steps=5"]
-    code, log = launch(tmp_path, corpus, extra=extra)
+    code, log = run_ranks(tmp_path, corpus, extra=extra, nan_where=nan)
     assert code == 0, log
     assert (
         "3 steps in a row, the last of them 9, had no finite loss and gradient: back to the "
@@ -53,7 +52,7 @@ def test_after_too_many_the_run_goes_back_and_on_with_the_data_that_follows(
     shutil.copytree(tmp_path / "r", tmp_path / "again" / "r")
     for step in (10, 12):
         delete_step(tmp_path / "again" / "r", step)
-    code, log = launch(tmp_path / "again", corpus, extra=extra, resume="auto")
+    code, log = run_ranks(tmp_path / "again", corpus, extra=extra, resume="auto", nan_where=nan)
     assert code == 0, log
     found = losses(tmp_path / "again")
     assert [found[s] for s in (6, 10, 12)] == [losses(tmp_path)[s] for s in (6, 10, 12)]
@@ -61,14 +60,14 @@ def test_after_too_many_the_run_goes_back_and_on_with_the_data_that_follows(
 
 def test_a_run_whose_weights_stay_where_they_are_says_so(corpus, tmp_path):
     still = ["optim.lr=1e-300", "optim.lr_min=0", "log.every_steps=5", "train.max_steps=11"]
-    code, log = launch(tmp_path, corpus, extra=still)
+    code, log = run_ranks(tmp_path, corpus, extra=still)
     assert code == 0, log
     assert log.count("no weight has moved since step 0: look at optim.lr (") == 2, log
 
 
 def test_a_loss_that_stays_away_ends_the_run_with_its_weights(corpus, tmp_path):
     extra = ["optim.lr=1e30", "train.max_skipped=2", "checkpoint.every_steps=1000"]
-    code, log = launch(tmp_path, corpus, extra=extra)
+    code, log = run_ranks(tmp_path, corpus, extra=extra)
     assert code != 0
     assert log.count("error: 3 steps in a row") == 1
     assert "Traceback" not in log

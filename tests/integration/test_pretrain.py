@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launching import kill_all, launch, losses
+from ranks import run_ranks
 
 import ndt3_dist
 from ndt3_dist.checkpoint.export import export, verify_export
@@ -23,7 +24,7 @@ from ndt3_dist.train.run_metrics import read_metrics
 def undisturbed(tmp_path_factory, corpus):
     """Twelve ZeRO-1 bf16 steps on two ranks, checkpoints at 4, 8 and 12."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, log = launch(folder, corpus)
+    code, log = run_ranks(folder, corpus)
     assert code == 0, log
     return folder
 
@@ -51,7 +52,7 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     assert set(Path("/dev/shm").glob("deepspeed*")) <= before  # no memory is left behind
     reached = max(losses(tmp_path))
     assert reached < 12
-    code, log = launch(tmp_path, corpus, resume="auto")
+    code, log = run_ranks(tmp_path, corpus, resume="auto")
     assert code == 0, log
     assert f"resuming from step {steps_of(tmp_path / 'r')[0]}" in log
     assert losses(tmp_path) == losses(undisturbed)
@@ -66,7 +67,7 @@ def test_another_world_size_or_stage_goes_on_with_the_same_loss(
     shutil.copytree(undisturbed / "r", tmp_path / "r")
     for step in (8, 12):
         shutil.rmtree(tmp_path / "r" / "steps" / f"{step:08d}")
-    code, log = launch(
+    code, log = run_ranks(
         tmp_path, corpus, ranks, [f"train.zero_stage={stage}", "train.max_steps=8"], "auto"
     )
     assert code == 0, log
@@ -80,7 +81,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_name(undisturbed, corpus, tmp_pa
     data = bytearray(shard.read_bytes())
     data[-5] ^= 1
     shard.write_bytes(data)
-    code, log = launch(tmp_path, corpus, resume="auto")
+    code, log = run_ranks(tmp_path, corpus, resume="auto")
     assert code == 0, log
     assert "step 12 is damaged, falling back" in log
     assert shard.name in log
@@ -93,19 +94,19 @@ def test_a_damaged_window_is_replaced_on_all_ranks_and_after_a_resume(corpus, tm
     opened = Corpus(corpus)
     shard = tmp_path / "c" / "shards" / f"{opened.shards[0].name}.tar"
     data = bytearray(shard.read_bytes())
-    data[int(opened.index[3]["offsets"][0]) + 150] ^= 1
+    data[int(opened.index[3]["spikes"]["offset"]) + 150] ^= 1
     shard.write_bytes(data)
     quarantine = ["data.on_corrupt=quarantine", "data.max_quarantined=0.1"]
-    code, log = launch(tmp_path, tmp_path / "c", extra=quarantine)
+    code, log = run_ranks(tmp_path, tmp_path / "c", extra=quarantine)
     assert code == 0, log
     assert log.count(f"window {opened.key(3)} has crc32") == 1  # said once, not by every rank
     for step in (8, 12):
         shutil.rmtree(tmp_path / "r" / "steps" / f"{step:08d}")
     before = losses(tmp_path)
-    code, log = launch(tmp_path, tmp_path / "c", extra=quarantine, resume="auto")
+    code, log = run_ranks(tmp_path, tmp_path / "c", extra=quarantine, resume="auto")
     assert code == 0, log
     assert losses(tmp_path) == before
-    code, log = launch(tmp_path / "raise", tmp_path / "c")
+    code, log = run_ranks(tmp_path / "raise", tmp_path / "c")
     assert code != 0
     errors = [line for line in log.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
@@ -136,7 +137,7 @@ def test_replay_lists_what_a_step_was_trained_on(undisturbed, corpus, tmp_path):
 
 
 def test_an_existing_run_is_an_error_not_a_silent_exit(undisturbed, corpus):
-    code, log = launch(undisturbed, corpus)
+    code, log = run_ranks(undisturbed, corpus)
     assert code != 0
     errors = [line for line in log.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
@@ -145,7 +146,7 @@ def test_an_existing_run_is_an_error_not_a_silent_exit(undisturbed, corpus):
 
 
 def test_rank_counts_that_do_not_divide_the_batch_name_those_that_do(corpus, tmp_path):
-    code, log = launch(tmp_path, corpus, 2, ["train.global_batch=3"])
+    code, log = run_ranks(tmp_path, corpus, 2, ["train.global_batch=3"])
     assert code != 0
     assert "these can: 1, 3" in log
 
@@ -189,7 +190,7 @@ def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
     weights = dict(ndt3_dist.load_model(folder).named_parameters())
     still = ["optim.lr=1e-30", "optim.lr_min=1e-30", "optim.weight_decay=0", "train.max_steps=1"]
     still.append(f"train.zero_stage={stage}")
-    code, log = launch(tmp_path / "plain", corpus, ranks, [*still, "--init", str(folder)])
+    code, log = run_ranks(tmp_path / "plain", corpus, ranks, [*still, "--init", str(folder)])
     assert code == 0, log
     first = open_step(tmp_path / "plain" / "r", 1)
     assert first.meta["adam_step"] == 1
@@ -205,7 +206,7 @@ def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
     save_file(moments, folder / "optimizer.safetensors")
     config["trained"].update(epochs=3.5, optimizer={"step": 70})
     (folder / "config.json").write_text(json.dumps(config))
-    code, log = launch(tmp_path / "more", corpus, ranks, [*still, "--init", str(folder)])
+    code, log = run_ranks(tmp_path / "more", corpus, ranks, [*still, "--init", str(folder)])
     assert code == 0, log
     gone_on = open_step(tmp_path / "more" / "r", 1)
     assert gone_on.meta["adam_step"] == 71
@@ -217,7 +218,7 @@ def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
 
 def test_an_export_of_another_model_starts_no_run(undisturbed, corpus, tmp_path):
     export(undisturbed / "r", tmp_path / "e", None, "fp32", print)
-    code, log = launch(tmp_path, corpus, 1, ["model.layers=1", "--init", str(tmp_path / "e")])
+    code, log = run_ranks(tmp_path, corpus, 1, ["model.layers=1", "--init", str(tmp_path / "e")])
     assert code != 0
     assert "model.layers is 1, there 2" in log
     assert not (tmp_path / "r").exists()
@@ -244,7 +245,7 @@ def history(path: Path) -> list[dict]:
 
 
 def test_wandb_offline_has_the_lines_of_metrics_jsonl(corpus, tmp_path):
-    code, log = launch(tmp_path, corpus, 1, ["log.wandb=offline", "train.max_steps=3"])
+    code, log = run_ranks(tmp_path, corpus, 1, ["log.wandb=offline", "train.max_steps=3"])
     assert code == 0, log
     (file,) = (tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb")
     lines = history(file)

@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from launching import launch, losses
+from launching import losses
+from ranks import run_ranks
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.checkpoint.steps import open_step
@@ -26,14 +27,14 @@ def test_weights_and_corpus_change_where_a_run_is_resumed(tmp_path):
         ([weights(1, 1), "train.max_steps=4"], "never"),
         ([weights(1, 4), "train.max_steps=8"], "auto"),
     ):
-        code, log = launch(tmp_path, tmp_path / "c", extra=extra, resume=resume)
+        code, log = run_ranks(tmp_path, tmp_path / "c", extra=extra, resume=resume)
         assert code == 0, log
     assert "source *-01: 20 windows" in log
     assert "20.00% of all rows" in log
     write_corpus(tmp_path / "c", recordings[2:], extends=read_manifest(str(tmp_path / "c")))
     shutil.copytree(tmp_path / "r", tmp_path / "again" / "r")
     for folder, ranks in ((tmp_path, 2), (tmp_path / "again", 1)):
-        code, log = launch(folder, tmp_path / "c", ranks, [weights(1, 4)], "auto")
+        code, log = run_ranks(folder, tmp_path / "c", ranks, [weights(1, 4)], "auto")
         assert code == 0, log
     for ours, theirs in zip(
         read_metrics(tmp_path / "again" / "r"), read_metrics(tmp_path / "r"), strict=True
@@ -49,6 +50,6 @@ def test_weights_and_corpus_change_where_a_run_is_resumed(tmp_path):
         assert len(found.rows) == metrics[step]["samples"]
         assert sum(r["tokens"] for r in found.rows) == metrics[step]["tokens"]
         assert not found.damaged
-    code, log = launch(tmp_path, tmp_path / "c", extra=["data.mixture=[]"], resume="auto")
+    code, log = run_ranks(tmp_path, tmp_path / "c", extra=["data.mixture=[]"], resume="auto")
     assert code != 0
     assert "data.mixture was" in log
