@@ -5,6 +5,7 @@ launcher, signals and kills do is tested with `launching.launch`, which takes th
 """
 
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,12 @@ from pathlib import Path
 
 from launching import SMALL
 
+PRELOAD = [
+    "torch._dynamo.convert_frame",  # what DeepSpeed and AdamW import when they begin
+    "torch._inductor.compile_fx",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "ndt3_dist.train.pretrain",
+]
 LEAVE_S = 20
 """Time that ranks have to leave when another has failed."""
 
@@ -24,7 +31,7 @@ def forks():
     """The context whose server has the imports; the first process that is asked for starts it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepspeed", "ndt3_dist.train.pretrain"])
+    context.set_forkserver_preload(PRELOAD)
     return context
 
 
@@ -51,6 +58,7 @@ def run_rank(
     from ndt3_dist import log as own_log
     from ndt3_dist.programs.pretrain import main
 
+    gc.freeze()  # DeepSpeed collects again and again as it begins
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(out, stream)
