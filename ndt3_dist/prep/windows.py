@@ -9,9 +9,10 @@ nothing: its last, shorter window is kept too, so that every test bin is scored.
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep.binning import bin_covariates, count_spikes, covariate_scales
+from ndt3_dist.prep.binning import bin_covariates, count_spikes, covariate_scales, num_bins
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.readers.recording import EDGE, Recording
+from ndt3_dist.readers.clocks import slack
+from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import (
     Covariate,
     Interval,
@@ -43,7 +44,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         BadInput: Shorter than a window, no spikes, no interval to scale from.
     """
     bin_s = recipe.bin_size_ms / 1000
-    bins = int(np.floor((recording.stop_s - recording.start_s) / bin_s + 1e-6))
+    bins = num_bins(recording, bin_s)
     if bins < recipe.window_bins:
         raise BadInput(
             f"recording of {max(bins, 0) * bin_s:.2f} s is shorter than a window "
@@ -71,6 +72,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
             bin_s,
             bins,
             recipe.covariates.max_gap_ms / 1000,
+            recording.covariate_error_s,
         )
         inside = np.zeros(bins, bool)
         for first, last in spans:
@@ -135,8 +137,9 @@ def span_bins(recording: Recording, bin_s: float, bins: int) -> list[tuple[int, 
     if recording.spans is None:
         return [(0, bins)]
     edges = (recording.spans - recording.start_s) / bin_s
-    first = np.clip(np.ceil(edges[:, 0] - EDGE), 0, bins).astype(int)
-    last = np.clip(np.floor(edges[:, 1] + EDGE), 0, bins).astype(int)
+    more = slack(recording.span_error_s, bin_s) / bin_s
+    first = np.clip(np.ceil(edges[:, 0] - more), 0, bins).astype(int)
+    last = np.clip(np.floor(edges[:, 1] + more), 0, bins).astype(int)
     return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if a < b]
 
 

@@ -4,11 +4,12 @@ Times are in s and are the start of what a sample describes. A rate that contrad
 the rest of the file is refused, since all that follows from it would be misplaced.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
 from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries, as_str
 from ndt3_dist.readers.options import CovariatesRecipe
 from ndt3_dist.readers.recording import COVARIATE_NAMES
@@ -29,6 +30,7 @@ class Series:
         period: Time from one sample to the next in s.
         names: One per dimension.
         units: One per dimension.
+        error: What the distance of a sample from another time of the file may be off by, in s.
     """
 
     times: np.ndarray
@@ -36,6 +38,7 @@ class Series:
     period: float
     names: tuple[str, ...]
     units: tuple[str, ...]
+    error: float = 0.0
 
 
 def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> Series:
@@ -51,25 +54,26 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
     parts = []
     for item in found:
         values = read_values(item, recipe.offset_is_start)
-        times, period = read_times(clock or item, len(values), recipe, file_s)
-        parts.append(Series(times, values, period, part_names(item, values, len(found) > 1), ()))
+        times, period, error = read_times(clock or item, len(values), recipe, file_s)
+        names = part_names(item, values, len(found) > 1)
+        parts.append(Series(times, values, period, names, (), error))
     first = parts[0]
     for item, part in zip(found[1:], parts[1:], strict=True):
         same = len(part.times) == len(first.times)
-        if not same or np.abs(part.times - first.times).max() > TIMES_AGREE:
+        agree = max(TIMES_AGREE, part.error, first.error)
+        if not same or np.abs(part.times - first.times).max() > agree:
             raise BadInput(
                 f"{item.path} has other times than {found[0].path}; series side by side need the "
                 "same"
             )
     units = [item.unit for item, p in zip(found, parts, strict=True) for _ in p.names]
     if len(parts) == 1:
-        return Series(first.times, first.values, first.period, first.names, tuple(units))
-    return Series(
-        first.times,
-        np.concatenate([p.values for p in parts], axis=1),
-        first.period,
-        tuple(name for p in parts for name in p.names),
-        tuple(units),
+        return replace(first, units=tuple(units))
+    return replace(
+        first,
+        values=np.concatenate([p.values for p in parts], axis=1),
+        names=tuple(name for p in parts for name in p.names),
+        units=tuple(units),
     )
 
 
@@ -98,25 +102,47 @@ def read_values(item: TimeSeries, offset_is_start: bool = False) -> np.ndarray:
 
 def read_times(
     item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float
-) -> tuple[np.ndarray, float]:
-    """Start of each sample and the sample period, in s, as the recipe understands the file."""
+) -> tuple[np.ndarray, float, float]:
+    """Start of each sample, the sample period and the error of the times (`Series`), all in s, as
+    the recipe understands the file."""
     times = item.timestamps()
     if times is None:
         times, period = regular_times(item, samples, recipe, file_s)
+        error = float(np.spacing(np.abs(times).max()))
     else:
-        steps = np.diff(times)
-        period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+        times, period, error = stamped_times(times)
     if len(times) != samples:
         raise BadInput(f"{item.path}: {len(times)} times, {samples} samples")
     ascends = np.isfinite(times).all() and (np.diff(times) > 0).all()
     if not ascends and not ("repeated_times" in recipe.drop and np.isfinite(times).all()):
-        raise BadInput(f"{item.path}: timestamps are not strictly ascending")
+        raise BadInput(f"{item.path}: timestamps are not strictly ascending{coarse(times, error)}")
     if contradicts(lasts := float(times[-1] - times[0]), float(times[0]), period, file_s):
         raise BadInput(
             f"{item.path}: its timestamps span {lasts:.0f} s, all else in the file ends at "
             f"{file_s:.0f} s; expected seconds since the start of the session"
         )
-    return times - period if recipe.stamped == "end" else times, period
+    if recipe.stamped == "end":
+        times, error = times - period, 2 * error
+    return times, period, error
+
+
+def stamped_times(times: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Times, period and error of samples with timestamps; of the even clock that coarse ones were
+    rounded from, where there is one."""
+    error = stored_error(times)
+    steps = np.diff(times)
+    period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if error > EDGE * period and (even := even_clock(times, error)):
+        return even.times, even.period, even.error
+    return times, period, error
+
+
+def coarse(times: np.ndarray, error: float) -> str:
+    """What to say of times that repeat because they are held to no more than a sample."""
+    apart = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    if not (np.isfinite(times).all() and error > apart / 2):
+        return ""
+    return f" (they are held to {error:.3g} s; expected float64, or times since the session began)"
 
 
 def contradicts(lasts: float, start: float, period: float, file_s: float) -> bool:

@@ -8,8 +8,6 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.manifest import Array
 
 COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
-EDGE = 1e-6
-"""Share of a bin by which a time may miss its edge: clocks written in float64 seconds do."""
 SAME_BIN = 1e-4
 """Relative difference of two bin sizes that are meant to be equal: clocks are that exact."""
 LONGEST_S = 24 * 3600
@@ -36,6 +34,9 @@ class Recording:
         count_bin_s: Length of a file bin in s.
         spans: Stretches [start, stop) in s that windows must not leave, (spans, 2), ascending;
             None = the whole recording.
+        spike_error_s, covariate_error_s, span_error_s: What the distance of a spike, a sample or
+            the edge of a span from `start_s` may be off by, for how times were stored
+            (`clocks.stored_error`); less than EDGE of a bin is not worth saying.
     """
 
     subject: str
@@ -51,6 +52,15 @@ class Recording:
     counts: np.ndarray | None = None
     count_bin_s: float = 0.0
     spans: np.ndarray | None = None
+    spike_error_s: float = 0.0
+    covariate_error_s: float = 0.0
+    span_error_s: float = 0.0
+
+    def add_error(self, error_s: float) -> None:
+        """No time is known better than one that others are counted from."""
+        self.spike_error_s = max(self.spike_error_s, error_s)
+        self.covariate_error_s = max(self.covariate_error_s, error_s)
+        self.span_error_s = max(self.span_error_s, error_s)
 
     @property
     def covariate_units(self) -> tuple[str, ...]:
