@@ -114,6 +114,10 @@ class Recipe(ReadOptions):
     def identity(self) -> dict:
         """The part of the recipe that decides the corpus."""
         told = self.model_dump(mode="json", exclude=RUNTIME_KEYS)
+        if self.covariates.repair == "refuse":
+            del told["covariates"][
+                "repair"
+            ]  # recipes from before there was a choice keep their hash
         if self.privacy.pseudonyms:
             told["pattern"] = ""  # it may name somebody
         return {"version": VERSION, **told, "privacy": {"pseudonyms": self.privacy.pseudonyms}}

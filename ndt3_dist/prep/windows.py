@@ -128,6 +128,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         windows={split: Windows(**tally) for split, tally in windows.items()},
         spikes=int(spikes.sum()),
         spikes_outside=int(total - int(spikes.sum())),
+        dropped_samples=recording.dropped_samples,
     )
     return session, samples
 

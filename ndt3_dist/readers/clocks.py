@@ -121,8 +121,9 @@ def _steps(times: np.ndarray, error_s: float) -> np.ndarray | None:
     typical = float(np.median(apart))
     if error_s > typical / 8:
         return np.arange(len(times), dtype=np.float64)
-    mean = float(apart[apart < 1.5 * typical].mean())
-    numbers = np.rint(apart / mean)
+    if apart.min() <= 0:
+        return None
+    numbers = np.rint(apart / apart[apart < 1.5 * typical].mean())
     return None if numbers.min() < 1 else np.r_[0.0, np.cumsum(numbers)]
 
 

@@ -23,12 +23,13 @@ from ndt3_dist.readers.mat_common import (
 )
 from ndt3_dist.readers.mat_file import MatFile, open_mat
 from ndt3_dist.readers.mat_options import SECONDS, MatRecipe
-from ndt3_dist.readers.mat_values import clock, counts, matrix, velocity
+from ndt3_dist.readers.mat_values import clock, counts, matrix, vector, velocity
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import COVARIATE_NAMES, Recording, check_times
+from ndt3_dist.readers.repair import REMEDY, in_order, pairs
 
 USED = {f"mat.{key}" for key in MatRecipe.model_fields} | {
-    f"covariates.{key}" for key in ("path", "columns", "stamped", "derivative")
+    f"covariates.{key}" for key in ("path", "columns", "stamped", "derivative", "repair")
 }
 
 
@@ -38,7 +39,7 @@ def read_mat(path: str | Path, recipe: ReadOptions) -> Recording:
     refuse_unused(recipe, *USED)
     with open_mat(path) as mat:
         subject, session = subject_and_session(mat, path, recipe)
-        times, values, stop, error = _covariates(mat, recipe)
+        times, values, stop, error, dropped = _covariates(mat, recipe)
         recording = Recording(
             subject=subject,
             session=session,
@@ -51,6 +52,7 @@ def read_mat(path: str | Path, recipe: ReadOptions) -> Recording:
             covariate_names=dim_names(recipe, COVARIATE_NAMES[: values.shape[1]], values.shape[1]),
             covariate_unit=fields.unit,
             covariate_error_s=error,
+            dropped_samples=dropped,
         )
         if fields.holds == "counts":
             if not fields.bin_ms:
@@ -86,12 +88,12 @@ def _counts_start(mat: MatFile, recipe: ReadOptions, bins: int) -> tuple[float, 
 
 
 def _covariates(mat: MatFile, recipe: ReadOptions):
-    """Times (samples,) and values (samples, dims) of the covariates, where they end in s, and the
-    error of their times."""
+    """Times (samples,) and values (samples, dims) of the covariates, where they end in s, the error
+    of their times, and how many were left out."""
     fields, said = recipe.mat, recipe.covariates
     names = covariate_fields(recipe)
     if not names:
-        return np.zeros(0), np.zeros((0, 0)), 0.0, 0.0
+        return np.zeros(0), np.zeros((0, 0)), 0.0, 0.0, 0
     if bool(fields.times) == bool(fields.rate_hz):
         raise BadInput("covariates need either mat.times or mat.rate_hz")
     each = [_samples(mat, name, fields.samples_along) for name in names]
@@ -106,21 +108,30 @@ def _covariates(mat: MatFile, recipe: ReadOptions):
             f"{', '.join(map(str, said.columns))} (they count from 0)"
         )
     values = values[:, said.columns] if said.columns else values
+    many = len(values)
     if fields.times:
-        times, error = clock(mat[fields.times], fields.times, SECONDS[fields.times_in])
+        stamps = mat[fields.times]
+        if said.repair == "drop":
+            stamps = vector(stamps, fields.times)
+            many = max(many, len(stamps))
+            stamps = stamps[: pairs(", ".join(names), len(stamps), len(values), said)]
+            keep = np.flatnonzero(in_order(fields.times, stamps, 0.0, said))
+            stamps, values = stamps[keep], values[keep]
+        times, error = clock(stamps, fields.times, SECONDS[fields.times_in], REMEDY)
     else:
         times = fields.start_s + np.arange(len(values)) / fields.rate_hz
         error = float(np.spacing(np.abs(times).max(initial=0.0)))
     if len(times) != len(values) or len(times) < 2:
-        raise BadInput(f"{', '.join(names)}: {len(values)} samples, {len(times)} times")
+        raise BadInput(f"{', '.join(names)}: {len(values)} samples, {len(times)} times; {REMEDY}")
     period = float(np.median(np.diff(times)))
+    dropped = many - len(values)
     if said.stamped == "end":
         times, error = times - period, 2 * error
     stop = float(times[-1]) + period
     if said.derivative:
         stop = float(times[-1])
         times, values = velocity(times, values, said.max_gap_ms / 1000, error)
-    return times, values, stop, error
+    return times, values, stop, error, dropped
 
 
 def _samples(mat: MatFile, field: str, along: str) -> np.ndarray:

@@ -140,7 +140,9 @@ def counts(value: Any, field: str, along: str = "rows", any_shape: bool = False)
     return found.astype(np.int32) if found.dtype.kind == "f" else found
 
 
-def clock(value: Any, field: str, unit_s: float = 1.0) -> tuple[np.ndarray, float]:
+def clock(
+    value: Any, field: str, unit_s: float = 1.0, advice: str = "correct the file"
+) -> tuple[np.ndarray, float]:
     """Times of samples in s: two or more, strictly ascending and finite, or BadInput; and what the
     distance of one from another time of the file may be off by (`clocks.stored_error`).
 
@@ -151,6 +153,7 @@ def clock(value: Any, field: str, unit_s: float = 1.0) -> tuple[np.ndarray, floa
         value: Of the field.
         field: Its name.
         unit_s: Of its times.
+        advice: What to do where they do not ascend.
     """
     times = vector(value, field)
     error = stored_error(times)
@@ -159,7 +162,7 @@ def clock(value: Any, field: str, unit_s: float = 1.0) -> tuple[np.ndarray, floa
         if even:
             return even.times * unit_s, even.error * unit_s
     if len(times) < 2 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-        raise BadInput(f"{field}: {len(times)} times are not strictly ascending")
+        raise BadInput(f"{field}: {len(times)} times are not strictly ascending; {advice}")
     period = (times[-1] - times[0]) / (len(times) - 1)
     steps = np.arange(len(times))
     allowed = min(2 * np.abs(times[0] + steps * period - times).max() + EXACT, ROUNDED * period)

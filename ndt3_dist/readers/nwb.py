@@ -57,6 +57,7 @@ def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
             samples = derivative(samples, recipe.covariates.max_gap_ms / 1000)
         found.covariate_times, found.covariates = samples.times, samples.values
         found.covariate_names, units = samples.names, samples.units
+        found.dropped_samples = raw.left_out
         found.covariate_unit = units[0] if len(set(units)) == 1 else units
         if found.counts is None:
             start_error = raw.error

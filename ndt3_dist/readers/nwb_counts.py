@@ -11,9 +11,10 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
 from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries
-from ndt3_dist.readers.nwb_series import coarse, expand
+from ndt3_dist.readers.nwb_series import expand
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import SAME_BIN
+from ndt3_dist.readers.repair import in_order
 from ndt3_dist.shards.manifest import Array
 
 STEP = 0.05
@@ -102,8 +103,7 @@ def bin_starts(item: TimeSeries, stamped: str, bins: int) -> tuple[np.ndarray, f
         typical = float(np.median(np.diff(times)))
         if error > EDGE * typical and (even := even_clock(times, error)):
             times, error = even.times, even.error
-        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            raise BadInput(f"{path}: timestamps are not strictly ascending{coarse(times, error)}")
+        in_order(f"{path}: timestamps", times, error)
         steps = np.diff(times)
         # The mean over the steps between neighbours: a median keeps the rounding of one step.
         bin_s = float(np.mean(steps[steps < np.median(steps) * (1 + STEP)]))

@@ -35,13 +35,10 @@ def choose_columns(series: Series, recipe: CovariatesRecipe) -> Series:
 
 
 def read_covariates(nwb: NwbFile, recipe: ReadOptions, file_s: float) -> tuple[Series, Series]:
-    """The covariates as the file has them (all samples, chosen columns), and without those that
-    the recipe drops."""
+    """The covariates as the file has them (all samples with a time of their own, chosen columns),
+    and without those that are held."""
     raw = choose_columns(read_side_by_side(nwb, recipe.covariates, file_s), recipe.covariates)
     kept = raw
-    if "repeated_times" in recipe.covariates.drop:
-        latest = np.maximum.accumulate(raw.times)
-        kept = take(kept, np.r_[True, raw.times[1:] > latest[:-1]])
     if "held_values" in recipe.covariates.drop:
         kept = take(kept, not_held(kept.times, kept.values, kept.error))
     return raw, kept
@@ -49,7 +46,9 @@ def read_covariates(nwb: NwbFile, recipe: ReadOptions, file_s: float) -> tuple[S
 
 def take(series: Series, keep: np.ndarray) -> Series:
     """The samples that `keep` (samples,) says."""
-    return replace(series, times=series.times[keep], values=series.values[keep])
+    return replace(
+        series, times=series.times[keep], values=series.values[keep], which=series.which[keep]
+    )
 
 
 def not_held(times: np.ndarray, values: np.ndarray, error_s: float = 0.0) -> np.ndarray:

@@ -121,6 +121,10 @@ class TimeSeries:
         times = self.nwb.numbers(self.group["timestamps"], f"{self.path}/timestamps")
         return times.astype(np.float64, copy=False).ravel()
 
+    def num_timestamps(self) -> int | None:
+        """Their number; None where the file gives a rate."""
+        return self.group["timestamps"].size if "timestamps" in self.group else None
+
     @property
     def rate(self) -> float | None:
         """In Hz; None where the file says none."""

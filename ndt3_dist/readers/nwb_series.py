@@ -4,7 +4,7 @@ Times are in s and are the start of what a sample describes. A rate that contrad
 the rest of the file is refused, since all that follows from it would be misplaced.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
 from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries, as_str
 from ndt3_dist.readers.options import CovariatesRecipe
 from ndt3_dist.readers.recording import COVARIATE_NAMES
+from ndt3_dist.readers.repair import in_order, pairs
 
 CONTRADICTION = 10.0
 """Series that seem to last this many times longer than all else in the file have a wrong rate."""
@@ -31,6 +32,9 @@ class Series:
         names: One per dimension.
         units: One per dimension.
         error: What the distance of a sample from another time of the file may be off by, in s.
+        which: Of the file's samples, (samples,) int.
+        of: Samples in the file.
+        left_out: Samples and times that were left out because they do not pair.
     """
 
     times: np.ndarray
@@ -39,6 +43,9 @@ class Series:
     names: tuple[str, ...]
     units: tuple[str, ...]
     error: float = 0.0
+    which: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    of: int = 0
+    left_out: int = 0
 
 
 def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> Series:
@@ -54,9 +61,11 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
     parts = []
     for item in found:
         values = read_values(item, recipe.offset_is_start)
-        times, period, error = read_times(clock or item, len(values), recipe, file_s)
+        refuse_transposed(item, clock or item, values)
+        part = read_times(clock or item, len(values), recipe, file_s)
         names = part_names(item, values, len(found) > 1)
-        parts.append(Series(times, values, period, names, (), error))
+        values = values if len(part.which) == len(values) else values[part.which]
+        parts.append(replace(part, values=values, names=names))
     first = parts[0]
     for item, part in zip(found[1:], parts[1:], strict=True):
         same = len(part.times) == len(first.times)
@@ -71,6 +80,7 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
         return replace(first, units=tuple(units))
     return replace(
         first,
+        left_out=max(p.left_out for p in parts),
         values=np.concatenate([p.values for p in parts], axis=1),
         names=tuple(name for p in parts for name in p.names),
         units=tuple(units),
@@ -100,22 +110,18 @@ def read_values(item: TimeSeries, offset_is_start: bool = False) -> np.ndarray:
     return values
 
 
-def read_times(
-    item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float
-) -> tuple[np.ndarray, float, float]:
-    """Start of each sample, the sample period and the error of the times (`Series`), all in s, as
-    the recipe understands the file."""
+def read_times(item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float) -> Series:
+    """The times of a series as the recipe understands the file; values and names are still out."""
     times = item.timestamps()
     if times is None:
         times, period = regular_times(item, samples, recipe, file_s)
         error = float(np.spacing(np.abs(times).max()))
     else:
         times, period, error = stamped_times(times)
-    if len(times) != samples:
-        raise BadInput(f"{item.path}: {len(times)} times, {samples} samples")
-    ascends = np.isfinite(times).all() and (np.diff(times) > 0).all()
-    if not ascends and not ("repeated_times" in recipe.drop and np.isfinite(times).all()):
-        raise BadInput(f"{item.path}: timestamps are not strictly ascending{coarse(times, error)}")
+    number, many = pairs(item.path, len(times), samples, recipe), max(len(times), samples)
+    times = times[:number]
+    which = np.flatnonzero(in_order(f"{item.path}: timestamps", times, error, recipe))
+    times = times[which]
     if contradicts(lasts := float(times[-1] - times[0]), float(times[0]), period, file_s):
         raise BadInput(
             f"{item.path}: its timestamps span {lasts:.0f} s, all else in the file ends at "
@@ -123,7 +129,21 @@ def read_times(
         )
     if recipe.stamped == "end":
         times, error = times - period, 2 * error
-    return times, period, error
+    nothing = np.zeros((0, 0))
+    return Series(times, nothing, period, (), (), error, which, samples, many - len(times))
+
+
+def refuse_transposed(item: TimeSeries, clock: TimeSeries, values: np.ndarray) -> None:
+    """Raise BadInput where the second axis of the data is that of time."""
+    times, (samples, dims) = clock.num_timestamps(), values.shape
+    turned, told = dims == times != samples, f"{times} timestamps"
+    if times is None:
+        turned, told = dims > samples, "a rate"
+    if turned:
+        raise BadInput(
+            f"{item.path} has shape {values.shape} and {told}; expected (samples, dims): it is "
+            "transposed, turn its axes round in the file"
+        )
 
 
 def stamped_times(times: np.ndarray) -> tuple[np.ndarray, float, float]:
@@ -135,14 +155,6 @@ def stamped_times(times: np.ndarray) -> tuple[np.ndarray, float, float]:
     if error > EDGE * period and (even := even_clock(times, error)):
         return even.times, even.period, even.error
     return times, period, error
-
-
-def coarse(times: np.ndarray, error: float) -> str:
-    """What to say of times that repeat because they are held to no more than a sample."""
-    apart = (times[-1] - times[0]) / max(len(times) - 1, 1)
-    if not (np.isfinite(times).all() and error > apart / 2):
-        return ""
-    return f" (they are held to {error:.3g} s; expected float64, or times since the session began)"
 
 
 def contradicts(lasts: float, start: float, period: float, file_s: float) -> bool:

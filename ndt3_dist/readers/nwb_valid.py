@@ -17,7 +17,7 @@ def read_validity(nwb: NwbFile, recipe: ReadOptions, covariates: Series | None, 
     Args:
         nwb: The open file.
         recipe: Its `validity` decides.
-        covariates: All samples of the covariates, for a mask that has their times.
+        covariates: All samples of the covariates that have a time, for a mask that has theirs.
         file_s: End of the file's spikes in s, to check the rate of a mask against.
     """
     rule = recipe.validity
@@ -82,14 +82,15 @@ def mask_spans(
     valid = valid.astype(bool) != rule.invert
     if rule.clock == "own":
         like = recipe.covariates if recipe.covariates.path else recipe.spikes
-        stamped = CovariatesRecipe(stamped=like.stamped)
-        times, period, error = read_times(series, len(valid), stamped, file_s)
+        told = CovariatesRecipe(stamped=like.stamped, repair=recipe.covariates.repair)
+        clock = read_times(series, len(valid), told, file_s)
     else:
         assert covariates is not None  # the recipe is refused otherwise
-        times, period, error = covariates.times, covariates.period, covariates.error
-        if len(times) != len(valid):
+        clock = covariates
+        if clock.of != len(valid):
             raise BadInput(
-                f"{rule.mask} has {len(valid)} samples, the covariates {len(times)}; with "
+                f"{rule.mask} has {len(valid)} samples, the covariates {clock.of}; with "
                 "validity.clock=covariates they are the same samples"
             )
-    return merge(runs(valid, times, period), error), error
+    valid = valid[clock.which]
+    return merge(runs(valid, clock.times, clock.period), clock.error), clock.error

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import PART
 from ndt3_dist.shards.manifest import Array
 
 COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
@@ -37,6 +38,7 @@ class Recording:
         spike_error_s, covariate_error_s, span_error_s: What the distance of a spike, a sample or
             the edge of a span from `start_s` may be off by, for how times were stored
             (`clocks.stored_error`); less than EDGE of a bin is not worth saying.
+        dropped_samples: Covariate samples and times that were left out for not pairing.
     """
 
     subject: str
@@ -55,12 +57,19 @@ class Recording:
     spike_error_s: float = 0.0
     covariate_error_s: float = 0.0
     span_error_s: float = 0.0
+    dropped_samples: int = 0
 
     def add_error(self, error_s: float) -> None:
         """No time is known better than one that others are counted from."""
         self.spike_error_s = max(self.spike_error_s, error_s)
         self.covariate_error_s = max(self.covariate_error_s, error_s)
         self.span_error_s = max(self.span_error_s, error_s)
+
+    def notes(self, bin_s: float) -> list[str]:
+        """What is to be said of a recording that is none the less used."""
+        if self.counts is not None or self.spike_error_s <= PART * bin_s:
+            return []
+        return [f"its spike times are held to {self.spike_error_s:.2g} s"]
 
     @property
     def covariate_units(self) -> tuple[str, ...]:
