@@ -16,7 +16,7 @@ from ndt3_dist.readers.mat_common import (
     check_overlap,
     check_regular,
     covariate_fields,
-    dim_names,
+    names_of_fields,
     refuse_unused,
     spike_trains,
     subject_and_session,
@@ -24,8 +24,9 @@ from ndt3_dist.readers.mat_common import (
 from ndt3_dist.readers.mat_file import MatFile, open_mat
 from ndt3_dist.readers.mat_options import SECONDS, MatRecipe
 from ndt3_dist.readers.mat_values import clock, counts, matrix, vector, velocity
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
-from ndt3_dist.readers.recording import COVARIATE_NAMES, Recording, check_times
+from ndt3_dist.readers.recording import Recording, check_times
 from ndt3_dist.readers.repair import REMEDY, in_order, pairs
 
 USED = {f"mat.{key}" for key in MatRecipe.model_fields} | {
@@ -39,7 +40,7 @@ def read_mat(path: str | Path, recipe: ReadOptions) -> Recording:
     refuse_unused(recipe, *USED)
     with open_mat(path) as mat:
         subject, session = subject_and_session(mat, path, recipe)
-        times, values, stop, error, dropped = _covariates(mat, recipe)
+        times, values, dims, stop, error, dropped = _covariates(mat, recipe)
         recording = Recording(
             subject=subject,
             session=session,
@@ -49,7 +50,7 @@ def read_mat(path: str | Path, recipe: ReadOptions) -> Recording:
             stop_s=stop,
             covariate_times=times,
             covariates=values,
-            covariate_names=dim_names(recipe, COVARIATE_NAMES[: values.shape[1]], values.shape[1]),
+            covariate_names=chosen_names(recipe.covariates.names, dims),
             covariate_unit=fields.unit,
             covariate_error_s=error,
             dropped_samples=dropped,
@@ -88,12 +89,12 @@ def _counts_start(mat: MatFile, recipe: ReadOptions, bins: int) -> tuple[float, 
 
 
 def _covariates(mat: MatFile, recipe: ReadOptions):
-    """Times (samples,) and values (samples, dims) of the covariates, where they end in s, the error
-    of their times, and how many were left out."""
+    """Times (samples,), values (samples, dims) and names of the covariates, where they end in s,
+    the error of their times, and how many were left out."""
     fields, said = recipe.mat, recipe.covariates
     names = covariate_fields(recipe)
     if not names:
-        return np.zeros(0), np.zeros((0, 0)), 0.0, 0.0, 0
+        return np.zeros(0), np.zeros((0, 0)), (), 0.0, 0.0, 0
     if bool(fields.times) == bool(fields.rate_hz):
         raise BadInput("covariates need either mat.times or mat.rate_hz")
     each = [_samples(mat, name, fields.samples_along) for name in names]
@@ -107,7 +108,9 @@ def _covariates(mat: MatFile, recipe: ReadOptions):
             f"{', '.join(names)}: {values.shape[1]} dims; covariates.columns names "
             f"{', '.join(map(str, said.columns))} (they count from 0)"
         )
-    values = values[:, said.columns] if said.columns else values
+    dims = names_of_fields(names, [v.shape[1] for v in each])
+    if said.columns:
+        values, dims = values[:, said.columns], tuple(dims[c] for c in said.columns)
     many = len(values)
     if fields.times:
         stamps = mat[fields.times]
@@ -131,7 +134,7 @@ def _covariates(mat: MatFile, recipe: ReadOptions):
     if said.derivative:
         stop = float(times[-1])
         times, values = velocity(times, values, said.max_gap_ms / 1000, error)
-    return times, values, stop, error, dropped
+    return times, values, dims, stop, error, dropped
 
 
 def _samples(mat: MatFile, field: str, along: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, slack
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.nwb_file import NwbFile
 from ndt3_dist.readers.nwb_series import Series, read_side_by_side
 from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
@@ -22,13 +23,7 @@ def choose_columns(series: Series, recipe: CovariatesRecipe) -> Series:
     columns = recipe.columns or list(range(dims))
     if any(not 0 <= c < dims for c in columns):
         raise BadInput(f"covariates.columns {columns}: {recipe.path} has {dims} dimensions")
-    names = tuple(series.names[c] for c in columns)
-    if recipe.names:
-        if len(recipe.names) != len(columns):
-            raise BadInput(
-                f"covariates.names has {len(recipe.names)} names for {len(columns)} dimensions"
-            )
-        names = tuple(recipe.names)
+    names = chosen_names(recipe.names, tuple(series.names[c] for c in columns))
     values = series.values[:, columns] if recipe.columns else series.values
     units = tuple(series.units[c] for c in columns)
     return replace(series, values=values, names=names, units=units)

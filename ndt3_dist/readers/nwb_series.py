@@ -10,9 +10,9 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
+from ndt3_dist.readers.names import column_names, tidy
 from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries, as_str
 from ndt3_dist.readers.options import CovariatesRecipe
-from ndt3_dist.readers.recording import COVARIATE_NAMES
 from ndt3_dist.readers.repair import in_order, pairs
 
 CONTRADICTION = 10.0
@@ -63,7 +63,7 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
         values = read_values(item, recipe.offset_is_start)
         refuse_transposed(item, clock or item, values)
         part = read_times(clock or item, len(values), recipe, file_s)
-        names = part_names(item, values, len(found) > 1)
+        names = part_names(item, values.shape[1], len(found) > 1)
         values = values if len(part.which) == len(values) else values[part.which]
         parts.append(replace(part, values=values, names=names))
     first = parts[0]
@@ -87,14 +87,11 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
     )
 
 
-def part_names(item: TimeSeries, values: np.ndarray, among_others: bool) -> tuple[str, ...]:
-    """Names of a series' dimensions: those of space, with the series' own among others."""
-    dims = values.shape[1]
-    own = COVARIATE_NAMES[:dims] if dims <= len(COVARIATE_NAMES) else ()
-    own = own or tuple(f"d{d + 1}" for d in range(dims))
-    if not among_others:
-        return own
-    return (item.name,) if dims == 1 else tuple(f"{item.name}_{n}" for n in own)
+def part_names(item: TimeSeries, dims: int, among_others: bool) -> tuple[str, ...]:
+    """Names of a series' columns: the file's own, else what its own name says (`names.py`)."""
+    own = next(filter(None, (tidy(names, dims) for names in item.labels(dims))), ())
+    holder, spatial = item.path.split("/")[-2], item.kind == "SpatialSeries"
+    return column_names(item.name, dims, holder, spatial, own, among_others)
 
 
 def read_values(item: TimeSeries, offset_is_start: bool = False) -> np.ndarray:

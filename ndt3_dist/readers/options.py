@@ -58,7 +58,8 @@ class CovariatesRecipe(Section):
     derivative: bool = False
     """Differentiate by time (a velocity from a position), never across a gap."""
     names: list[str] = []
-    """Names of its dimensions; default x, y, z, ... as NDT3 has them."""
+    """Names of its dimensions; empty = the file's own, else x, y, z of a position or velocity in
+    two or three columns, else the series' name of a single column, else dim0, dim1, ..."""
     quantile: float = Field(default=0.999, gt=0, le=1)
     """A dimension's scale is this quantile of its absolute value in train or calibration bins."""
     max_gap_ms: float = Field(default=100, gt=0)

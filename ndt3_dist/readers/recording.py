@@ -8,7 +8,6 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import PART
 from ndt3_dist.shards.manifest import Array
 
-COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
 SAME_BIN = 1e-4
 """Relative difference of two bin sizes that are meant to be equal: clocks are that exact."""
 LONGEST_S = 24 * 3600

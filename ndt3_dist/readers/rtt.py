@@ -14,7 +14,6 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
 from ndt3_dist.readers.mat_common import (
-    dim_names,
     refuse_unused,
     spike_trains,
     subject_and_session,
@@ -27,6 +26,7 @@ from ndt3_dist.readers.mat_values import (
     matrix,
     velocity,
 )
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 from ndt3_dist.shards.manifest import Array
@@ -60,7 +60,7 @@ def read_rtt(path: str | Path, recipe: ReadOptions) -> Recording:
             stop_s=stop,
             covariate_times=times,
             covariates=rates,
-            covariate_names=dim_names(recipe, ("x", "y")),
+            covariate_names=chosen_names(recipe.covariates.names, ("x", "y")),
             covariate_unit="m/s",
             spike_error_s=max(stored_error(*spikes), error),
             covariate_error_s=error,

@@ -16,13 +16,13 @@ from ndt3_dist.readers.mat_common import (
     arrays_of,
     check_regular,
     covariate_fields,
-    dim_names,
     refuse_unused,
     spike_trains,
     subject_and_session,
 )
 from ndt3_dist.readers.mat_file import MatFile, open_mat
 from ndt3_dist.readers.mat_values import cells, clock, counts, matrix, text, vector
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 
@@ -55,7 +55,7 @@ def read_xds(path: str | Path, recipe: ReadOptions) -> Recording:
             stop_s=float(times[-1]) + period,
             covariate_times=times if names else np.zeros(0),
             covariates=values,
-            covariate_names=dim_names(recipe, names),
+            covariate_names=chosen_names(recipe.covariates.names, names),
             covariate_unit=units,
         )
         recording.add_error(error)

@@ -274,7 +274,7 @@ def test_counts_that_cannot_be_are_refused_by_name(counts, expected, tmp_path):
     [
         ({"times": "t", "arrays": {"M1": 96}}, {"path": "vel"}, "spikes has 3 channels"),
         ({"times": "t"}, {"path": "vel", "columns": [2]}, "vel: 2 dims; covariates.columns"),
-        ({"times": "t"}, {"path": "vel", "names": ["x"]}, "1 names for 2 dims"),
+        ({"times": "t"}, {"path": "vel", "names": ["x"]}, "1 names for 2 dimensions"),
         ({"times": "t", "subject": "vel"}, {"path": "vel"}, "vel is an array"),
         ({"holds": "counts"}, {}, "counts in spikes need their bin size"),
         ({}, {"path": "vel"}, "either mat.times or mat.rate_hz"),
