@@ -331,6 +331,33 @@ def test_a_file_with_flipped_bytes_is_read_or_refused_and_nothing_else(version, 
             read_mat(path, TIMES)
 
 
+def test_a_compressed_variable_is_compared_with_its_checksum(tmp_path):
+    """A flipped byte may unpack to other numbers, and to as many."""
+    times = np.arange(400) / 100
+    inner = v5_array("<", 6, (400, 1), 9, times.tobytes())
+    packed = bytearray(zlib.compress(inner, 0))  # stored as it is, between two headers
+    path = write_mat(tmp_path / "a.mat", {})
+    head = path.read_bytes()[:128]
+
+    def put_it(*more: bytes) -> None:
+        data = bytes(packed) + b"".join(more)
+        path.write_bytes(head + struct.pack("<II", 15, len(data)) + data)
+
+    put_it()
+    with open_mat(path) as mat:
+        np.testing.assert_array_equal(mat["x"][:, 0], times)
+    packed[len(packed) // 2] ^= 1
+    put_it()
+    said = refusal(path, recipe({"spikes": "x"}))
+    assert "x does not unpack (Error -3 while decompressing data: incorrect data check)" in said
+    packed = zlib.compress(inner + bytes(8))
+    put_it()
+    assert "x does not end where it says" in refusal(path, recipe({"spikes": "x"}))
+    packed = zlib.compress(inner)[:-2]
+    put_it()
+    assert "x does not end where it says" in refusal(path, recipe({"spikes": "x"}))
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.mat"
     assert "no such file" in refusal(path)
