@@ -159,13 +159,6 @@ def test_a_matlab_file_is_repaired_alike(tmp_path, name):
     assert found.dropped_samples == max(COUNT, len(times)) - len(stay)
 
 
-def test_readers_that_do_not_repair_say_so(tmp_path):
-    for reader in ("rtt", "xds", "pyaldata"):
-        told = {"dataset": "t", "reader": reader, "covariates": {"repair": "drop"}}
-        with pytest.raises(ValueError, match=r"does not use covariates\.repair"):
-            read_recording(tmp_path / "a.mat", Recipe.model_validate(told))
-
-
 def test_the_count_is_in_the_log_and_the_manifest_and_others_keep_theirs(
     stamped, write_session, tmp_path, without_ray, capsys
 ):
