@@ -66,9 +66,13 @@ class Recording:
 
     def notes(self, bin_s: float) -> list[str]:
         """What is to be said of a recording that is none the less used."""
-        if self.counts is not None or self.spike_error_s <= PART * bin_s:
-            return []
-        return [f"its spike times are held to {self.spike_error_s:.2g} s"]
+        said = []
+        if self.counts is None and self.spike_error_s > PART * bin_s:
+            said.append(f"its spike times are held to {self.spike_error_s:.2g} s")
+        steps = np.diff(self.covariate_times)
+        if len(steps) and self.covariate_error_s > PART * min(float(np.median(steps)), bin_s):
+            said.append(f"its covariates' times are held to {self.covariate_error_s:.2g} s")
+        return said
 
     @property
     def covariate_units(self) -> tuple[str, ...]:

@@ -225,7 +225,11 @@ def test_the_line_of_a_session_says_what_was_left_out(changes, notes, line):
     assert describe({"session": session(), "reused": True}).endswith("0 rejected (done before)")
 
 
-def test_spike_times_that_are_coarse_and_none_the_less_used_are_said():
+def test_times_that_are_coarse_and_none_the_less_used_are_said():
     recording = Recording("A", "1", [], [], 0.0, 9.0, spike_error_s=2.0**-7)
     assert recording.notes(0.02) == ["its spike times are held to 0.0078 s"]
+    assert recording.notes(0.2) == []
+    recording.covariate_times, recording.covariate_error_s = np.arange(9) / 1000, 1e-4
+    assert recording.notes(0.2) == ["its covariates' times are held to 0.0001 s"]
+    recording.covariate_error_s = 1e-5
     assert recording.notes(0.2) == []
