@@ -39,8 +39,8 @@ def stored_error(*stored: np.ndarray) -> float:
         The spacing at the largest of them of the narrowest float that holds them all; of float64
         where they stand on ticks, as whole ms do, which are exact in any type.
     """
-    each = [t[np.isfinite(t)] if not np.isfinite(t).all() else t for t in stored if len(t)]
-    largest = max((float(np.abs(t).max()) for t in each if len(t)), default=0.0)
+    each = [t if np.isfinite(_largest(t)) else t[np.isfinite(t)] for t in stored]
+    largest = max((_largest(t) for t in each), default=0.0)
     wide = float(np.spacing(largest))
     if not largest or largest >= float(np.finfo(np.float32).max):
         return wide
@@ -52,6 +52,11 @@ def stored_error(*stored: np.ndarray) -> float:
     if any(len(t[t != 0]) for t in small) and all((t % narrow == 0).all() for t in small):
         return wide
     return narrow
+
+
+def _largest(times: np.ndarray) -> float:
+    """The largest of them regardless of sign, NaN where there is one; 0 of none."""
+    return max(float(times.max()), -float(times.min())) if len(times) else 0.0
 
 
 def _is_narrow(times: np.ndarray) -> bool:
