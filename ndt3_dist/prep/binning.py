@@ -1,19 +1,36 @@
 """From events and samples to bins, aligned to the sample.
 
-Bin b of a session covers [start + b * bin, start + (b + 1) * bin). A spike on an edge belongs to
-the bin that begins there. A covariate bin is the mean of the samples whose time lies in it, so it
-looks ahead no further than its own end; where samples are sparser than bins, values are linearly
-interpolated at the bin's centre (which looks ahead by at most one sample period), never across a
-gap.
+Bin b of a session covers [start + b * bin, start + (b + 1) * bin). A spike or sample on an edge
+belongs to the bin that begins there, and so does one that misses the edge by no more than its
+time was stored to (`clocks.slack`): the bins are those of the exact times. A covariate bin is the
+mean of the samples whose time lies in it, so it looks ahead no further than its own end; where
+samples are sparser than bins, values are linearly interpolated at the bin's centre (which looks
+ahead by at most one sample period), never across a gap.
 """
 
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.recording import EDGE, SAME_BIN, Recording
+from ndt3_dist.readers.clocks import slack
+from ndt3_dist.readers.recording import SAME_BIN, Recording
 
 
-def bin_spikes(times: list[np.ndarray], start_s: float, bin_s: float, bins: int) -> np.ndarray:
+def num_bins(recording: Recording, bin_s: float) -> int:
+    """Whole bins of a recording, which covariates begin and end where there are any."""
+    error_s = recording.covariate_error_s
+    if recording.counts is not None or not len(recording.covariate_times):
+        error_s = max(recording.spike_error_s, recording.span_error_s)
+    lasts = (recording.stop_s - recording.start_s) / bin_s
+    bins = int(np.floor(lasts + slack(error_s, bin_s) / bin_s))
+    if recording.counts is not None:
+        factor = max(round(bin_s / recording.count_bin_s), 1)
+        bins = min(bins, len(recording.counts) // factor)
+    return bins
+
+
+def bin_spikes(
+    times: list[np.ndarray], start_s: float, bin_s: float, bins: int, error_s: float = 0.0
+) -> np.ndarray:
     """Count spikes in bins.
 
     Args:
@@ -21,16 +38,18 @@ def bin_spikes(times: list[np.ndarray], start_s: float, bin_s: float, bins: int)
         start_s: Start of bin 0.
         bin_s: Bin size in s.
         bins: Number of bins.
+        error_s: What the distance of a spike from `start_s` may be off by.
     Returns:
         Counts, (bins, channels), uint8; spikes outside the bins are not in it.
     Raises:
         BadInput: A bin holds more than 255 spikes of a channel; counts never wrap.
     """
     by_channel = np.zeros((len(times), bins), np.uint8)
+    more = slack(error_s, bin_s) / bin_s
     for channel, t in enumerate(times):
         where = t - start_s
         where /= bin_s
-        where += EDGE
+        where += more
         first, last = where.searchsorted((0, bins))  # it ascends as the times do
         where = where[first:last]
         found = np.bincount(where.astype(np.int64), minlength=bins)
@@ -75,10 +94,17 @@ def count_spikes(recording: Recording, bin_s: float, bins: int) -> np.ndarray:
     Returns:
         (bins, channels) uint8.
     Raises:
-        BadInput: A count is above 255, or the file's bins do not divide ours.
+        BadInput: A count is above 255, the file's bins do not divide ours, or its spike times are
+            coarser than bins.
     """
     if recording.counts is None:
-        return bin_spikes(recording.spike_times, recording.start_s, bin_s, bins)
+        error_s = recording.spike_error_s
+        if error_s > bin_s:
+            raise BadInput(
+                f"holds spike times to {error_s:.3g} s, in bins of {bin_s:g} s; expected float64, "
+                "or seconds since the start of the session"
+            )
+        return bin_spikes(recording.spike_times, recording.start_s, bin_s, bins, error_s)
     factor = round(bin_s / recording.count_bin_s)
     if factor < 1 or abs(factor * recording.count_bin_s / bin_s - 1) > SAME_BIN:
         raise BadInput(
@@ -97,6 +123,7 @@ def bin_covariates(
     bin_s: float,
     bins: int,
     max_gap_s: float,
+    error_s: float = 0.0,
 ) -> np.ndarray:
     """Resample covariates to bins.
 
@@ -107,12 +134,14 @@ def bin_covariates(
         bin_s: Bin size in s.
         bins: Number of bins.
         max_gap_s: Samples further apart than this are not interpolated between.
+        error_s: What the distance of a sample from `start_s` may be off by.
     Returns:
         (bins, dims) float32; NaN in every bin and dim that has a NaN or infinite sample, or no
         sample near.
     """
     dims = values.shape[1]
-    where = np.floor((times - start_s) / bin_s + EDGE).astype(np.int64)
+    more = sample_slack(times, bin_s, error_s)
+    where = np.floor((times - start_s) / bin_s + more / bin_s).astype(np.int64)
     inside = (where >= 0) & (where < bins)
     where, inner = where[inside], values[inside]
     number = np.bincount(where, minlength=bins)
@@ -127,7 +156,7 @@ def bin_covariates(
         after = np.searchsorted(times, centre)
         near = (after > 0) & (after < len(times))
         before, after = np.clip(after - 1, 0, None), np.clip(after, None, len(times) - 1)
-        near &= times[after] - times[before] <= max_gap_s + EDGE * bin_s
+        near &= times[after] - times[before] <= max_gap_s + more
         for d in range(dims):
             # A NaN neighbour makes its interpolation NaN, as it should.
             mean[empty, d] = np.where(near, np.interp(centre, times, values[:, d]), np.nan)
@@ -135,6 +164,15 @@ def bin_covariates(
         binned = mean.astype(np.float32)
     binned[~np.isfinite(binned)] = np.nan
     return binned
+
+
+def sample_slack(times: np.ndarray, bin_s: float, error_s: float) -> float:
+    """How much earlier than a border a sample may lie and still belong behind it, in s."""
+    least = slack(0.0, bin_s)
+    if error_s <= least or len(times) < 2:
+        return least
+    period = float(np.median(np.diff(times)))
+    return max(least, slack(error_s, min(period, bin_s)))
 
 
 def covariate_scales(values: np.ndarray, quantile: float) -> np.ndarray:

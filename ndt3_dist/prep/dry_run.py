@@ -1,10 +1,10 @@
 """What a preparation would do, without doing it."""
 
-import math
 from collections.abc import Collection
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.binning import num_bins
 from ndt3_dist.prep.output import withdrawn
 from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
 from ndt3_dist.prep.reading import check_calls, read
@@ -37,7 +37,7 @@ def row_of(recipe: Recipe, key: bytes, source: Source, gone: Collection[str] = (
         subject = pseudonym(key, "subject", recording.subject)
         name = session_id(recipe.dataset, subject, pseudonym(key, "session", recording.session))
         seconds = recording.stop_s - recording.start_s
-        bins = math.floor(seconds * 1000 / recipe.bin_size_ms + 1e-6)
+        bins = num_bins(recording, recipe.bin_size_ms / 1000)
         spans = label_intervals(name, bins, recipe)
         windows = sum((i.stop_bin - i.start_bin) // recipe.window_bins for i in spans)
         row |= {"session": name, "hours": f"{seconds / 3600:.2f}", "windows": str(windows)}

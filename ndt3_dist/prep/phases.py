@@ -111,6 +111,7 @@ def session_task(
         "index_sha256": written["index_sha256"],
         "bytes": written["bytes"],
         "seconds": session.bins * recipe.bin_size_ms / 1000,
+        "notes": recording.notes(recipe.bin_size_ms / 1000),
     }
     storage.write_json(base + ".json", spool)
     return {**spool, "base": base, "reused": False}

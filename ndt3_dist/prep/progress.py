@@ -65,8 +65,15 @@ def describe(spool: dict) -> str:
     session = Session.model_validate(spool["session"])
     kept = ", ".join(f"{w.kept} {split}" for split, w in session.windows.items()) or "no"
     rejected = sum(sum(w.rejected.values()) for w in session.windows.values())
+    said = [f"{session.id}: {kept} windows, {rejected} rejected"]
+    if session.spikes_outside:
+        total = session.spikes + session.spikes_outside
+        share = f"{100 * session.spikes_outside / total:.3g} %"
+        said.append(f"{session.spikes_outside} of {total} spikes ({share}) outside its bins")
+    if session.dropped_samples:
+        said.append(f"{session.dropped_samples} covariate samples or times left out")
     done_before = " (done before)" if spool["reused"] else ""
-    return f"{session.id}: {kept} windows, {rejected} rejected{done_before}"
+    return "; ".join([*said, *spool.get("notes", ())]) + done_before
 
 
 def warn_of_rate(recipe: Recipe, spool: dict) -> None:

@@ -133,6 +133,8 @@ class Recipe(ReadOptions):
         for key in LATER_KEYS:
             if told[key] == type(self).model_fields[key].default:
                 del told[key]
+        if self.covariates.repair == "refuse":  # as before there was a choice
+            del told["covariates"]["repair"]
         if self.privacy.pseudonyms:
             told["pattern"] = ""  # it may name somebody
         return {"version": 1, **told, "privacy": {"pseudonyms": self.privacy.pseudonyms}}

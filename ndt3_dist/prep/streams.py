@@ -7,6 +7,7 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.binning import bin_covariates, count_spikes, covariate_scales
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.readers.clocks import stored_error
 from ndt3_dist.readers.recording import Recording, Signal
 from ndt3_dist.shards.manifest import Covariate, Interval, Stream
 
@@ -96,6 +97,7 @@ def bin_scaled(recording: Recording, recipe: Recipe, bins: int, spans, intervals
         recipe.bin_size_ms / 1000,
         bins,
         recipe.covariates.max_gap_ms / 1000,
+        recording.covariate_error_s,
     )
     inside = np.zeros(bins, bool)
     for first, last in spans:
@@ -121,7 +123,9 @@ def bin_signal(signal: Signal, start_s: float, recipe: Recipe, bins: int) -> Bin
     rows, part_s = bins * signal.per_bin, recipe.bin_size_ms / 1000 / signal.per_bin
     dims = signal.values.shape[1]
     check_size(signal.name, rows, dims)
-    values = bin_covariates(signal.times, signal.values, start_s, part_s, rows, signal.max_gap_s)
+    error_s = stored_error(signal.times)
+    parts = start_s, part_s, rows, signal.max_gap_s, error_s
+    values = bin_covariates(signal.times, signal.values, *parts)
     stream = Stream(
         name=signal.name,
         rate_hz=1000 * signal.per_bin / recipe.bin_size_ms,

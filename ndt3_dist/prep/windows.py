@@ -9,9 +9,11 @@ nothing: its last, shorter window is kept too, so that every test bin is scored.
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.prep.binning import num_bins
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.streams import Binned, bin_streams
-from ndt3_dist.readers.recording import EDGE, Recording
+from ndt3_dist.readers.clocks import slack
+from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.index import count_values
 from ndt3_dist.shards.manifest import Interval, Session, Windows, sample_key, session_id
 from ndt3_dist.shards.write import npy_bytes
@@ -34,7 +36,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         BadInput: Shorter than a window, no spikes, no interval to scale from.
     """
     bin_s = recipe.bin_size_ms / 1000
-    bins = int(np.floor((recording.stop_s - recording.start_s) / bin_s + 1e-6))
+    bins = num_bins(recording, bin_s)
     if bins < recipe.window_bins:
         raise BadInput(
             f"recording of {max(bins, 0) * bin_s:.2f} s is shorter than a window "
@@ -84,6 +86,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
         windows={split: Windows(**tally) for split, tally in windows.items()},
         spikes=counted,
         spikes_outside=int(total - counted),
+        dropped_samples=recording.dropped_samples,
     )
     return session, samples
 
@@ -93,8 +96,9 @@ def span_bins(recording: Recording, bin_s: float, bins: int) -> list[tuple[int, 
     if recording.spans is None:
         return [(0, bins)]
     edges = (recording.spans - recording.start_s) / bin_s
-    first = np.clip(np.ceil(edges[:, 0] - EDGE), 0, bins).astype(int)
-    last = np.clip(np.floor(edges[:, 1] + EDGE), 0, bins).astype(int)
+    more = slack(recording.span_error_s, bin_s) / bin_s
+    first = np.clip(np.ceil(edges[:, 0] - more), 0, bins).astype(int)
+    last = np.clip(np.floor(edges[:, 1] + more), 0, bins).astype(int)
     return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if a < b]
 
 

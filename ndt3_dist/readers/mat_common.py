@@ -9,6 +9,7 @@ from ndt3_dist.config import Section
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.mat_file import MatFile
 from ndt3_dist.readers.mat_values import cells, element, text, train
+from ndt3_dist.readers.names import column_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import Array
@@ -79,16 +80,13 @@ def subject_and_session(mat: MatFile, path: str | Path, recipe: ReadOptions) -> 
     return subject, session
 
 
-def dim_names(
-    recipe: ReadOptions, names: tuple[str, ...], dims: int | None = None
-) -> tuple[str, ...]:
-    """The recipe's names of covariates, else these, else d1, d2 and so on."""
-    dims = len(names) if dims is None else dims
-    if recipe.covariates.names and len(recipe.covariates.names) != dims:
-        raise BadInput(f"covariates.names has {len(recipe.covariates.names)} names for {dims} dims")
-    if len(names) != dims:
-        names = tuple(f"d{d + 1}" for d in range(dims))
-    return tuple(recipe.covariates.names) or names
+def names_of_fields(fields: list[str], dims: list[int]) -> tuple[str, ...]:
+    """Names of the columns of fields that lie side by side, such as kin.vel."""
+    found: tuple[str, ...] = ()
+    for field, number in zip(fields, dims, strict=True):
+        holder, _, name = field.rpartition(".")
+        found += column_names(name, number, holder, among_others=len(fields) > 1)
+    return found
 
 
 def check_overlap(times: np.ndarray, recording: Recording) -> None:

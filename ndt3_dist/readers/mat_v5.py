@@ -1,8 +1,9 @@
 """MATLAB v5 files (save -v6, -v7), read by a parser of our own.
 
-The usual parser ends the process on some damaged files and takes memory by what a file declares.
-Here every element has to fit into what holds it, an array may not have more elements than bytes,
-and nesting ends. Numbers keep the type they are stored in, which may be smaller than MATLAB's own.
+The usual parser ends the process on some damaged files and takes memory by what a file declares
+(docs/LOG.md has figures). Here every element has to fit into what holds it, an array may not have
+more elements than bytes, nesting ends, and the checksum of a compressed variable is compared.
+Numbers keep the type they are stored in, which may be smaller than MATLAB's own.
 """
 
 import math
@@ -70,7 +71,12 @@ class V5File(MatFile):
         if first not in self.known:
             self.file.seek(self.at[first])
             _, part, _ = self._open(first)
-            self.known[first] = part.value(first, MOST_DEPTH)
+            try:
+                value = part.value(first, MOST_DEPTH)
+                part.stream.finish(first)
+            except zlib.error as e:  # its checksum, or what it is packed as
+                raise BadInput(f"{first} does not unpack ({e}); the file is damaged") from e
+            self.known[first] = value
         return dig(self.known[first], parts, field, first)
 
     def _open(self, name: str) -> tuple[int, "Part", int]:
@@ -105,6 +111,13 @@ class Stream:
             if not pieces[-1]:
                 raise BadInput("ends in the middle of a variable; the file is truncated")
         return b"".join(pieces)
+
+    def finish(self, name: str) -> None:
+        """Read a compressed variable to its end, where its checksum is compared."""
+        if self.inflate is None:
+            return
+        if self._piece(1) or not self.inflate.eof:
+            raise BadInput(f"{name} does not end where it says; the file is damaged")
 
     def _piece(self, most: int) -> bytes:
         if self.inflate is None:

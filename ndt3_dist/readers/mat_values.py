@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import EDGE, even_clock, slack, stored_error
 
 MOST_VALUES = 1_000_000
 """Cells and arrays that one file may hold; each takes a fraction of a ms."""
@@ -139,23 +140,37 @@ def counts(value: Any, field: str, along: str = "rows", any_shape: bool = False)
     return found.astype(np.int32) if found.dtype.kind == "f" else found
 
 
-def clock(value: Any, field: str) -> np.ndarray:
-    """Times of samples: two or more, strictly ascending and finite, or BadInput.
+def clock(
+    value: Any, field: str, unit_s: float = 1.0, advice: str = "correct the file"
+) -> tuple[np.ndarray, float]:
+    """Times of samples in s: two or more, strictly ascending and finite, or BadInput; and what the
+    distance of one from another time of the file may be off by (`clocks.stored_error`).
 
-    An even clock whose times were rounded (to ms, say) is made even again, so that samples do not
-    slip over the edge of a bin.
+    An even clock whose times were rounded (to ms or float32, say) is made even again, so that
+    samples do not slip over the edge of a bin.
+
+    Args:
+        value: Of the field.
+        field: Its name.
+        unit_s: Of its times.
+        advice: What to do where they do not ascend.
     """
     times = vector(value, field)
+    error = stored_error(times)
+    if len(times) > 2 and error > EDGE * (times[-1] - times[0]) / len(times):
+        even = even_clock(times, error)
+        if even:
+            return even.times * unit_s, even.error * unit_s
     if len(times) < 2 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-        raise BadInput(f"{field}: {len(times)} times are not strictly ascending")
+        raise BadInput(f"{field}: {len(times)} times are not strictly ascending; {advice}")
     period = (times[-1] - times[0]) / (len(times) - 1)
     steps = np.arange(len(times))
     allowed = min(2 * np.abs(times[0] + steps * period - times).max() + EXACT, ROUNDED * period)
     for digits in range(1, 10):  # the shortest number that explains the times
         even = times[0] + steps * float(f"{period:.{digits}g}")
         if np.abs(even - times).max() <= allowed:
-            return even
-    return times
+            return even * unit_s, error * unit_s
+    return times * unit_s, error * unit_s
 
 
 EXACT = 1e-9
@@ -181,7 +196,7 @@ def _described(value: Any) -> str:
     return f"{kind} of shape {value.shape}"
 
 
-def velocity(times: np.ndarray, values: np.ndarray, max_gap_s: float):
+def velocity(times: np.ndarray, values: np.ndarray, max_gap_s: float, error_s: float = 0.0):
     """Rate of change from each sample to the next.
 
     It is stamped with the first of the two and so looks ahead by one sample; its mean over a bin is
@@ -191,10 +206,11 @@ def velocity(times: np.ndarray, values: np.ndarray, max_gap_s: float):
         times: Ascending, in s, (samples,).
         values: (samples, dims).
         max_gap_s: Across longer gaps it is NaN.
+        error_s: What the distance of two times may be off by.
     Returns:
         Times (samples - 1,) and rates per s (samples - 1, dims).
     """
     step = np.diff(times)
     rates = np.diff(values, axis=0) / step[:, None]
-    rates[step > max_gap_s] = np.nan
+    rates[step > max_gap_s + slack(error_s, float(np.median(step)))] = np.nan
     return times[:-1], rates

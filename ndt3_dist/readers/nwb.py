@@ -34,11 +34,13 @@ def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
     if recipe.spikes.kind == "counts":
         counts = read_counts(nwb, recipe)
         found.counts, found.count_bin_s, found.arrays = counts.counts, counts.bin_s, counts.arrays
-        found.spans = counts.spans
+        found.spans, start_error = counts.spans, counts.error
         edges = np.array([counts.start, counts.start + len(counts.counts) * counts.bin_s])
     else:
         spikes = (read_units if recipe.spikes.kind == "units" else read_events)(nwb, recipe.spikes)
         found.spike_times, found.arrays, found.spans = spikes.times, spikes.arrays, spikes.observed
+        found.spike_error_s, found.span_error_s = spikes.error, spikes.observed_error
+        start_error = max(spikes.error, spikes.observed_error)
         firsts = [0.0, *(float(t[0]) for t in spikes.times if len(t))]
         lasts = [float(t[-1]) for t in spikes.times if len(t)]
         edges = np.array([*firsts, *lasts]) if found.spans is None else found.spans
@@ -47,21 +49,26 @@ def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
     raw = samples = None
     if recipe.covariates.path:
         raw, samples = read_covariates(nwb, recipe, ends_s)
-    validity, valid = recipe.validity, read_validity(nwb, recipe, raw, ends_s)
+    validity, (valid, valid_error) = recipe.validity, read_validity(nwb, recipe, raw, ends_s)
     if raw and samples:
-        samples = mask_outside(samples, valid if validity.outside == "mask" else None)
+        masks, found.covariate_error_s = valid if validity.outside == "mask" else None, raw.error
+        samples = mask_outside(samples, masks, max(valid_error, raw.error))
         if recipe.covariates.derivative:
             samples = derivative(samples, recipe.covariates.max_gap_ms / 1000)
         found.covariate_times, found.covariates = samples.times, samples.values
         found.covariate_names, units = samples.names, samples.units
+        found.dropped_samples = raw.left_out
         found.covariate_unit = units[0] if len(set(units)) == 1 else units
         if found.counts is None:
+            start_error = raw.error
             found.start_s = float(raw.times.min())
             found.stop_s = float(raw.times.max()) + raw.period
     if validity.outside == "cut":
+        found.span_error_s = max(found.span_error_s, valid_error)
         found.spans = intersect(found.spans, valid)
         if found.spans is not None and not len(found.spans):
             raise BadInput("is observed nowhere where it is valid")
+    found.add_error(start_error)
     check_times(found.spike_times, found.start_s, found.stop_s)
     return found
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
 from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries
 from ndt3_dist.readers.nwb_series import expand
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import SAME_BIN
+from ndt3_dist.readers.repair import in_order
 from ndt3_dist.shards.manifest import Array
 
 STEP = 0.05
@@ -29,6 +31,7 @@ class Counts:
         start: Start of the first bin in s.
         spans: Stretches in s in which the file has bins, (spans, 2).
         arrays: One array for each series.
+        error: What the distance of `start` from another time may be off by, in s.
     """
 
     counts: np.ndarray
@@ -36,15 +39,16 @@ class Counts:
     start: float
     spans: np.ndarray
     arrays: list[Array]
+    error: float
 
 
 def read_counts(nwb: NwbFile, recipe: ReadOptions) -> Counts:
     """Counts at the recipe's path; several series are arrays side by side."""
     series = expand(nwb, recipe.spikes.path, "counts")
     data = [checked_counts(item) for item in series]
-    times, bin_s = bin_starts(series[0], recipe.spikes.stamped, len(data[0]))
+    times, bin_s, error = bin_starts(series[0], recipe.spikes.stamped, len(data[0]))
     for item, found in zip(series, data, strict=True):
-        theirs, _ = bin_starts(item, recipe.spikes.stamped, len(found))
+        theirs, *_ = bin_starts(item, recipe.spikes.stamped, len(found))
         if len(theirs) != len(times) or np.abs(theirs - times).max() > STEP * bin_s:
             raise BadInput(f"{item.path} has other bins than {series[0].path}")
     bin_, first = grid(times, bin_s, series[0].path)
@@ -59,7 +63,7 @@ def read_counts(nwb: NwbFile, recipe: ReadOptions) -> Counts:
     last = np.append(first[1:], len(times)) - 1
     spans = times[0] + np.column_stack([bin_[first], bin_[last] + 1]) * bin_s
     arrays = [Array(name=s.name, channels=d.shape[1]) for s, d in zip(series, data, strict=True)]
-    return Counts(counts, bin_s, float(times[0]), spans, arrays)
+    return Counts(counts, bin_s, float(times[0]), spans, arrays, error)
 
 
 def checked_counts(item: TimeSeries) -> np.ndarray:
@@ -83,25 +87,29 @@ def checked_counts(item: TimeSeries) -> np.ndarray:
     return data.astype(np.int64)
 
 
-def bin_starts(item: TimeSeries, stamped: str, bins: int) -> tuple[np.ndarray, float]:
-    """Start of each bin and the length of a bin, in s."""
+def bin_starts(item: TimeSeries, stamped: str, bins: int) -> tuple[np.ndarray, float, float]:
+    """Start of each bin, the length of a bin and the error of the starts, in s."""
     times, path = item.timestamps(), item.path
     if times is None:
         if not (item.rate and item.rate > 0):
             raise BadInput(f"{path} has neither timestamps nor a rate above 0")
         bin_s = 1.0 / item.rate
         times = item.starting_time + np.arange(bins) * bin_s
+        error = float(np.spacing(np.abs(times).max()))
     else:
+        error = stored_error(times)
         if len(times) != bins or bins < 2:
             raise BadInput(f"{path}: {len(times)} times, {bins} bins; expected at least 2 of each")
-        if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-            raise BadInput(f"{path}: timestamps are not strictly ascending")
+        typical = float(np.median(np.diff(times)))
+        if error > EDGE * typical and (even := even_clock(times, error)):
+            times, error = even.times, even.error
+        in_order(f"{path}: timestamps", times, error)
         steps = np.diff(times)
         # The mean over the steps between neighbours: a median keeps the rounding of one step.
         bin_s = float(np.mean(steps[steps < np.median(steps) * (1 + STEP)]))
         if abs(round(bin_s, 3) / bin_s - 1) < SAME_BIN:
             bin_s = round(bin_s, 3)
-    return times - bin_s * (stamped == "end"), bin_s
+    return times - bin_s * (stamped == "end"), bin_s, error
 
 
 def grid(times: np.ndarray, bin_s: float, path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,16 @@ A sample outside the valid intervals is NaN before anything is computed from its
 no value of the result mixes two stretches that were not recorded, or not meant, as one.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import EDGE, slack
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.nwb_file import NwbFile
 from ndt3_dist.readers.nwb_series import Series, read_side_by_side
 from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
-from ndt3_dist.readers.recording import EDGE
 from ndt3_dist.readers.spans import contains
 
 
@@ -20,39 +23,30 @@ def choose_columns(series: Series, recipe: CovariatesRecipe) -> Series:
     columns = recipe.columns or list(range(dims))
     if any(not 0 <= c < dims for c in columns):
         raise BadInput(f"covariates.columns {columns}: {recipe.path} has {dims} dimensions")
-    names = tuple(series.names[c] for c in columns)
-    if recipe.names:
-        if len(recipe.names) != len(columns):
-            raise BadInput(
-                f"covariates.names has {len(recipe.names)} names for {len(columns)} dimensions"
-            )
-        names = tuple(recipe.names)
+    names = chosen_names(recipe.names, tuple(series.names[c] for c in columns))
     values = series.values[:, columns] if recipe.columns else series.values
     units = tuple(series.units[c] for c in columns)
-    return Series(series.times, values, series.period, names, units)
+    return replace(series, values=values, names=names, units=units)
 
 
 def read_covariates(nwb: NwbFile, recipe: ReadOptions, file_s: float) -> tuple[Series, Series]:
-    """The covariates as the file has them (all samples, chosen columns), and without those that
-    the recipe drops."""
+    """The covariates as the file has them (all samples with a time of their own, chosen columns),
+    and without those that are held."""
     raw = choose_columns(read_side_by_side(nwb, recipe.covariates, file_s), recipe.covariates)
     kept = raw
-    if "repeated_times" in recipe.covariates.drop:
-        latest = np.maximum.accumulate(raw.times)
-        kept = take(kept, np.r_[True, raw.times[1:] > latest[:-1]])
     if "held_values" in recipe.covariates.drop:
-        kept = take(kept, not_held(kept.times, kept.values))
+        kept = take(kept, not_held(kept.times, kept.values, kept.error))
     return raw, kept
 
 
 def take(series: Series, keep: np.ndarray) -> Series:
     """The samples that `keep` (samples,) says."""
-    return Series(
-        series.times[keep], series.values[keep], series.period, series.names, series.units
+    return replace(
+        series, times=series.times[keep], values=series.values[keep], which=series.which[keep]
     )
 
 
-def not_held(times: np.ndarray, values: np.ndarray) -> np.ndarray:
+def not_held(times: np.ndarray, values: np.ndarray, error_s: float = 0.0) -> np.ndarray:
     """Which samples a slower sensor took, where a faster clock repeats its last value.
 
     A value that is held for long (a hand at rest) is kept once a sensor period, the median time
@@ -62,6 +56,7 @@ def not_held(times: np.ndarray, values: np.ndarray) -> np.ndarray:
     Args:
         times: In s, (samples,).
         values: (samples, dims).
+        error_s: What the distance of two times may be off by.
     Returns:
         (samples,) bool.
     """
@@ -70,21 +65,31 @@ def not_held(times: np.ndarray, values: np.ndarray) -> np.ndarray:
     at = np.flatnonzero(begins)
     if len(at) < 3:
         return begins
-    sensor_s = float(np.median(np.diff(times[at])))
+    apart = np.diff(times[at])
+    sensor_s = float(np.median(apart))
+    near = np.abs(apart - sensor_s) <= 2 * error_s
+    if near.any():  # the median alone keeps what storing did to one step
+        sensor_s = float(apart[near].mean())
     run = np.cumsum(begins) - 1
-    beats = np.floor((times - times[at][run]) / sensor_s + EDGE)
+    beats = np.floor((times - times[at][run]) / sensor_s + slack(error_s, sensor_s) / sensor_s)
     beat = np.r_[False, (np.diff(beats) > 0)]
     before_next = np.append(times[at][1:], np.inf)[run] - times
     return begins | (beat & (before_next > sensor_s / 2))
 
 
-def mask_outside(series: Series, spans: np.ndarray | None) -> Series:
-    """The same samples, NaN where they begin outside all spans."""
+def mask_outside(series: Series, spans: np.ndarray | None, error_s: float = 0.0) -> Series:
+    """The same samples, NaN where they begin outside all spans.
+
+    Args:
+        series: Any.
+        spans: (spans, 2) in s; None is all time.
+        error_s: What the distance of a sample from the edge of a span may be off by.
+    """
     if spans is None:
         return series
-    valid = contains(spans, series.times, series.period * 1e-3)
-    values = np.where(valid[:, None], series.values, np.nan)
-    return Series(series.times, values, series.period, series.names, series.units)
+    near = max(series.period * 1e-3, slack(error_s, series.period))
+    valid = contains(spans, series.times, near)
+    return replace(series, values=np.where(valid[:, None], series.values, np.nan))
 
 
 def derivative(series: Series, max_gap_s: float) -> Series:
@@ -97,11 +102,12 @@ def derivative(series: Series, max_gap_s: float) -> Series:
         The same times; NaN where a stretch has a single sample.
     """
     values = np.full_like(series.values, np.nan)
+    longest = max_gap_s + max(EDGE * max_gap_s, slack(series.error, series.period))
     for dim, column in enumerate(series.values.T):
         finite = np.flatnonzero(np.isfinite(column))
-        apart = (np.diff(finite) > 1) | (np.diff(series.times[finite]) > max_gap_s * (1 + EDGE))
+        apart = (np.diff(finite) > 1) | (np.diff(series.times[finite]) > longest)
         for at in np.split(finite, np.flatnonzero(apart) + 1):
             if len(at) > 1:
                 values[at, dim] = np.gradient(column[at], series.times[at])
     units = tuple(f"{unit}/s" for unit in series.units)
-    return Series(series.times, values, series.period, series.names, units)
+    return replace(series, values=values, units=units)

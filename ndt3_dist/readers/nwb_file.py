@@ -17,6 +17,8 @@ from ndt3_dist.readers.hdf5 import FREE_BYTES, refuse_bomb, refuse_elsewhere
 
 STRINGS = 32
 """Strings that are read at once: all may be the same one, as long as the file."""
+LABELS = ("labels", "columns", "column_names", "dimension_names", "dim_names", "names")
+"""Datasets and attributes in which files name the columns of a series; NWB has none for it."""
 PLACES = ("acquisition", "analysis", "processing", "scratch", "stimulus")
 """Groups of a file in which a recipe's paths begin."""
 
@@ -121,6 +123,10 @@ class TimeSeries:
         times = self.nwb.numbers(self.group["timestamps"], f"{self.path}/timestamps")
         return times.astype(np.float64, copy=False).ravel()
 
+    def num_timestamps(self) -> int | None:
+        """Their number; None where the file gives a rate."""
+        return self.group["timestamps"].size if "timestamps" in self.group else None
+
     @property
     def rate(self) -> float | None:
         """In Hz; None where the file says none."""
@@ -142,6 +148,21 @@ class TimeSeries:
     @property
     def unit(self) -> str:
         return as_str(self.group["data"].attrs.get("unit", ""))
+
+    @property
+    def kind(self) -> str:
+        """Such as TimeSeries or SpatialSeries."""
+        return as_str(self.group.attrs.get("neurodata_type", ""))
+
+    def labels(self, dims: int) -> Iterator[list[str]]:
+        """Whatever the file calls names of this many columns, beside the data or on it."""
+        for key in LABELS:
+            found = self.group.get(key)
+            if holds_text(found) and found.size in (1, dims):
+                yield split_up(self.nwb.read(found, f"{self.path}/{key}"))
+            for attributes in (self.group.attrs, self.group["data"].attrs):
+                if key in attributes:
+                    yield split_up(attributes[key])
 
     def electrodes(self) -> np.ndarray | None:
         """Rows of the electrodes table that the series is of; None where it does not say."""
@@ -253,12 +274,32 @@ def number(value: Any, field: str) -> float:
         raise BadInput(f"{field} is {value!r}; expected a number") from e
 
 
+def split_up(value: Any) -> list[str]:
+    """Names in an array of text, or in one text between commas; none in anything else."""
+    if not all(isinstance(v, str | bytes) for v in np.ravel(np.asarray(value, object))):
+        return []
+    texts = [as_str(v) for v in np.ravel(np.asarray(value, object))]
+    return texts[0].split(",") if len(texts) == 1 else texts
+
+
+def is_dataset(found: Any) -> bool:
+    import h5py
+
+    return isinstance(found, h5py.Dataset)
+
+
+def holds_text(found: Any) -> bool:
+    import h5py
+
+    return is_dataset(found) and h5py.check_string_dtype(found.dtype) is not None
+
+
 def is_series(group) -> bool:
     import h5py
 
     if not isinstance(group, h5py.Group) or "colnames" in group.attrs:  # a table's column
         return False
-    return isinstance(group.get("data"), h5py.Dataset)
+    return is_dataset(group.get("data"))
 
 
 def as_str(value: Any) -> str:

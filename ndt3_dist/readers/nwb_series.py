@@ -4,14 +4,16 @@ Times are in s and are the start of what a sample describes. A rate that contrad
 the rest of the file is refused, since all that follows from it would be misplaced.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
+from ndt3_dist.readers.names import column_names, tidy
 from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries, as_str
 from ndt3_dist.readers.options import CovariatesRecipe
-from ndt3_dist.readers.recording import COVARIATE_NAMES
+from ndt3_dist.readers.repair import in_order, pairs
 
 CONTRADICTION = 10.0
 """Series that seem to last this many times longer than all else in the file have a wrong rate."""
@@ -29,6 +31,10 @@ class Series:
         period: Time from one sample to the next in s.
         names: One per dimension.
         units: One per dimension.
+        error: What the distance of a sample from another time of the file may be off by, in s.
+        which: Of the file's samples, (samples,) int.
+        of: Samples in the file.
+        left_out: Samples and times that were left out because they do not pair.
     """
 
     times: np.ndarray
@@ -36,6 +42,10 @@ class Series:
     period: float
     names: tuple[str, ...]
     units: tuple[str, ...]
+    error: float = 0.0
+    which: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    of: int = 0
+    left_out: int = 0
 
 
 def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> Series:
@@ -51,36 +61,37 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
     parts = []
     for item in found:
         values = read_values(item, recipe.offset_is_start)
-        times, period = read_times(clock or item, len(values), recipe, file_s)
-        parts.append(Series(times, values, period, part_names(item, values, len(found) > 1), ()))
+        refuse_transposed(item, clock or item, values)
+        part = read_times(clock or item, len(values), recipe, file_s)
+        names = part_names(item, values.shape[1], len(found) > 1)
+        values = values if len(part.which) == len(values) else values[part.which]
+        parts.append(replace(part, values=values, names=names))
     first = parts[0]
     for item, part in zip(found[1:], parts[1:], strict=True):
         same = len(part.times) == len(first.times)
-        if not same or np.abs(part.times - first.times).max() > TIMES_AGREE:
+        agree = max(TIMES_AGREE, part.error, first.error)
+        if not same or np.abs(part.times - first.times).max() > agree:
             raise BadInput(
                 f"{item.path} has other times than {found[0].path}; series side by side need the "
                 "same"
             )
     units = [item.unit for item, p in zip(found, parts, strict=True) for _ in p.names]
     if len(parts) == 1:
-        return Series(first.times, first.values, first.period, first.names, tuple(units))
-    return Series(
-        first.times,
-        np.concatenate([p.values for p in parts], axis=1),
-        first.period,
-        tuple(name for p in parts for name in p.names),
-        tuple(units),
+        return replace(first, units=tuple(units))
+    return replace(
+        first,
+        left_out=max(p.left_out for p in parts),
+        values=np.concatenate([p.values for p in parts], axis=1),
+        names=tuple(name for p in parts for name in p.names),
+        units=tuple(units),
     )
 
 
-def part_names(item: TimeSeries, values: np.ndarray, among_others: bool) -> tuple[str, ...]:
-    """Names of a series' dimensions: those of space, with the series' own among others."""
-    dims = values.shape[1]
-    own = COVARIATE_NAMES[:dims] if dims <= len(COVARIATE_NAMES) else ()
-    own = own or tuple(f"d{d + 1}" for d in range(dims))
-    if not among_others:
-        return own
-    return (item.name,) if dims == 1 else tuple(f"{item.name}_{n}" for n in own)
+def part_names(item: TimeSeries, dims: int, among_others: bool) -> tuple[str, ...]:
+    """Names of a series' columns: the file's own, else what its own name says (`names.py`)."""
+    own = next(filter(None, (tidy(names, dims) for names in item.labels(dims))), ())
+    holder, spatial = item.path.split("/")[-2], item.kind == "SpatialSeries"
+    return column_names(item.name, dims, holder, spatial, own, among_others)
 
 
 def read_values(item: TimeSeries, offset_is_start: bool = False) -> np.ndarray:
@@ -96,27 +107,51 @@ def read_values(item: TimeSeries, offset_is_start: bool = False) -> np.ndarray:
     return values
 
 
-def read_times(
-    item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float
-) -> tuple[np.ndarray, float]:
-    """Start of each sample and the sample period, in s, as the recipe understands the file."""
+def read_times(item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s: float) -> Series:
+    """The times of a series as the recipe understands the file; values and names are still out."""
     times = item.timestamps()
     if times is None:
         times, period = regular_times(item, samples, recipe, file_s)
+        error = float(np.spacing(np.abs(times).max()))
     else:
-        steps = np.diff(times)
-        period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    if len(times) != samples:
-        raise BadInput(f"{item.path}: {len(times)} times, {samples} samples")
-    ascends = np.isfinite(times).all() and (np.diff(times) > 0).all()
-    if not ascends and not ("repeated_times" in recipe.drop and np.isfinite(times).all()):
-        raise BadInput(f"{item.path}: timestamps are not strictly ascending")
+        times, period, error = stamped_times(times)
+    number, many = pairs(item.path, len(times), samples, recipe), max(len(times), samples)
+    times = times[:number]
+    which = np.flatnonzero(in_order(f"{item.path}: timestamps", times, error, recipe))
+    times = times[which]
     if contradicts(lasts := float(times[-1] - times[0]), float(times[0]), period, file_s):
         raise BadInput(
             f"{item.path}: its timestamps span {lasts:.0f} s, all else in the file ends at "
             f"{file_s:.0f} s; expected seconds since the start of the session"
         )
-    return times - period if recipe.stamped == "end" else times, period
+    if recipe.stamped == "end":
+        times, error = times - period, 2 * error
+    nothing = np.zeros((0, 0))
+    return Series(times, nothing, period, (), (), error, which, samples, many - len(times))
+
+
+def refuse_transposed(item: TimeSeries, clock: TimeSeries, values: np.ndarray) -> None:
+    """Raise BadInput where the second axis of the data is that of time."""
+    times, (samples, dims) = clock.num_timestamps(), values.shape
+    turned, told = dims == times != samples, f"{times} timestamps"
+    if times is None:
+        turned, told = dims > samples, "a rate"
+    if turned:
+        raise BadInput(
+            f"{item.path} has shape {values.shape} and {told}; expected (samples, dims): it is "
+            "transposed, turn its axes round in the file"
+        )
+
+
+def stamped_times(times: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Times, period and error of samples with timestamps; of the even clock that coarse ones were
+    rounded from, where there is one."""
+    error = stored_error(times)
+    steps = np.diff(times)
+    period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    if error > EDGE * period and (even := even_clock(times, error)):
+        return even.times, even.period, even.error
+    return times, period, error
 
 
 def contradicts(lasts: float, start: float, period: float, file_s: float) -> bool:

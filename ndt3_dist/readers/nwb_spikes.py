@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import stored_error
 from ndt3_dist.readers.nwb_file import NwbFile, Table
 from ndt3_dist.readers.nwb_series import expand
 from ndt3_dist.readers.options import SpikesRecipe
@@ -25,11 +26,15 @@ class Spikes:
         times: Sorted times of each channel in s.
         arrays: Electrode arrays, in the order of their channels.
         observed: Stretches in s in which units were observed, (spans, 2); None where not stated.
+        error, observed_error: What the distance of a spike, or of the edge of a stretch, from
+            another time may be off by, in s.
     """
 
     times: list[np.ndarray]
     arrays: list[Array]
     observed: np.ndarray | None = None
+    error: float = 0.0
+    observed_error: float = 0.0
 
 
 def read_units(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
@@ -44,17 +49,21 @@ def read_units(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
         raise BadInput("has zero spikes in all its units")
     check_sorted(times, ends, lambda unit: f"unit {units.column('id')[unit]}")
     unit_times = np.split(times, ends[:-1])
-    observed = read_observed(units) if "obs_intervals" in units.colnames else None
+    found = Spikes(unit_times, [Array(name="units", channels=len(unit_times))])
+    found.error = stored_error(times)
+    if "obs_intervals" in units.colnames:
+        found.observed, found.observed_error = read_observed(units)
     by_electrode = recipe.channels == "electrode" or (
         recipe.channels == "auto" and "electrodes" in units.colnames
     )
     if not by_electrode:
-        return Spikes(unit_times, [Array(name="units", channels=len(unit_times))], observed)
+        return found
     if "electrodes" not in units.colnames:
         raise BadInput("its units have no electrodes; use spikes.channels=unit")
-    channel_of, arrays = electrode_order(nwb.electrodes)
+    channel_of, found.arrays = electrode_order(nwb.electrodes)
     channels = [channel_of[row] for row in first_electrodes(units, len(channel_of))]
-    return Spikes(gather(unit_times, channels, arrays), arrays, observed)
+    found.times = gather(unit_times, channels, found.arrays)
+    return found
 
 
 def ragged(units: Table, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,17 +81,19 @@ def ragged(units: Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     return values, units.ends(name, len(values))
 
 
-def read_observed(units: Table) -> np.ndarray | None:
-    """Stretches in s in which units were observed, (spans, 2); None where none are said."""
+def read_observed(units: Table) -> tuple[np.ndarray | None, float]:
+    """Stretches in s in which units were observed, (spans, 2), None where none are said; and the
+    error of their edges."""
     spans = units.numbers("obs_intervals").reshape(-1, 2)
     if not len(spans):
-        return None
-    if not np.isfinite(spans).all() or not len(merged := merge(spans)):
+        return None, 0.0
+    error = stored_error(spans.ravel())
+    if not np.isfinite(spans).all() or not len(merged := merge(spans, error)):
         raise BadInput(
             "its units have obs_intervals that are empty, NaN or infinite; expected times in "
             "seconds"
         )
-    return merged
+    return merged, error
 
 
 def check_sorted(times: np.ndarray, ends: np.ndarray, name: Callable[[int], str]) -> None:
@@ -193,4 +204,4 @@ def read_events(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
             channels.append(ids[id_])
     if not sum(len(t) for t in times):
         raise BadInput(f"has zero events at {recipe.path}")
-    return Spikes(gather(times, channels, arrays), arrays)
+    return Spikes(gather(times, channels, arrays), arrays, error=stored_error(*times))

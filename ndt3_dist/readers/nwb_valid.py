@@ -3,6 +3,7 @@
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import stored_error
 from ndt3_dist.readers.nwb_file import NwbFile
 from ndt3_dist.readers.nwb_series import Series, find_series, read_times
 from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
@@ -10,27 +11,30 @@ from ndt3_dist.readers.spans import intersect, merge, runs
 
 
 def read_validity(nwb: NwbFile, recipe: ReadOptions, covariates: Series | None, file_s: float):
-    """Valid stretches in s, (spans, 2), or None where the recipe does not ask.
+    """Valid stretches in s, (spans, 2), or None where the recipe does not ask; and what the
+    distance of their edges from other times may be off by.
 
     Args:
         nwb: The open file.
         recipe: Its `validity` decides.
-        covariates: All samples of the covariates, for a mask that has their times.
+        covariates: All samples of the covariates that have a time, for a mask that has theirs.
         file_s: End of the file's spikes in s, to check the rate of a mask against.
     """
     rule = recipe.validity
-    found = None
+    found, error, more = None, 0.0, 0.0
     if rule.table:
-        found = table_spans(nwb, recipe)
+        found, error = table_spans(nwb, recipe)
     if rule.mask:
-        found = intersect(found, mask_spans(nwb, recipe, covariates, file_s))
+        valid, more = mask_spans(nwb, recipe, covariates, file_s)
+        found = intersect(found, valid)
     if found is not None and not len(found):
         raise BadInput(f"is nowhere valid: no {rule.table or rule.mask} as validity asks")
-    return found
+    return found, max(error, more)
 
 
-def table_spans(nwb: NwbFile, recipe: ReadOptions) -> np.ndarray:
-    """Intervals of the rows that are valid, wider or narrower as the recipe says."""
+def table_spans(nwb: NwbFile, recipe: ReadOptions) -> tuple[np.ndarray, float]:
+    """Intervals of the rows that are valid, wider or narrower as the recipe says, and the error of
+    their edges."""
     rule = recipe.validity
     tables = nwb.intervals()
     if rule.table not in tables:
@@ -43,7 +47,8 @@ def table_spans(nwb: NwbFile, recipe: ReadOptions) -> np.ndarray:
             raise BadInput(
                 f"{rule.table} has no column {column!r}; it has {', '.join(table.colnames)}"
             )
-    edges = np.column_stack([table.numbers(name) for name in (rule.start, rule.stop)])
+    columns = [table.numbers(name) for name in (rule.start, rule.stop)]
+    edges, error = np.column_stack(columns), stored_error(*columns)
     if rule.column:
         said = [as_text(v) for v in table.rows(rule.column)]
         edges = edges[np.isin(said, rule.values)]
@@ -53,7 +58,7 @@ def table_spans(nwb: NwbFile, recipe: ReadOptions) -> np.ndarray:
                 f"{', '.join(sorted(set(said))[:8])}"
             )
     # Rows with a NaN edge fall out here: no stop is later than it, and it is before none.
-    return merge(edges + np.array([-rule.before_ms, rule.after_ms]) / 1000)
+    return merge(edges + np.array([-rule.before_ms, rule.after_ms]) / 1000, error), error
 
 
 def as_text(value) -> str:
@@ -65,8 +70,8 @@ def as_text(value) -> str:
 
 def mask_spans(
     nwb: NwbFile, recipe: ReadOptions, covariates: Series | None, file_s: float
-) -> np.ndarray:
-    """Stretches in which a mask series is true."""
+) -> tuple[np.ndarray, float]:
+    """Stretches in which a mask series is true, and the error of their edges."""
     rule = recipe.validity
     series = find_series(nwb, rule.mask, "mask")
     valid = series.data()
@@ -77,14 +82,15 @@ def mask_spans(
     valid = valid.astype(bool) != rule.invert
     if rule.clock == "own":
         like = recipe.covariates if recipe.covariates.path else recipe.spikes
-        stamped = CovariatesRecipe(stamped=like.stamped)
-        times, period = read_times(series, len(valid), stamped, file_s)
+        told = CovariatesRecipe(stamped=like.stamped, repair=recipe.covariates.repair)
+        clock = read_times(series, len(valid), told, file_s)
     else:
         assert covariates is not None  # the recipe is refused otherwise
-        times, period = covariates.times, covariates.period
-        if len(times) != len(valid):
+        clock = covariates
+        if clock.of != len(valid):
             raise BadInput(
-                f"{rule.mask} has {len(valid)} samples, the covariates {len(times)}; with "
+                f"{rule.mask} has {len(valid)} samples, the covariates {clock.of}; with "
                 "validity.clock=covariates they are the same samples"
             )
-    return merge(runs(valid, times, period))
+    valid = valid[clock.which]
+    return merge(runs(valid, clock.times, clock.period), clock.error), clock.error

@@ -47,13 +47,19 @@ class CovariatesRecipe(Section):
     """The file's `rate` is the sample period in s, and not the rate in Hz."""
     offset_is_start: bool = False
     """The file's `offset` is the time of the first sample in s, and not added to the values."""
+    repair: Literal["refuse", "drop"] = "refuse"
+    """What becomes of samples whose times repeat or are out of order, and of samples or times that
+    are too many: refuse = the recording fails by name; drop = they are left out and counted, up to
+    a tenth of all."""
     drop: list[Literal["repeated_times", "held_values"]] = []
-    """repeated_times = samples that are no later than one before them; held_values = repeats of a
-    value by a clock that is faster than the sensor."""
+    """repeated_times = samples that are no later than one before them, however many: the part of
+    `repair: drop` that older recipes name; held_values = repeats of a value by a clock that is
+    faster than the sensor, which is no fault of the file and not counted."""
     derivative: bool = False
     """Differentiate by time (a velocity from a position), never across a gap."""
     names: list[str] = []
-    """Names of its dimensions; default x, y, z, ... as NDT3 has them."""
+    """Names of its dimensions; empty = the file's own, else x, y, z of a position or velocity in
+    two or three columns, else the series' name of a single column, else dim0, dim1, ..."""
     quantile: float = Field(default=0.999, gt=0, le=1)
     """A dimension's scale is this quantile of its absolute value in train or calibration bins."""
     max_gap_ms: float = Field(default=100, gt=0)

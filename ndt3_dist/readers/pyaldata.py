@@ -13,14 +13,15 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.mat_common import (
     covariate_fields,
-    dim_names,
+    names_of_fields,
     refuse_unused,
     subject_and_session,
 )
 from ndt3_dist.readers.mat_file import open_mat
 from ndt3_dist.readers.mat_values import counts, matrix, vector
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
-from ndt3_dist.readers.recording import COVARIATE_NAMES, Recording
+from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import Array
 
 NAME = "trial_data"
@@ -50,6 +51,8 @@ def read_pyaldata(path: str | Path, recipe: ReadOptions) -> Recording:
             spikes.append([a[:length] for a in arrays])
             values.append(behaviour[:length])
             lengths.append(length)
+        fields = covariate_fields(recipe)
+        widths = [matrix(trials[0][f], f).shape[1] for f in fields]
         edges = np.concatenate([[0], np.cumsum(lengths)]) * bin_s  # (trials + 1,)
         samples = np.concatenate(values)
         dims = samples.shape[1]
@@ -66,7 +69,7 @@ def read_pyaldata(path: str | Path, recipe: ReadOptions) -> Recording:
             stop_s=float(edges[-1]),
             covariate_times=np.arange(len(samples) if dims else 0) * bin_s,
             covariates=samples if dims else np.zeros((0, 0)),
-            covariate_names=dim_names(recipe, COVARIATE_NAMES[:dims], dims),
+            covariate_names=chosen_names(recipe.covariates.names, names_of_fields(fields, widths)),
             covariate_unit=recipe.mat.unit,
             counts=np.concatenate([np.concatenate(trial, axis=1) for trial in spikes]),
             count_bin_s=bin_s,

@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import PART
 from ndt3_dist.shards.manifest import Array
 
-COVARIATE_NAMES = ("x", "y", "z", "rx", "ry", "rz", "g1", "g2", "g3", "g4", "g5", "g6", "g7", "g8")
-EDGE = 1e-6
-"""Share of a bin by which a time may miss its edge: clocks written in float64 seconds do."""
 SAME_BIN = 1e-4
 """Relative difference of two bin sizes that are meant to be equal: clocks are that exact."""
 LONGEST_S = 24 * 3600
@@ -60,6 +58,10 @@ class Recording:
         signals: Other streams.
         spans: Stretches [start, stop) in s that windows must not leave, (spans, 2), ascending;
             None = the whole recording.
+        spike_error_s, covariate_error_s, span_error_s: What the distance of a spike, a sample or
+            the edge of a span from `start_s` may be off by, for how times were stored
+            (`clocks.stored_error`); less than EDGE of a bin is not worth saying.
+        dropped_samples: Covariate samples and times that were left out for not pairing.
     """
 
     subject: str
@@ -76,6 +78,26 @@ class Recording:
     count_bin_s: float = 0.0
     signals: list[Signal] = field(default_factory=list)
     spans: np.ndarray | None = None
+    spike_error_s: float = 0.0
+    covariate_error_s: float = 0.0
+    span_error_s: float = 0.0
+    dropped_samples: int = 0
+
+    def add_error(self, error_s: float) -> None:
+        """No time is known better than one that others are counted from."""
+        self.spike_error_s = max(self.spike_error_s, error_s)
+        self.covariate_error_s = max(self.covariate_error_s, error_s)
+        self.span_error_s = max(self.span_error_s, error_s)
+
+    def notes(self, bin_s: float) -> list[str]:
+        """What is to be said of a recording that is none the less used."""
+        said = []
+        if self.counts is None and self.spike_error_s > PART * bin_s:
+            said.append(f"its spike times are held to {self.spike_error_s:.2g} s")
+        steps = np.diff(self.covariate_times)
+        if len(steps) and self.covariate_error_s > PART * min(float(np.median(steps)), bin_s):
+            said.append(f"its covariates' times are held to {self.covariate_error_s:.2g} s")
+        return said
 
     @property
     def covariate_units(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import stored_error
 from ndt3_dist.readers.mat_common import (
-    dim_names,
     refuse_unused,
     spike_trains,
     subject_and_session,
@@ -26,6 +26,7 @@ from ndt3_dist.readers.mat_values import (
     matrix,
     velocity,
 )
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 from ndt3_dist.shards.manifest import Array
@@ -38,7 +39,7 @@ def read_rtt(path: str | Path, recipe: ReadOptions) -> Recording:
     """Read a session; its name (indy_20160407_02.mat) says subject and session."""
     refuse_unused(recipe)
     with open_mat(path) as mat:
-        times = clock(mat["t"], "t")
+        times, error = clock(mat["t"], "t")
         position = matrix(mat["finger_pos"], "finger_pos").astype(np.float64)
         if len(position) != len(times) or position.shape[1] not in (3, 6):
             raise BadInput(
@@ -46,7 +47,7 @@ def read_rtt(path: str | Path, recipe: ReadOptions) -> Recording:
             )
         planar = -CM * position[:, 1:3]  # (samples, 2): x, y in m
         stop = float(times[-1])
-        times, rates = velocity(times, planar, recipe.covariates.max_gap_ms / 1000)
+        times, rates = velocity(times, planar, recipe.covariates.max_gap_ms / 1000, error)
         spikes, arrays = _spikes(mat)
         check_times(spikes, float(times[0]), stop)
         subject, session = subject_and_session(mat, path, recipe)
@@ -59,8 +60,10 @@ def read_rtt(path: str | Path, recipe: ReadOptions) -> Recording:
             stop_s=stop,
             covariate_times=times,
             covariates=rates,
-            covariate_names=dim_names(recipe, ("x", "y")),
+            covariate_names=chosen_names(recipe.covariates.names, ("x", "y")),
             covariate_unit="m/s",
+            spike_error_s=max(stored_error(*spikes), error),
+            covariate_error_s=error,
         )
 
 

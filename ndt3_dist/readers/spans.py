@@ -2,19 +2,27 @@
 
 import numpy as np
 
+from ndt3_dist.readers.clocks import slack
+
 TOUCH_S = 1e-3
 """Stretches that are no further apart are one: trials often end a clock tick before the next."""
 
 
-def merge(spans: np.ndarray) -> np.ndarray:
-    """Any stretches as ascending ones that are apart; empty ones are left out."""
+def merge(spans: np.ndarray, error_s: float = 0.0) -> np.ndarray:
+    """Any stretches as ascending ones that are apart; empty ones are left out.
+
+    Args:
+        spans: (spans, 2).
+        error_s: What the distance of two edges may be off by (`clocks.stored_error`).
+    """
     spans = np.asarray(spans, np.float64).reshape(-1, 2)
     spans = spans[spans[:, 1] > spans[:, 0]]
     spans = spans[np.argsort(spans[:, 0], kind="stable")]
     if not len(spans):
         return spans
     reached = np.maximum.accumulate(spans[:, 1])
-    begins = np.r_[True, spans[1:, 0] > reached[:-1] + TOUCH_S * (1 + 1e-6)]
+    touch = TOUCH_S + slack(error_s, TOUCH_S)
+    begins = np.r_[True, spans[1:, 0] > reached[:-1] + touch]
     ends = np.r_[np.flatnonzero(begins)[1:] - 1, len(spans) - 1]
     return np.column_stack([spans[begins, 0], reached[ends]])
 
@@ -31,7 +39,7 @@ def intersect(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | 
 
 
 def contains(spans: np.ndarray, times: np.ndarray, slack_s: float) -> np.ndarray:
-    """Which times lie in a span, (times,) bool; `slack_s` forgives what float64 loses."""
+    """Which times lie in a span, (times,) bool; `slack_s` forgives what was lost in storing."""
     if not len(spans):
         return np.zeros(len(times), bool)
     after = np.searchsorted(spans[:, 0] - slack_s, times, side="right") - 1

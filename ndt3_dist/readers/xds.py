@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.clocks import stored_error
 from ndt3_dist.readers.mat_common import (
     arrays_of,
     check_regular,
     covariate_fields,
-    dim_names,
     refuse_unused,
     spike_trains,
     subject_and_session,
 )
 from ndt3_dist.readers.mat_file import MatFile, open_mat
 from ndt3_dist.readers.mat_values import cells, clock, counts, matrix, text, vector
+from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 
@@ -39,11 +40,11 @@ def read_xds(path: str | Path, recipe: ReadOptions) -> Recording:
     refuse_unused(recipe, "covariates.path", "covariates.stamped", "mat.holds", "mat.arrays")
     with open_mat(path) as mat:
         subject, session = subject_and_session(mat, path, recipe)
-        times = clock(mat["xds.time_frame"], "xds.time_frame")
+        times, error = clock(mat["xds.time_frame"], "xds.time_frame")
         period = float(np.median(np.diff(times)))
         bin_s = _bin_width(mat, period)
         if recipe.covariates.stamped == "end":
-            times = times - period
+            times, error = times - period, 2 * error
         values, names, units = _covariates(mat, covariate_fields(recipe), len(times))
         recording = Recording(
             subject=subject,
@@ -54,9 +55,10 @@ def read_xds(path: str | Path, recipe: ReadOptions) -> Recording:
             stop_s=float(times[-1]) + period,
             covariate_times=times if names else np.zeros(0),
             covariates=values,
-            covariate_names=dim_names(recipe, names),
+            covariate_names=chosen_names(recipe.covariates.names, names),
             covariate_unit=units,
         )
+        recording.add_error(error)
         if recipe.mat.holds == "counts":
             recording.counts = counts(mat["xds.spike_counts"], "xds.spike_counts")
             recording.count_bin_s = bin_s
@@ -64,6 +66,7 @@ def read_xds(path: str | Path, recipe: ReadOptions) -> Recording:
             recording.stop_s = recording.start_s + len(recording.counts) * bin_s
         else:
             recording.spike_times = spike_trains(mat["xds.spikes"], "xds.spikes")
+            recording.spike_error_s = max(error, stored_error(*recording.spike_times))
             check_times(recording.spike_times, recording.start_s, recording.stop_s)
         recording.arrays = arrays_of(recording, recipe)
         return recording

@@ -9,7 +9,14 @@ import hashlib
 import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
@@ -100,6 +107,15 @@ class Session(_Strict):
     """Spikes counted in the session's bins."""
     spikes_outside: int
     """Spikes before its first or after its last bin, left out."""
+    dropped_samples: int = 0
+    """Covariate samples and times of the recording that did not pair and were left out; not
+    written where there are none."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler):
+        """Corpora without such samples keep the manifests that they had."""
+        told = dump(self)
+        return {k: v for k, v in told.items() if k != "dropped_samples" or v}
 
     @property
     def channels(self) -> int:
@@ -173,13 +189,17 @@ class Manifest(_Strict):
         raise BadInput(f"no session {session!r} in the corpus; there are: {known}")
 
 
+OF_SOURCE = {"source", "source_bytes", "dropped_samples"}
+"""Keys of a session that say nothing of what a corpus holds."""
+
+
 def fingerprint(
     sessions: list[Session], shards: list[Shard], bin_ms: float, bins: int, version: int = VERSION
 ) -> str:
     """Identity of what a corpus holds: no paths, hosts or times.
 
     Args:
-        sessions: Session table; paths and lengths of sources are left out, their hashes kept.
+        sessions: Session table; what is only of the sources is left out, their hashes kept.
         shards: Shard table in order.
         bin_ms: Bin size in ms.
         bins: Bins per window.
@@ -187,7 +207,7 @@ def fingerprint(
     Returns:
         Hex sha256.
     """
-    apart = {"source", "source_bytes"} | ({"streams"} if version == 1 else set())
+    apart = OF_SOURCE | ({"streams"} if version == 1 else set())
     what = {
         "version": version,
         "bin_size_ms": float(bin_ms),

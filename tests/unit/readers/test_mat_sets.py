@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mat_files import cell, struct_array, write_mat
-from recordings import refusal
+from mat_files import rtt, trials, write_mat, xds
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.binning import bin_covariates, count_spikes
@@ -18,20 +17,6 @@ RECIPES = Path(__file__).resolve().parents[3] / "data_prep" / "recipes"
 
 def recipe(name: str, *overrides: str) -> Recipe:
     return load_recipe(RECIPES / f"{name}.yaml", list(overrides))
-
-
-def rtt(channels: int = 96, units: int = 3, seconds: float = 6.0, **changes) -> dict:
-    """A session at 250 Hz from 100 s on; the hash unit of channel 5 and all of channel 7 silent."""
-    rng = np.random.default_rng(1)
-    t = 100 + np.arange(round(seconds * 250)) / 250
-    each = [np.sort(rng.uniform(100, 100 + seconds, 5)) for _ in range(channels * units)]
-    spikes = cell(each, (channels, units))
-    spikes[5, 0] = np.zeros((0, 0))
-    for unit in range(units):
-        spikes[7, unit] = np.zeros((0, 0))
-    names = cell([f"{'M1' if c < 96 else 'S1'} {c % 96 + 1:03d}" for c in range(channels)])
-    finger = np.column_stack([rng.normal(size=len(t)), -10 * np.sin(t), -20 * np.cos(t)])
-    return {"spikes": spikes, "t": t, "finger_pos": finger, "chan_names": names, **changes}
 
 
 @pytest.mark.parametrize(("channels", "arrays"), [(96, ["M1"]), (192, ["M1", "S1"])])
@@ -76,52 +61,6 @@ def test_rtt_spikes_and_velocity_share_a_clock_however_late_the_first_spike_is(a
     assert velocity[at_bin, 0] == pytest.approx(0.01 / 0.02)
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"spikes": cell([np.ones(1)] * 95 * 2, (95, 2))}, "spikes has shape (95, 2)"),
-        ({"spikes": cell([np.ones(1)] * 96 * 5, (5, 96))}, "spikes has shape (5, 96)"),
-        ({"finger_pos": np.ones((1500, 2))}, "finger_pos has shape (1500, 2)"),
-        ({"finger_pos": np.ones((1499, 3))}, "finger_pos has shape (1499, 3)"),
-        ({"t": np.r_[100.0, np.full(1499, np.nan)]}, "t: 1500 times"),
-        ({"chan_names": cell([f"S1 {c:03d}" for c in range(96)])}, "chan_names{1,1} is 'S1 000'"),
-        ({"finger_pos": None}, "has no field finger_pos"),
-        ({"spikes": cell([np.zeros(0)] * 96 * 2, (96, 2))}, "zero spikes"),
-    ],
-)
-def test_rtt_files_that_cannot_be_are_refused_by_field(changes, expected, tmp_path):
-    values = {k: v for k, v in rtt(**changes).items() if v is not None}
-    path = write_mat(tmp_path / "indy_20160407_02.mat", values, "7.3")
-    assert expected in refusal(path, recipe("odoherty_rtt"))
-
-
-def test_rtt_refuses_keys_that_it_does_not_use(tmp_path):
-    with pytest.raises(BadInput, match=r"rtt does not use covariates\.path"):
-        read_recording(tmp_path / "a.mat", recipe("odoherty_rtt", "covariates.path=target_pos"))
-
-
-def xds(seconds: float = 4.0, width: float = 0.001, **changes) -> dict:
-    """Two units, a cursor, three muscles at 1 kHz from 0.5 s on; a spike and a move at 2.51 s."""
-    t = 0.5 + np.arange(round(seconds / width)) * width
-    move = np.zeros((len(t), 2))
-    move[round(2.01 / width)] = (20.0, 0.0)
-    inner = {
-        "spikes": cell([np.array([2.51]), np.zeros((0, 0))], (1, 2)),
-        "spike_counts": np.zeros((len(t), 2)),
-        "time_frame": t,
-        "bin_width": width,
-        "curs_v": move,
-        "EMG": np.column_stack([t, 2 * t, 3 * t]),
-        "EMG_names": cell(["FCR", "FCU", "ECR"], (1, 3)),
-        "force": move,
-        "trial_result": cell(["R", "F"]),
-        **changes,
-    }
-    inner["spike_counts"] = inner["spike_counts"].copy()
-    inner["spike_counts"][round(2.01 / width), 0] = 1
-    return {"xds": {k: v for k, v in inner.items() if v is not None}}
-
-
 @pytest.mark.parametrize("version", ["7", "7.3"])
 @pytest.mark.parametrize("holds", ["times", "counts"])
 def test_xds_spikes_and_covariates_at_one_moment_lie_in_one_bin(version, holds, tmp_path):
@@ -146,56 +85,6 @@ def test_xds_covariates_lie_side_by_side_with_their_names_and_units(tmp_path):
     np.testing.assert_allclose(recording.covariates[:, 3], 2 * recording.covariate_times)
     alone = read_recording(path, recipe("xds", 'covariates.path=""'))
     assert alone.covariates.shape == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"time_frame": None}, "has no field xds.time_frame: xds has EMG"),
-        ({"spikes": None}, "has no field xds.spikes"),
-        ({"curs_v": None}, "has no field xds.curs_v"),
-        ({"curs_v": np.ones((7, 2))}, "xds.curs_v has shape (7, 2)"),
-        ({"bin_width": 0.02}, "xds.bin_width is 0.02 s"),
-        ({"spikes": cell([np.array([1.0, np.nan])])}, "xds.spikes{1,1} has 1 spike times"),
-        ({"spikes": cell([np.array([2.0, 1.0])])}, "xds.spikes{1,1} has unsorted"),
-        ({"spikes": cell([np.arange(500) * 20.0])}, "channel 0 has"),
-    ],
-)
-def test_xds_files_that_cannot_be_are_refused_by_field(changes, expected, tmp_path):
-    path = write_mat(tmp_path / "Jango_1.mat", xds(**changes))
-    assert expected in refusal(path, recipe("xds"))
-
-
-def test_xds_counts_on_a_clock_with_a_gap_are_refused(tmp_path):
-    t = np.arange(4000) / 1000
-    path = write_mat(tmp_path / "Jango_1.mat", xds(time_frame=np.where(t > 2, t + 1, t)))
-    message = refusal(path, recipe("xds", "mat.holds=counts"))
-    assert "xds.time_frame: 4000 times up to 1.000 s from a regular clock" in message
-
-
-def test_xds_names_of_another_number_are_refused(tmp_path):
-    path = write_mat(tmp_path / "Jango_1.mat", xds(EMG_names=cell(["FCR"])))
-    assert "xds.EMG_names has 1 names" in refusal(path, recipe("xds", "covariates.path=EMG"))
-
-
-def trials(lengths=(260, 211, 190, 400), bin_size: float = 0.01, **changes) -> dict:
-    """Trials of 10 ms bins, whose last bin alone has spikes and speed in PMd; 30 units in M1."""
-    rng, made = np.random.default_rng(2), []
-    for number, length in enumerate(lengths):
-        pmd, vel = np.zeros((length, 3)), np.zeros((length, 2))
-        pmd[-1], vel[-1] = 7, 7
-        made.append(
-            {
-                "monkey": "Chewie",
-                "trial_id": float(number),
-                "bin_size": bin_size,
-                "M1_spikes": rng.integers(0, 3, (length, 30)).astype(float),
-                "PMd_spikes": pmd,
-                "vel": vel + number + 1,
-                **changes,
-            }
-        )
-    return {"trial_data": struct_array(made)}
 
 
 @pytest.mark.parametrize("version", ["7", "7.3"])
@@ -234,38 +123,6 @@ def test_no_window_of_pyaldata_holds_two_trials(tmp_path):
     assert [fields["start_bin"] for *_, fields in samples] == [0, 130, 330, 430]
     assert session.windows["train"].kept == 4
     assert session.windows["train"].rejected == {"too_short": 3}
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"vel": np.ones((3, 2))}, "trial_data(1).vel has shape (3, 2)"),
-        ({"vel": "none"}, "trial_data(1).vel is the string"),
-        ({"PMd_spikes": np.full((260, 3), 0.5)}, "trial_data(1).PMd_spikes has counts that"),
-        ({"PMd_spikes": np.full((260, 3), np.nan)}, "trial_data(1).PMd_spikes has counts that"),
-        ({"PMd_spikes": np.ones((260, 3))}, "trial_data(2): M1_spikes, PMd_spikes differ"),
-        ({"bin_size": 20.0}, "trial_data.bin_size is [20.0]"),
-    ],
-)
-def test_pyaldata_files_that_cannot_be_are_refused_by_field(changes, expected, tmp_path):
-    path = write_mat(tmp_path / "Chewie_1.mat", trials(**changes))
-    assert expected in refusal(path, recipe("pyaldata"))
-
-
-def test_pyaldata_trials_that_differ_or_lack_a_field_are_refused(tmp_path):
-    values, how = trials(), recipe("pyaldata")
-    values["trial_data"][0, 2]["M1_spikes"] = np.ones((190, 29))
-    path = write_mat(tmp_path / "Chewie_1.mat", values)
-    assert "trial_data(3) has other units" in refusal(path, how)
-    assert "has no field trial_data(1).pos" in refusal(
-        write_mat(tmp_path / "Chewie_1.mat", trials()), recipe("pyaldata", "covariates.path=pos")
-    )
-    values["trial_data"][0, 1]["monkey"] = "Mihi"
-    message = refusal(write_mat(tmp_path / "Chewie_1.mat", values), how)
-    assert "trial_data.monkey has 2 values; expected one" in message
-    assert "Mihi" not in message  # who may have a pseudonym
-    path = write_mat(tmp_path / "Chewie_1.mat", {"trial_data": np.ones(3)})
-    assert "trial_data" in refusal(path, recipe("pyaldata", 'mat.subject=""'))
 
 
 def test_pyaldata_bins_that_do_not_divide_the_recipes_are_refused(tmp_path):

@@ -1,6 +1,5 @@
 """NWB files are read channel by channel; what cannot be used is refused by name in one line."""
 
-import h5py
 import numpy as np
 import pytest
 from recordings import genuine, refusal
@@ -100,120 +99,6 @@ def test_subject_and_session_come_from_the_file_and_else_from_its_name(write_nwb
     assert (read_nwb(path, SPIKES_ONLY).subject, read_nwb(path, SPIKES_ONLY).session) == ("A", "12")
     path = write_nwb(tmp_path / "sub-Z_ses-08.nwb", TIMES, session=None)
     assert read_nwb(path, SPIKES_ONLY).session == "08"
-
-
-def test_a_missing_file_is_refused(tmp_path):
-    assert "no such file" in refusal(tmp_path / "absent.nwb")
-
-
-def test_a_file_that_is_not_hdf5_is_refused(tmp_path):
-    path = tmp_path / "text.nwb"
-    path.write_text("spikes, velocity\n" * 100)
-    assert "not HDF5" in refusal(path)
-
-
-def test_an_hdf5_file_that_is_not_nwb_is_refused(tmp_path):
-    path = tmp_path / "other.nwb"
-    with h5py.File(path, "w") as f:
-        f["spikes"] = np.arange(5)
-    assert "not a readable NWB file" in refusal(path)
-
-
-def test_a_truncated_file_is_refused(write_nwb, tmp_path):
-    path = write_nwb(tmp_path / "a.nwb", TIMES)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "not a readable NWB file" in refusal(path)
-
-
-def test_a_file_without_units_is_refused(write_nwb, tmp_path):
-    assert "no units" in refusal(write_nwb(tmp_path / "a.nwb", []))
-
-
-def test_spike_times_in_ms_are_refused_where_covariates_are_in_s(write_nwb, tmp_path):
-    units = [np.arange(1, 100) * 40.0, np.array([0.5])]
-    path = write_nwb(tmp_path / "a.nwb", units, covariates=np.ones((400, 1)), rate=100.0)
-    message = refusal(path, WITH_VELOCITY)
-    assert "channel 0 has 99 of 99 spikes outside the recording (0.000 to 4.000 s" in message
-
-
-@pytest.mark.parametrize("observed", [None, (0.0, 6e5)])
-def test_spike_times_in_ms_are_refused_for_their_length_where_nothing_else_tells(
-    write_nwb, tmp_path, observed
-):
-    units = [np.linspace(1, 6e5, 50)]
-    path = write_nwb(tmp_path / "a.nwb", units, observed=observed)
-    assert "seems to last 167 h" in refusal(path)
-
-
-def test_an_observed_interval_that_is_nan_is_refused(write_nwb, tmp_path):
-    path = write_nwb(tmp_path / "a.nwb", TIMES, observed=(0.0, np.nan))
-    assert "expected times in seconds" in refusal(path)
-
-
-def test_unsorted_spike_times_are_refused_with_the_place(write_nwb, tmp_path):
-    path = write_nwb(tmp_path / "a.nwb", [TIMES[0], np.array([0.5, 2.0, 1.5])])
-    assert "unit 1 has unsorted spike times (2.0000 s before 1.5000 s)" in refusal(path)
-
-
-def test_spike_times_that_are_nan_are_refused(write_nwb, tmp_path):
-    path = write_nwb(tmp_path / "a.nwb", [TIMES[0], np.array([0.5, np.nan, 1.5])])
-    assert "unit 1 has 1 spike times that are NaN" in refusal(path)
-
-
-def test_a_file_with_zero_spikes_is_refused(write_nwb, tmp_path):
-    path = write_nwb(tmp_path / "a.nwb", [np.zeros(0), np.zeros(0)])
-    assert "zero spikes" in refusal(path)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "there"),
-    [
-        ("processing/behavior/Velocity/hand", "cursor_vel"),
-        ("processing/behavior/Speed", "Velocity"),
-        ("processing/motion", "behavior"),
-        ("units", "acquisition, processing"),
-        ("processing/behavior/Velocity/cursor_vel/data", "nothing"),
-    ],
-)
-def test_a_covariate_path_that_does_not_exist_is_refused_with_what_there_is(
-    write_nwb, tmp_path, wanted, there
-):
-    path = write_nwb(tmp_path / "a.nwb", TIMES, covariates=np.ones((400, 1)), rate=100.0)
-    recipe = Recipe(dataset="t", covariates=CovariatesRecipe(path=wanted))
-    message = refusal(path, recipe)
-    assert f"no covariates at {wanted}" in message
-    assert there in message
-
-
-def test_a_covariate_path_that_ends_above_a_series_is_refused(write_nwb, tmp_path):
-    path = write_nwb(tmp_path / "a.nwb", TIMES, covariates=np.ones((400, 1)), rate=100.0)
-    recipe = Recipe(dataset="t", covariates=CovariatesRecipe(path="processing/behavior/Velocity"))
-    assert "expected a TimeSeries" in refusal(path, recipe)
-
-
-@pytest.mark.parametrize("bad", [0.0, np.nan])
-def test_timestamps_that_do_not_ascend_are_refused(write_nwb, tmp_path, bad):
-    times = np.arange(400) / 100
-    times[7] = bad
-    path = write_nwb(tmp_path / "a.nwb", TIMES, covariates=np.ones((400, 1)), timestamps=times)
-    assert "not strictly ascending" in refusal(path, WITH_VELOCITY)
-
-
-@pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
-def test_a_file_that_points_into_another_file_is_refused(write_nwb, tmp_path, kind):
-    path = write_nwb(tmp_path / "a.nwb", TIMES)
-    with h5py.File(path, "a") as f:
-        if kind == "link":
-            f["acquisition/elsewhere"] = h5py.ExternalLink("secret.h5", "/x")
-        elif kind == "storage":
-            f.create_dataset("acquisition/elsewhere", (4,), "f8", external="secret.bin")
-        else:
-            layout = h5py.VirtualLayout((4,), "f8")
-            layout[:] = h5py.VirtualSource("secret.h5", "x", (4,))
-            f.create_virtual_dataset("acquisition/elsewhere", layout)
-    message = refusal(path)
-    assert "acquisition/elsewhere" in message
-    assert "refused" in message
 
 
 def test_stevenson_2011_has_exactly_the_counts_and_velocity_of_its_matlab_file():

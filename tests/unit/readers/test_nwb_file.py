@@ -132,27 +132,6 @@ def test_a_session_is_text_in_whatever_form_or_that_of_the_file_name(
     assert read_nwb(path, SPIKES_ONLY).session == session
 
 
-def test_a_file_of_nwb_1_is_refused_by_its_version(write_nwb, tmp_path):
-    path = write_nwb(tmp_path / "a.nwb", [[0.1]])
-    with h5py.File(path, "a") as f:
-        f.attrs["nwb_version"] = "1.0.6"
-    assert "NWB 1.0.6); expected NWB 2" in refusal(path)
-
-
-@pytest.mark.parametrize("shape", [(1 << 40,), (1 << 20, 1 << 20)])
-def test_a_dataset_that_declares_more_than_a_file_can_hold_is_refused(
-    write_session, tmp_path, shape
-):
-    """No chunk of it is written: the file stays small, and reading it would take 8 TB."""
-    path = write_session(tmp_path / "a.nwb", seed=0)
-    with h5py.File(path, "a") as f:
-        del f[f"{VELOCITY}/data"]
-        f.create_dataset(f"{VELOCITY}/data", shape, "f8", chunks=True, fillvalue=0.0)
-    assert path.stat().st_size < 1 << 20
-    message = refusal(path, WITH_VELOCITY)
-    assert f"{VELOCITY}/data declares" in message
-
-
 def test_zeros_that_unpack_to_a_thousand_times_their_size_are_refused(
     write_session, tmp_path, monkeypatch
 ):
