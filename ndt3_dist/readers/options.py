@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ndt3_dist.config import Section
-from ndt3_dist.readers.mat_options import MatRecipe
+from ndt3_dist.readers.matlab.mat_options import MatRecipe
 
 
 class SpikesRecipe(Section):

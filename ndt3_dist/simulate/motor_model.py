@@ -242,14 +242,23 @@ def make_readout(population: Population, parameters: Parameters = PARAMETERS) ->
     )
 
 
+def symmetric_root(cov: np.ndarray) -> np.ndarray:
+    """The one symmetric S with S @ S = cov, positive semidefinite of any rank.
+
+    An eigenvector's sign, and the basis where eigenvalues are equal, are the choice of the BLAS
+    kernel that a processor gets; this root does not depend on them, so that every machine draws
+    the same recordings.
+    """
+    values, vectors = np.linalg.eigh(cov)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
 def draw_states(space: StateSpace, num_bins: int, rng: np.random.Generator) -> np.ndarray:
     """A stationary path of the latent state, shape (num_bins, states), in SDs."""
     size = len(space.transition)
-    values, vectors = np.linalg.eigh(space.noise_cov)  # rank is far below size
-    factor = vectors * np.sqrt(np.maximum(values, 0.0))
-    innovations = rng.standard_normal((num_bins, size)) @ factor.T
+    innovations = rng.standard_normal((num_bins, size)) @ symmetric_root(space.noise_cov)
     states = np.empty((num_bins, size))
-    state = rng.multivariate_normal(np.zeros(size), space.stationary_cov)
+    state = symmetric_root(space.stationary_cov) @ rng.standard_normal(size)
     for t in range(num_bins):
         state = space.transition @ state + innovations[t]
         states[t] = state

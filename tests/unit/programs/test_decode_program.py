@@ -25,7 +25,7 @@ from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.windows import cut
-from ndt3_dist.readers.nwb import read_nwb
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.shards.npy import parse_npy
 from ndt3_dist.simulate.sessions import simulate
 

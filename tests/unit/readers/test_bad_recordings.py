@@ -12,7 +12,7 @@ from recordings import refusal
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep import job
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.readers.nwb import read_nwb
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.shards.verify import verify_corpus
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ndt3_dist.readers.clocks import EDGE, PART, even_clock, slack, stored_error
-from ndt3_dist.readers.mat_values import clock
-from ndt3_dist.readers.nwb_covariates import not_held
+from ndt3_dist.readers.matlab.mat_values import clock
+from ndt3_dist.readers.nwb.nwb_covariates import not_held
 from ndt3_dist.readers.spans import merge
 
 

@@ -6,7 +6,7 @@ from recordings import genuine, refusal
 
 from ndt3_dist.prep.binning import bin_covariates, bin_spikes
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.readers.nwb import read_nwb
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.options import CovariatesRecipe, SpikesRecipe
 
 VELOCITY = "processing/behavior/Velocity/cursor_vel"

@@ -12,7 +12,7 @@ from ndt3_dist import storage
 from ndt3_dist.prep import job
 from ndt3_dist.prep.progress import describe
 from ndt3_dist.prep.recipe import Recipe, load_recipe
-from ndt3_dist.readers.nwb import read_nwb
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.read import read_recording
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import Session, fingerprint, read_manifest

@@ -273,3 +273,38 @@ def test_program_reports_bad_arguments_in_one_line(tmp_path):
 
 def _r2(truth: np.ndarray, guess: np.ndarray) -> float:
     return 1.0 - ((truth - guess) ** 2).sum() / ((truth - truth.mean(axis=0)) ** 2).sum()
+
+
+ON_THIS_KERNEL = """
+import numpy as np, sys
+from ndt3_dist.simulate import motor_model, oracle
+space = motor_model.make_dynamics(0)
+readout = motor_model.make_readout(motor_model.subject_populations(0, 0, 2)[1])
+states = motor_model.draw_states(space, 6000, np.random.default_rng(1))
+rates_hz = oracle.firing_rates(states, readout)
+times, ends, counts = motor_model.draw_spikes(rates_hz, space.bin_size_s, np.random.default_rng(2))
+np.savez(sys.argv[1], states=states, times=times, ends=ends, counts=counts)
+"""
+
+
+def test_every_kind_of_processor_draws_the_same_recordings(tmp_path):
+    """BLAS chooses the signs and bases of eigenvectors by kernel; nothing drawn depends on them."""
+    kernels = ["Haswell", "Zen"]
+    if "avx512f" in Path("/proc/cpuinfo").read_text():
+        kernels.append("SkylakeX")
+    drawn = {}
+    for kernel in kernels:
+        file = tmp_path / f"{kernel}.npz"
+        subprocess.run(
+            [sys.executable, "-c", ON_THIS_KERNEL, file],
+            env={**os.environ, "OPENBLAS_CORETYPE": kernel},
+            check=True,
+            cwd=ROOT,
+        )
+        with np.load(file) as arrays:
+            drawn[kernel] = dict(arrays)
+    first = drawn["Haswell"]
+    for kernel in kernels[1:]:
+        np.testing.assert_allclose(drawn[kernel]["states"], first["states"], atol=1e-6, rtol=0)
+        for name in ("times", "ends", "counts"):
+            np.testing.assert_array_equal(drawn[kernel][name], first[name], err_msg=kernel)

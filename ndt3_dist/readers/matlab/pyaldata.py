@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.mat_common import (
+from ndt3_dist.readers.matlab.mat_common import (
     covariate_fields,
     names_of_fields,
     refuse_unused,
     subject_and_session,
 )
-from ndt3_dist.readers.mat_file import open_mat
-from ndt3_dist.readers.mat_values import counts, matrix, vector
+from ndt3_dist.readers.matlab.mat_file import open_mat
+from ndt3_dist.readers.matlab.mat_values import counts, matrix, vector
 from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording

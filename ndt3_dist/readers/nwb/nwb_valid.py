@@ -4,8 +4,8 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
-from ndt3_dist.readers.nwb_file import NwbFile
-from ndt3_dist.readers.nwb_series import Series, find_series, read_times
+from ndt3_dist.readers.nwb.nwb_file import NwbFile
+from ndt3_dist.readers.nwb.nwb_series import Series, find_series, read_times
 from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
 from ndt3_dist.readers.spans import intersect, merge, runs
 

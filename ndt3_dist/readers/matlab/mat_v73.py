@@ -11,7 +11,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.hdf5 import has_foreign_data, refuse_bomb, refuse_elsewhere
-from ndt3_dist.readers.mat_values import (
+from ndt3_dist.readers.matlab.mat_values import (
     MOST_DEPTH,
     MOST_VALUES,
     Foreign,

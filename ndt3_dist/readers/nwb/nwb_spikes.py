@@ -11,8 +11,8 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
-from ndt3_dist.readers.nwb_file import NwbFile, Table
-from ndt3_dist.readers.nwb_series import expand
+from ndt3_dist.readers.nwb.nwb_file import NwbFile, Table
+from ndt3_dist.readers.nwb.nwb_series import expand
 from ndt3_dist.readers.options import SpikesRecipe
 from ndt3_dist.readers.spans import merge
 from ndt3_dist.shards.manifest import Array

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.nwb_counts import read_counts
-from ndt3_dist.readers.nwb_covariates import derivative, mask_outside, read_covariates
-from ndt3_dist.readers.nwb_file import NwbFile, open_nwb
-from ndt3_dist.readers.nwb_spikes import read_events, read_units
-from ndt3_dist.readers.nwb_valid import read_validity
+from ndt3_dist.readers.nwb.nwb_counts import read_counts
+from ndt3_dist.readers.nwb.nwb_covariates import derivative, mask_outside, read_covariates
+from ndt3_dist.readers.nwb.nwb_file import NwbFile, open_nwb
+from ndt3_dist.readers.nwb.nwb_spikes import read_events, read_units
+from ndt3_dist.readers.nwb.nwb_valid import read_validity
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 from ndt3_dist.readers.spans import intersect

@@ -16,7 +16,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.hdf5 import refuse_bomb
-from ndt3_dist.readers.mat_values import (
+from ndt3_dist.readers.matlab.mat_values import (
     MOST_DEPTH,
     Foreign,
     MatFile,

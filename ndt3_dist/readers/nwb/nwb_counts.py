@@ -10,8 +10,8 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
-from ndt3_dist.readers.nwb_file import NwbFile, TimeSeries
-from ndt3_dist.readers.nwb_series import expand
+from ndt3_dist.readers.nwb.nwb_file import NwbFile, TimeSeries
+from ndt3_dist.readers.nwb.nwb_series import expand
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import SAME_BIN
 from ndt3_dist.readers.repair import in_order

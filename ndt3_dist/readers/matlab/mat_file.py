@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.mat_v5 import V5File
-from ndt3_dist.readers.mat_v73 import V73File
-from ndt3_dist.readers.mat_values import MatFile
+from ndt3_dist.readers.matlab.mat_v5 import V5File
+from ndt3_dist.readers.matlab.mat_v73 import V73File
+from ndt3_dist.readers.matlab.mat_values import MatFile
 
 __all__ = ["MatFile", "open_mat"]
 

@@ -13,13 +13,13 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
-from ndt3_dist.readers.mat_common import (
+from ndt3_dist.readers.matlab.mat_common import (
     refuse_unused,
     spike_trains,
     subject_and_session,
 )
-from ndt3_dist.readers.mat_file import MatFile, open_mat
-from ndt3_dist.readers.mat_values import (
+from ndt3_dist.readers.matlab.mat_file import MatFile, open_mat
+from ndt3_dist.readers.matlab.mat_values import (
     cells,
     clock,
     element,
