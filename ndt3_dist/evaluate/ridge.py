@@ -13,6 +13,8 @@ from ndt3_dist.data.continuous import Piece, split_last
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
 
 PENALTIES: list[float] = np.logspace(0, 6, 13).tolist()
+HISTORIES = (5, 8, 10, 12, 15, 20, 25)
+"""Bins of history of which a ridge may choose."""
 
 
 @dataclass(frozen=True)
@@ -132,27 +134,30 @@ def features(spikes: np.ndarray, history: int) -> np.ndarray:
 
 
 def fit_ridge(
-    pieces: list[Piece], history: int, val_fraction: float, penalties: Sequence[float] = PENALTIES
+    pieces: list[Piece],
+    history: int | Sequence[int],
+    val_fraction: float,
+    penalties: Sequence[float] = PENALTIES,
 ) -> Ridge:
-    """Fit on some pieces; the penalty is chosen on their last part, then all of them are fitted.
+    """Fit on some pieces; what is to be chosen is chosen on their last part, then all are fitted.
 
     Args:
         pieces: What may be fitted.
-        history: Bins of history.
-        val_fraction: Last part of `pieces` that chooses the penalty.
+        history: Bins of history, or candidates of which the best is chosen.
+        val_fraction: Last part of `pieces` that chooses history and penalty.
         penalties: Candidates.
     """
     first, last = split_last(pieces, val_fraction)
-    x, y = together(first, history)
     truth = np.concatenate([r.covariates for r in last])
-    held = np.concatenate([features(r.spikes, history) for r in last])
-    scored = [
-        (r2_variance_weighted(truth, found.predict(held)), -i)
-        for i, found in enumerate(solutions(x, y, penalties))
-    ]
-    penalty = penalties[-max(scored)[1]]
-    (chosen,) = solutions(*together(pieces, history), [penalty])
-    return Ridge(chosen, history)
+    scored = []
+    for bins in [history] if isinstance(history, int) else history:
+        held = np.concatenate([features(r.spikes, bins) for r in last])
+        for number, found in enumerate(solutions(*together(first, bins), penalties)):
+            # Of equals the shorter history and the lower penalty.
+            scored.append((r2_variance_weighted(truth, found.predict(held)), -bins, -number))
+    _, bins, number = max(scored)
+    (chosen,) = solutions(*together(pieces, -bins), [penalties[-number]])
+    return Ridge(chosen, -bins)
 
 
 def together(pieces: list[Piece], history: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.evaluate.predictions import mean_of
-from ndt3_dist.evaluate.ridge import fit_ridge
+from ndt3_dist.evaluate.ridge import HISTORIES, fit_ridge
 from ndt3_dist.model.load import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
@@ -117,15 +117,21 @@ def model_predictions(
 
 
 def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, held: float):
-    """Predictions of a ridge fitted on the fit split, its penalty chosen on the split's last part.
+    """Predictions of a ridge fitted on the fit split.
 
+    Args:
+        path: Of the corpus.
+        data: Bins to predict.
+        fit_split: Split that may be fitted.
+        history: Bins of history; 0 = the best of `HISTORIES` on the split's last part.
+        held: Size of that part, which chooses the penalty too.
     Returns:
-        (bins, dims) in stored units, and the chosen penalty.
+        (bins, dims) in stored units, and the ridge.
     """
     session, pieces = read_pieces(Corpus(path, (fit_split,)), data.session.id)
     _, pieces = choose_covariates(session, pieces, data.names)
-    ridge = fit_ridge(pieces, history, held)
-    return np.concatenate([ridge.predict(r) for r in data.pieces]), ridge.penalty
+    ridge = fit_ridge(pieces, history or HISTORIES, held)
+    return np.concatenate([ridge.predict(r) for r in data.pieces]), ridge
 
 
 def evaluate(
@@ -135,7 +141,7 @@ def evaluate(
     *,
     split: str = "test",
     fit_split: str = "calibration",
-    history: int = 15,
+    history: int = 0,
     held: float = 0.2,
     context: int = 0,
     stride: int = 10,
@@ -151,18 +157,18 @@ def evaluate(
         session: Its id; empty = the only one with the split.
         split: Split to score.
         fit_split: Split that the ridge may fit.
-        history: Bins of history of the ridge.
-        held: Last part of `fit_split` that chooses the ridge's penalty.
+        history: Bins of history of the ridge; 0 = as many as do best, of `ridge.HISTORIES`.
+        held: Last part of `fit_split` that chooses the ridge's penalty and history.
         context: Bins that a prediction sees; 0 = a corpus window.
         stride: Bins decoded by one pass.
     Returns:
-        session, bin_ms, context, dims (names with units), penalty, scores by decoder, and for plots
-        truth and predictions by decoder in raw units, (bins, dims).
+        session, bin_ms, context, dims (names with units), history and penalty of the ridge, scores
+        by decoder, and for plots truth and predictions by decoder in raw units, (bins, dims).
     """
     data = read_test_data(corpus, session, split)
     context = context or data.window
-    if history < 1 or not 0 < held < 1:
-        raise BadInput(f"history {history}, held {held}: expected at least 1, and between 0 and 1")
+    if history < 0 or not 0 < held < 1:
+        raise BadInput(f"history {history}, held {held}: expected at least 0, and between 0 and 1")
     if not 1 <= stride <= context:
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
@@ -184,13 +190,14 @@ def evaluate(
         data = data.only(common)
     if len(exports) > 1:
         found["mean"] = mean_of(list(found.values()))
-    found["ridge"], penalty = ridge_predictions(corpus, data, fit_split, history, held)
+    found["ridge"], ridge = ridge_predictions(corpus, data, fit_split, history, held)
     return {
         "session": data.session.id,
         "bin_ms": data.bin_ms,
         "context": context,
         "dims": [f"{c.name} ({c.unit})" for c in data.session.covariates],
-        "penalty": penalty,
+        "history": ridge.history,
+        "penalty": ridge.penalty,
         "scores": {
             name: {**data.score(p), "bits_per_spike": bits.get(name)} for name, p in found.items()
         },

@@ -56,6 +56,15 @@ def test_the_chosen_penalty_never_sees_the_test_bins():
     assert hopeless.penalty > fit_ridge(pieces, 3, 0.2).penalty
 
 
+def test_the_history_is_chosen_where_it_may_be():
+    ridge = fit_ridge([linear_run()], (1, 2, 3, 6), 0.2)
+    assert ridge.history == 3  # those that made the covariates; more only adds noise
+    test = linear_run(seed=1)
+    short = fit_ridge([linear_run()], 1, 0.2)
+    assert r2_variance_weighted(test.covariates, ridge.predict(test)) > 0.99
+    assert r2_variance_weighted(test.covariates, short.predict(test)) < 0.9
+
+
 @pytest.fixture
 def session_and_model(corpus, tiny_model):
     session, pieces = read_pieces(Corpus(corpus, ("test",)), "t-S-03")
