@@ -35,7 +35,7 @@ def main() -> None:
         "--history", type=int, default=0, help="bins of history of the ridge (0: the best of some)"
     )
     parser.add_argument(
-        "--held", type=float, default=0.2, help="last part of it that chooses penalty and history"
+        "--folds", type=int, default=5, help="contiguous parts of it that choose both in turn"
     )
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
     parser.add_argument(
@@ -71,7 +71,7 @@ def main() -> None:
             split=args.split,
             fit_split=args.fit_split,
             history=args.history,
-            held=args.held,
+            folds=args.folds,
             context=args.context,
             stride=stride,
         )
