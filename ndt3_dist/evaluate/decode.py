@@ -15,6 +15,15 @@ from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 
 WINDOWS_PER_PASS = 16
+STRIDE = 10
+"""Bins that a window decodes, unless there are very many."""
+MANY_WINDOWS = 600
+"""So many windows are decoded at that stride; of more bins each window decodes more."""
+
+
+def stride_for(bins: int, context: int) -> int:
+    """Bins that a window decodes, so that the work for many bins is bounded: 10 to `context`."""
+    return min(context, max(STRIDE, bins // MANY_WINDOWS))
 
 
 def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int) -> np.ndarray:

@@ -33,13 +33,13 @@ from ndt3_dist.train.run import Run
 from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.stop import StopSignal
 from ndt3_dist.train.watch import RankWatch
+from ndt3_dist.tune.closed_form import fit_readout
 from ndt3_dist.tune.draws import Draws
 from ndt3_dist.tune.fit_data import FitData, read_fit_data
 from ndt3_dist.tune.folder import TuneFolder
 from ndt3_dist.tune.held_back import HeldBack
 from ndt3_dist.tune.lora import merge
 from ndt3_dist.tune.parts import rate_scales
-from ndt3_dist.tune.readout import fit_readout
 from ndt3_dist.tune.transfer import start_model
 from ndt3_dist.tune.tune_config import TuneConfig
 

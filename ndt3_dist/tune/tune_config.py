@@ -58,7 +58,7 @@ class TuneConfig(Section):
         """The update is scaled by alpha / rank."""
 
     class Readout(Section):
-        """Covariates read in closed form from hidden states and lagged counts (`tune.readout`)."""
+        """Covariates read from hidden states and lagged counts (`tune.closed_form`)."""
 
         history: list[int] = []
         """Bins of counts, of which the best by contiguous folds is taken; empty = the model's own

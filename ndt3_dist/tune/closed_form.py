@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ndt3_dist import log
-from ndt3_dist.evaluate.decode import slide
+from ndt3_dist.evaluate.decode import slide, stride_for
 from ndt3_dist.evaluate.penalties import Candidate, choose
 from ndt3_dist.evaluate.ridge import FOLDS, features
 from ndt3_dist.model.ndt3 import NDT3
@@ -18,8 +18,6 @@ from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.tune.fit_data import FitData
 from ndt3_dist.tune.tune_config import TuneConfig
 
-STRIDE = 10
-"""Bins per decoding pass."""
 SPIKES = 1.0
 """Added to both sums of a gain, so that a silent channel has one."""
 PENALTIES = 10 ** np.arange(1.5, 4.6, 0.5)
@@ -42,10 +40,11 @@ def fit_readout(
         The readout, and the R2 of bins that were held back in turn, without filters None.
     """
     layout, window = Layout.of(data.session, model.config), data.window
+    stride = stride_for(sum(map(len, data.pieces)), window)
     model.eval()
     hidden = [np.empty((len(p), layout.dims * model.config.dim), np.float32) for p in data.pieces]
     rates = [
-        slide(model, p, layout, window, min(STRIDE, window), with_rates=True, hidden=h)[1]
+        slide(model, p, layout, window, stride, with_rates=True, hidden=h)[1]
         for p, h in zip(data.pieces, hidden, strict=True)
     ]
     expected = np.sum([r.sum(0, dtype=np.float64) for r in rates if r is not None], axis=0)
