@@ -10,7 +10,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, slack
-from ndt3_dist.readers.names import chosen_names
+from ndt3_dist.readers.column_names import chosen_names
 from ndt3_dist.readers.nwb.nwb_file import NwbFile
 from ndt3_dist.readers.nwb.nwb_series import Series, read_side_by_side
 from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions

@@ -10,7 +10,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
-from ndt3_dist.readers.names import column_names, tidy
+from ndt3_dist.readers.column_names import column_names, tidy
 from ndt3_dist.readers.nwb.nwb_file import NwbFile, TimeSeries, as_str
 from ndt3_dist.readers.options import CovariatesRecipe
 from ndt3_dist.readers.repair import in_order, pairs
