@@ -8,10 +8,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import run_program as run_in_fork
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
@@ -25,7 +25,7 @@ from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 from ndt3_dist.storage import sha256_file
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NWB_YAML = ROOT / "data_prep" / "recipes" / "nwb.yaml"
 SETTINGS = (
     "dataset=t",
@@ -36,15 +36,8 @@ SETTINGS = (
 
 def run_program(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     """Run preprocess.py in `folder` on the shipped nwb.yaml."""
-    program = [sys.executable, ROOT / "data_prep/preprocess.py", "--recipe", NWB_YAML]
-    return subprocess.run(
-        [*program, *SETTINGS, "num_workers=1", *overrides],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    recipe = "--recipe", NWB_YAML, *SETTINGS, "num_workers=1"
+    return run_in_fork("data_prep/preprocess.py", *recipe, *overrides, cwd=folder)
 
 
 def hashes(folder: Path) -> dict[str, str]:
