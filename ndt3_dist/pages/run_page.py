@@ -116,13 +116,13 @@ def write_report(
     metrics = read_metrics(run)
     if not metrics:
         raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
-    kept, told = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
+    kept, summary_file = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
     if evaluation:
         save_predictions(kept, evaluation)
     elif storage.exists(kept):
         evaluation = read_predictions(kept)
-    if summary is None and storage.exists(told):
-        summary = storage.read_json(told)
+    if summary is None and storage.exists(summary_file):
+        summary = storage.read_json(summary_file)
     name = html.escape(str(run).rstrip("/").rsplit("/", 1)[-1])
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{name}</title>",

@@ -108,8 +108,8 @@ def bin_scaled(recording: Recording, recipe: Recipe, bins: int, spans, intervals
         raise BadInput("has no train or calibration interval to take covariate scales from")
     # From these bins alone, so that no test bin leaks into them.
     scales = covariate_scales(np.concatenate(fit), recipe.covariates.quantile)
-    told = zip(recording.covariate_names, recording.covariate_units, scales, strict=True)
-    covariates = [Covariate(name=n, unit=u, scale=float(scale)) for n, u, scale in told]
+    columns = zip(recording.covariate_names, recording.covariate_units, scales, strict=True)
+    covariates = [Covariate(name=n, unit=u, scale=float(scale)) for n, u, scale in columns]
     return (values / scales).astype(np.float32), covariates
 
 

@@ -114,8 +114,8 @@ class Session(_Strict):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler):
         """Corpora without such samples keep the manifests that they had."""
-        told = dump(self)
-        return {k: v for k, v in told.items() if k != "dropped_samples" or v}
+        fields = dump(self)
+        return {k: v for k, v in fields.items() if k != "dropped_samples" or v}
 
     @property
     def channels(self) -> int:

@@ -93,10 +93,10 @@ def fit_and_export(
     if start is not None and not stopped:
         log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best.step} steps")
         _, weights, stopped = fit(config, start, new, data.whole(), best.step, path / "refit")
-    told = {"run": str(path), "best_step": best.step, "r2_val": best.value}
-    told |= {"steps": config.train.steps, "stopped": stopped}
+    fields = {"run": str(path), "best_step": best.step, "r2_val": best.value}
+    fields |= {"steps": config.train.steps, "stopped": stopped}
     if stopped:
-        return {**told, "export": "", "seconds": round(time.perf_counter() - began, 1)}
+        return {**fields, "export": "", "seconds": round(time.perf_counter() - began, 1)}
     weights = merge(weights, config.lora.alpha / max(config.lora.rank, 1))
     trained = {
         "run": config.run.name,
@@ -114,7 +114,7 @@ def fit_and_export(
     write_export(folder.export, weights, described, norms)
     folder.ended()
     seconds = round(time.perf_counter() - began, 1)
-    return {**told, "export": str(folder.export), "seconds": seconds}
+    return {**fields, "export": str(folder.export), "seconds": seconds}
 
 
 def fit(

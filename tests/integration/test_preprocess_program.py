@@ -17,9 +17,9 @@ from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
 from ndt3_dist.prep import job
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.phases import plan_shards, session_task
 from ndt3_dist.prep.recipe import load_recipe
-from ndt3_dist.prep.recordings import find_sources
+from ndt3_dist.prep.recordings import find_recordings
+from ndt3_dist.prep.stages import plan_shards, session_task
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
@@ -185,7 +185,7 @@ def test_when_every_window_is_rejected_there_is_no_corpus(tmp_path, write_nwb):
     rule = "splits=[{unit: s, intervals: {train: [1, 3]}}]"  # with a spike, but
     silent = "splits=[{unit: s, intervals: {train: [1.6, 3]}}]"  # shorter than a window
     good = recipe_of(tmp_path / "nwb", tmp_path / "good", "covariates.path=''", rule)
-    assert session_task(good, b"", *find_sources(good))["splits"] == [0]
+    assert session_task(good, b"", *find_recordings(good))["splits"] == [0]
     done = run_program(tmp_path, "source=nwb", "out=corpus", "covariates.path=''", silent)
     refused(done, "every window was rejected")
     assert "t-A-01: 0 train windows, 1 rejected" in done.stdout
@@ -344,7 +344,7 @@ def test_recordings_that_claim_one_session_fail_by_name_and_the_rest_is_kept(
 def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
     rule = "splits=[{intervals: {train: [0, 0.5], test: [0.5, 1]}}]"
     recipe = recipe_of(recordings / "nwb", tmp_path / "c", rule)
-    spools = [session_task(recipe, b"", source) for source in find_sources(recipe)]
+    spools = [session_task(recipe, b"", source) for source in find_recordings(recipe)]
     plans = plan_shards(spools, recipe)
     dealt = [w for plan in plans for w in plan.samples]
     assert len(dealt) == len(set(dealt)) == sum(len(s["splits"]) for s in spools) == 18
@@ -357,7 +357,7 @@ def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
 
 def test_a_spool_that_changed_since_it_was_written_is_refused(recordings, tmp_path, without_ray):
     recipe = recipe_of(recordings / "nwb", tmp_path / "c")
-    spool = session_task(recipe, b"", find_sources(recipe)[0])
+    spool = session_task(recipe, b"", find_recordings(recipe)[0])
     tar = Path(spool["base"] + ".tar")
     data = bytearray(tar.read_bytes())
     data[700] ^= 1

@@ -133,12 +133,12 @@ def read_times(item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s:
 def refuse_transposed(item: TimeSeries, clock: TimeSeries, values: np.ndarray) -> None:
     """Raise BadInput where the second axis of the data is that of time."""
     times, (samples, dims) = clock.num_timestamps(), values.shape
-    turned, told = dims == times != samples, f"{times} timestamps"
+    turned, by = dims == times != samples, f"{times} timestamps"
     if times is None:
-        turned, told = dims > samples, "a rate"
+        turned, by = dims > samples, "a rate"
     if turned:
         raise BadInput(
-            f"{item.path} has shape {values.shape} and {told}; expected (samples, dims): it is "
+            f"{item.path} has shape {values.shape} and {by}; expected (samples, dims): it is "
             "transposed, turn its axes round in the file"
         )
 

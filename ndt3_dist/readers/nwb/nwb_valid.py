@@ -82,8 +82,8 @@ def mask_spans(
     valid = valid.astype(bool) != rule.invert
     if rule.clock == "own":
         like = recipe.covariates if recipe.covariates.path else recipe.spikes
-        told = CovariatesRecipe(stamped=like.stamped, repair=recipe.covariates.repair)
-        clock = read_times(series, len(valid), told, file_s)
+        options = CovariatesRecipe(stamped=like.stamped, repair=recipe.covariates.repair)
+        clock = read_times(series, len(valid), options, file_s)
     else:
         assert covariates is not None  # the recipe is refused otherwise
         clock = covariates

@@ -18,7 +18,7 @@ from ndt3_dist.prep.lease import check_job
 from ndt3_dist.prep.privacy import pseudonym, source_label
 from ndt3_dist.prep.reading import read
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import Source
+from ndt3_dist.prep.recordings import RecordingFile
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.shards.index import streams_of
 from ndt3_dist.shards.manifest import (
@@ -64,7 +64,7 @@ def read_spool(out: str, source: str, source_sha256: str, recipe_sha256: str) ->
 def session_task(
     recipe: Recipe,
     key: bytes,
-    source: Source,
+    source: RecordingFile,
     removed: frozenset = frozenset(),
     there: frozenset = frozenset(),
 ) -> dict:
