@@ -113,8 +113,8 @@ def test_a_model_on_kernels_trains_as_one_without(recompute, tiny_model, monkeyp
 
     from ndt3_dist.model.ndt3 import NDT3
 
-    config = tiny_model.model_copy(update={"dropout": 0.0})
-    model, tokens = NDT3(config), pack([make_sample(i) for i in range(2)], config)
+    config = tiny_model.model_copy(update={"dropout": 0.0, "layers": 1})
+    model, tokens = NDT3(config), pack([make_sample(i, bins=5) for i in range(2)], config)
     model.recompute = recompute
     found = []
     for used in (False, True):
