@@ -1,4 +1,4 @@
-"""Every private name of DeepSpeed that this project touches.
+"""Every private name of DeepSpeed's ZeRO that this project touches.
 
 A rank's part of the training state as slices by parameter name and flat range, out of an engine
 and back into one. Written for deepspeed 0.19.8 (pinned); `tests/integration` fails when a name
