@@ -70,7 +70,6 @@ class Chosen:
     def __init__(self, feed: Feed, sessions: int | None = None, shards: int | None = None):
         """
         Args:
-            feed: Of the run.
             sessions, shards: How many of the corpus's first it has; all of them, if None.
         Raises:
             BadInput: A pattern names nothing, nothing is left, or a window fits no row.

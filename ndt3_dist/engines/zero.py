@@ -68,7 +68,6 @@ def fill(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step:
     All ranks call `refresh` after it. Ranks do not wait for each other here, so that one may fail.
 
     Args:
-        engine: A DeepSpeed engine, prepared.
         read: (parameter name, start, length) -> the slice of each kind, float32.
         step: AdamW's step count.
     """

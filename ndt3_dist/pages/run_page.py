@@ -103,7 +103,6 @@ def write_report(
     """Write RUN/report.html from what there is.
 
     Args:
-        run: Folder of the run.
         manifest: Corpus to show in a table.
         evaluation: Result of `evaluate.session.evaluate`, for traces and scores; kept in
             RUN/evaluation.npz, which is shown where none is given.

@@ -71,9 +71,7 @@ def session_task(
     """Turn one recording into a spool, or find the one that an earlier run finished.
 
     Args:
-        recipe: Of the job.
         key: Of its pseudonyms; b"" without.
-        source: The recording.
         removed: Hashes of recordings that were taken out of the corpus.
         there: Hashes of recordings that it has.
     Returns:
@@ -226,8 +224,6 @@ def shard_task(recipe: Recipe, plan: ShardPlan, job: str = "") -> dict:
     Only the shard's own windows are read, each checked by its crc32.
 
     Args:
-        recipe: Of the job.
-        plan: Of the shard.
         job: Whose task it is, by its lease; "" = of none.
     """
     done = storage.join(recipe.out, "spool", f"shard-{plan.name}.json")

@@ -50,7 +50,6 @@ def bin_streams(
     """All streams of a recording by name, in order, and its covariates with their scales.
 
     Args:
-        bins: Of the session.
         spans: First and last + 1 of the bins that windows may show.
         intervals: Whose train and calibration bins decide the scales.
     Raises:

@@ -26,7 +26,6 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
     """Bin, scale and cut a recording.
 
     Args:
-        recording: As a reader returned it.
         recipe: What to make of it.
         source: Path of the file below the recipe's source.
         source_sha256: Hash of the file.

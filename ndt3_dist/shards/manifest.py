@@ -203,7 +203,6 @@ def fingerprint(
         shards: Shard table in order.
         bin_ms: Bin size in ms.
         bins: Bins per window.
-        version: Of the corpus.
     Returns:
         Hex sha256.
     """

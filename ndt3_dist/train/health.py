@@ -62,8 +62,6 @@ def skip_line(run: Run, step: int, losses: Losses, leapt: bool, rows: Rows) -> s
     """What the log says of a step that was skipped.
 
     Args:
-        run: The training.
-        step: Number of the step.
         losses: Of its micro-batches.
         leapt: Whether that is because its loss did.
         rows: Of all ranks.

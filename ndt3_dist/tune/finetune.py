@@ -50,7 +50,6 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     """Fit a decoder; writes RUN/metrics.jsonl (a refit RUN/refit/metrics.jsonl) and RUN/export.
 
     Args:
-        config: Checked configuration.
         init: Export to start from; with `scratch` only its architecture is used; None = the
             config's own `model` section.
         scratch: Start from random weights (always so without `init`).
@@ -123,7 +122,6 @@ def fit(
     """Train, from the newest checkpoint of a folder where it has one.
 
     Args:
-        config: Checked configuration.
         model: Moved to the device and trained in place.
         new: Names of its parameters that learn at the full rate.
         data: Where nothing is held back, nothing is scored and the last step counts.

@@ -81,7 +81,6 @@ def mask_outside(series: Series, spans: np.ndarray | None, error_s: float = 0.0)
     """The same samples, NaN where they begin outside all spans.
 
     Args:
-        series: Any.
         spans: (spans, 2) in s; None is all time.
         error_s: What the distance of a sample from the edge of a span may be off by.
     """

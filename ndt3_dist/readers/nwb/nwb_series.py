@@ -52,7 +52,6 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
     """The series of a covariates recipe as one, before columns are chosen.
 
     Args:
-        nwb: The open file.
         recipe: Which series, and how their times are meant.
         file_s: Time in s at which the rest of the file ends, to check a rate against.
     """

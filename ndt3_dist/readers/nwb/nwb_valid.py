@@ -15,7 +15,6 @@ def read_validity(nwb: NwbFile, recipe: ReadOptions, covariates: Series | None, 
     distance of their edges from other times may be off by.
 
     Args:
-        nwb: The open file.
         recipe: Its `validity` decides.
         covariates: All samples of the covariates that have a time, for a mask that has theirs.
         file_s: End of the file's spikes in s, to check the rate of a mask against.
