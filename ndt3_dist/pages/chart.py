@@ -58,12 +58,14 @@ def smoothed(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the series comes to at some places: means, near values first, leaps cut off."""
     known = np.isfinite(y)
     x, y = x[known], y[known]
-    half = max(1, len(y) // 25)
+    most = max(1, len(y) // 25)
     at = np.unique(np.linspace(0, max(len(y) - 1, 0), min(PLACES, len(y))).astype(int))
     found = []
     for i in at.tolist():
+        half = max(1, most // 8, min(most, i, len(y) - 1 - i))  # ends lean on what is beside them
         near = slice(max(0, i - half), i + half + 1)
-        calm = y[near].clip(*np.quantile(y[near], [0.1, 0.9]))
+        ends = np.quantile(y[near], 0.1, method="higher"), np.quantile(y[near], 0.9, method="lower")
+        calm = y[near].clip(min(ends), max(ends))
         apart = (np.arange(near.start, min(near.stop, len(y))) - i) / half
         found.append(np.average(calm, weights=np.exp(-2 * apart**2)))
     return x[at], np.array(found)

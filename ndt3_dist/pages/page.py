@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from ndt3_dist.pages.style import STYLE
 from ndt3_dist.pages.words import Name, Number, capital, told, words
 
+LONG = 28
+"""Characters of a name that a table breaks into lines."""
+
 
 def as_html(value: object) -> str:
     """Any value as text that is safe in a page."""
     text = html.escape(str(value))
     if isinstance(value, Name):
-        return f"<code>{text}</code>"
+        return f'<code class="long">{text}</code>' if len(value) > LONG else f"<code>{text}</code>"
     return f'<span class="n">{text}</span>' if isinstance(value, Number) else text
 
 

@@ -46,7 +46,7 @@ def headline(course: Course, evaluation: dict | None, metric: str) -> tuple[str,
         said.append(text)
     first, last = course.loss_ends()
     text = sentence("Loss ", score(last), " ") + seen + sentence("; it began at ", score(first))
-    return (said or [text])[0], "; ".join([*said, text][1:])
+    return (said or [text])[0], ". ".join([*said, text][1:])
 
 
 def loss_section(course: Course) -> str:

@@ -45,6 +45,8 @@ th.n, td.n {{ text-align: right; padding-left: .4rem }}
 th.n {{ white-space: normal }}
 th code, td code {{ overflow-wrap: normal }}
 th code, td:first-child code {{ white-space: nowrap }}
+td code.long {{ display: inline-block; width: 13rem; white-space: normal !important;
+  overflow-wrap: anywhere }}
 tr.best td {{ font-weight: 650 }}
 td.bar {{ width: 60%; min-width: 6rem; padding-right: 0 }}
 td.bar span {{ display: block; height: .8rem; margin-top: .3rem; min-width: 1px;

@@ -122,7 +122,7 @@ def test_targets_scores_and_datasets_of_any_name_are_curves_and_rows(tmp_path):
         "Waiting for data, % of the time",
     ]
     assert "<td><code>lab_b</code></td>" in page
-    plain = re.sub(r"<code>.*?</code>|<[^>]*>", " ", page)
+    plain = re.sub(r"<code.*?</code>|<[^>]*>", " ", page)
     assert "_" not in plain
     assert "nan" not in plain
     for name in ("spikes", "covariates"):
