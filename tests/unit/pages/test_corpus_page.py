@@ -1,6 +1,7 @@
 """The page of a corpus sees what is odd."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.pages.corpus_page import write_page
 from ndt3_dist.pages.inspection import Counts, Inspection, Signals, doubles, inspect_session
+from ndt3_dist.pages.sessions_table import session_rows
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.readers.recording import Recording, Signal
 from ndt3_dist.shards.corpus import Corpus
@@ -60,6 +62,21 @@ def test_flags_are_for_what_a_person_should_look_at():
     bad = Inspection({"s": counts}, {"c": Signals(np.zeros((0, 1)), 50.0, 0.9)})
     assert len(bad.flags()) == 4
     assert "90% of c missing" in bad.flags()
+
+
+def test_a_session_that_is_odd_by_itself_is_counted_and_comes_first(tmp_path):
+    write_corpus(tmp_path / "c", [make_recording(2, 40, [8]), odd_recording()])
+    page = page_of(tmp_path / "c")
+    assert "2 sessions of 1 subject" in page
+    assert "1 to look at</h1>" in page
+    assert re.findall(r"<h3><code>(.*?)</code>", page) == ["t-S-01", "t-S-02"]
+
+
+def test_streams_that_no_session_has_are_no_columns(tmp_path):
+    write_corpus(tmp_path / "c", [make_recording(1, 40, [8], dims=0)], version=1)
+    (row,) = session_rows(read_manifest(str(tmp_path / "c")))
+    assert (row["session"], row["spikes"], row["time"]) == ("t-S-01", "8", "40 s")
+    assert list(row) == ["session", "time", "spikes", "train windows", "rejected", "Hz per channel"]
 
 
 def test_a_corpus_without_spikes_is_shown_under_the_names_of_its_streams(tmp_path):

@@ -115,6 +115,7 @@ def test_targets_scores_and_datasets_of_any_name_are_curves_and_rows(tmp_path):
     page = page_of(tmp_path, lines(**own)).split("</style>")[1]
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     captions = [re.sub(r"<[^>]*>", "", re.sub(r"<span class=.key.*", "", c)) for c in captions]
+    assert page.count('class="k2 dot"') == 1  # the validated losses beside those of training
     assert captions == [
         "grip_force ",
         "Force error",
