@@ -84,7 +84,8 @@ def course_section(course: Course) -> str:
         lines = raw_and_smoothed(*course.of(key))
         charts.append(as_chart(capital(words(key)), lines, "step", log=True))
     for key in course.keys("lr"):
-        charts.append(as_chart(capital(words(key)), [Series(*course.of(key))], "step"))
+        rate = [Series(*course.of(key))]
+        charts.append(as_chart(capital(words(key)), rate, "step", from_zero=True))
     return section("Optimisation", as_charts(*charts))
 
 
