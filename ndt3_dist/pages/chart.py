@@ -62,7 +62,7 @@ def smoothed(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     at = np.unique(np.linspace(0, max(len(y) - 1, 0), min(PLACES, len(y))).astype(int))
     found = []
     for i in at.tolist():
-        half = max(1, most // 8, min(most, i, len(y) - 1 - i))  # ends lean on what is beside them
+        half = max(1, most // 4, min(most, i, len(y) - 1 - i))  # ends lean on what is beside them
         near = slice(max(0, i - half), i + half + 1)
         ends = np.quantile(y[near], 0.1, method="higher"), np.quantile(y[near], 0.9, method="lower")
         calm = y[near].clip(min(ends), max(ends))
@@ -85,7 +85,7 @@ def as_path(series: Series, x_axis: Axis, y_axis: Axis) -> str:
     if series.drawn not in ("dot", "area"):
         x, y = thinned(x, y)
     across = np.round(SIDE * x_axis.place(x))
-    up = SIDE - np.round(SIDE * np.clip(y_axis.place(y), -1, 2))
+    up = SIDE - np.round(SIDE * np.clip(y_axis.place(y), -0.02, 1.02))
     steps, pen = [], "M"
     if series.drawn == "area":  # a bar from half a step before each value to half a step after
         left, wide = SIDE * x_axis.place(x - 0.5), SIDE / (x_axis.high - x_axis.low)
@@ -143,7 +143,7 @@ def as_chart(
         y_axis = linear_axis(0 if at_zero else low - room, high + room or float(at_zero))
     half = 0.5 * any(s.drawn == "area" for s in series)
     left, right = across or (xs.min() - half, xs.max() + half)
-    x_axis = linear_axis(left, right)
+    x_axis = linear_axis(left, right, whole=bool((xs == np.round(xs)).all()))
     heights = [(text, float(y_axis.place(np.array(v)))) for v, text in y_axis.ticks]
     grid = "".join(f"M0 {SIDE * (1 - h):.0f}H{SIDE}" for _, h in heights)
     paths = [f'<path class="grid" d="{grid}M0 {SIDE}H{SIDE}"/>']
@@ -156,14 +156,14 @@ def as_chart(
         labels.append(f'<span class="x" style="left:{place:.1f}%">{text}</span>')
     labels.append(f'<span class="of-x">{html.escape(of_x)}</span>')
     keys = "".join(
-        f' <span class="key k{s.colour}{" dot" * (s.drawn == "dot")}">{as_html(s.label)}</span>'
+        f'<span class="key k{s.colour}{" dot" * (s.drawn == "dot")}">{as_html(s.label)}</span>'
         for s in series
         if s.label
     )
     said = html.escape(f"{caption} by {of_x}", quote=True)
     caption = as_html(caption) + html.escape(f", {unit}" if unit else "")
     return (
-        f"<figure{' class=wide' if wide else ''}><figcaption>{caption}{keys}"
+        f"<figure{' class=wide' if wide else ''}><figcaption><span>{caption}</span>{keys}"
         f'</figcaption><div class="plot"><svg viewBox="0 0 {SIDE} {SIDE}" role="img" '
         f'preserveAspectRatio="none" aria-label="{said}">{"".join(paths)}</svg>'
         f"{''.join(labels)}</div></figure>"

@@ -70,7 +70,7 @@ def facts(manifest: Manifest) -> dict[str, object]:
 def windows_bars(manifest: Manifest) -> str:
     """Windows kept and rejected, as bars."""
     kept, rejected = windows_of(manifest)
-    rows = [(f"Kept for {name}", float(n), count(n), False) for name, n in kept.items()]
+    rows = [(f"Kept for {words(name)}", float(n), count(n), False) for name, n in kept.items()]
     rows += [(f"Rejected: {words(why)}", float(n), count(n), True) for why, n in rejected.items()]
     return as_bars(rows)
 

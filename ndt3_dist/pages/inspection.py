@@ -14,7 +14,7 @@ from ndt3_dist.shards.manifest import Session
 
 SEEN = 40
 """Windows of a session that are read of each split, evenly over it."""
-TRACED = 5
+TRACED = 3
 """Windows whose signals are shown."""
 SAME = 0.5
 """Share of windows with equal counts from which two sessions are called one."""

@@ -84,7 +84,8 @@ def course_section(course: Course) -> str:
         lines = raw_and_smoothed(*course.of(key))
         charts.append(as_chart(capital(words(key)), lines, "step", log=True))
     for key in course.keys("lr"):
-        charts.append(as_chart(capital(words(key)), [Series(*course.of(key))], "step"))
+        rate = [Series(*course.of(key))]
+        charts.append(as_chart(capital(words(key)), rate, "step", from_zero=True))
     return section("Optimisation", as_charts(*charts))
 
 
@@ -127,13 +128,13 @@ def write_report(
     metrics = read_metrics(run)
     if not metrics:
         raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
-    kept, noted = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
+    kept, summary_file = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
     if evaluation:
         save_predictions(kept, evaluation)
     elif storage.exists(kept):
         evaluation = read_predictions(kept)
-    if summary is None and storage.exists(noted):
-        summary = storage.read_json(noted)
+    if summary is None and storage.exists(summary_file):
+        summary = storage.read_json(summary_file)
     course = Course(metrics)
     first, besides = headline(course, evaluation, metric_of(run))
     parts = [

@@ -44,7 +44,7 @@ def session_rows(manifest: Manifest, notes: dict[str, str] | None = None) -> lis
             row[Name(stream)] = count(dims_of(session).get(stream))
         for split in splits:
             kept = session.windows[split].kept if split in session.windows else 0
-            row[f"{split} windows"] = count(kept)
+            row[f"{words(split)} windows"] = count(kept)
         rejected = sorted(rejected_of(session).items())
         row["rejected"] = ", ".join(f"{count(n)} {words(why)}" for why, n in rejected) or NONE
         if any(s.arrays for s in sessions):

@@ -56,14 +56,15 @@ td.bar.off span {{ background: var(--c2) }}
   gap: 1.1rem 1.6rem; margin-top: 1rem }}
 .charts .wide {{ grid-column: 1 / -1 }}
 figure {{ margin: 0; min-width: 0; break-inside: avoid }}
-figcaption {{ font-size: .875rem; line-height: 1.4 }}
-figcaption .key {{ margin-left: .9rem; color: var(--soft); white-space: nowrap }}
+figcaption {{ font-size: .875rem; line-height: 1.4; display: flex; flex-wrap: wrap;
+  column-gap: .9rem }}
+figcaption .key {{ color: var(--soft); white-space: nowrap }}
 figcaption .key::before {{ content: ""; display: inline-block; width: 1rem; height: .2rem;
   margin-right: .35rem; vertical-align: middle; background: var(--k); border-radius: 1px }}
 figcaption .key.dot::before {{ width: .5rem; height: .5rem; border-radius: 50% }}
 .plot {{ position: relative; height: 10.5rem; margin: .6rem .7rem 2.7rem 3rem;
   font-size: .75rem; color: var(--soft) }}
-.plot svg {{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden }}
+.plot svg {{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible }}
 .plot path {{ fill: none; vector-effect: non-scaling-stroke; stroke: var(--k);
   stroke-width: 1.8px; stroke-linejoin: round }}
 .plot path.grid {{ stroke: var(--rule); stroke-width: 1px }}
@@ -81,6 +82,7 @@ figcaption .key.dot::before {{ width: .5rem; height: .5rem; border-radius: 50% }
   :root {{ color-scheme: light; {LIGHT} }}
   body {{ max-width: none; padding: 0; font-size: 10pt }}
   * {{ print-color-adjust: exact; -webkit-print-color-adjust: exact }}
+  .charts {{ grid-template-columns: 1fr 1fr }} .plot {{ height: 8rem }}
   .scroll {{ overflow: visible }} table {{ font-size: 8pt }} th, td {{ padding-right: .5rem }}
   h2, h3 {{ break-after: avoid }} tr {{ break-inside: avoid }}
   thead {{ display: table-header-group }}

@@ -21,6 +21,7 @@ KNOWN = {
     "seconds": "whole time",
     "step_s": "time of training",
     "tokens_per_s": "tokens/s",
+    "val": "validation",
     "top5_accuracy": "accuracy among five",
     "wait_s": "time waited for data",
 }

@@ -28,6 +28,20 @@ def test_ticks_are_round_and_in_one_unit(low, high, texts):
     assert [text for _, text in linear_axis(low, high).ticks] == texts
 
 
+def test_steps_and_channels_have_whole_ticks():
+    for low, high, texts in (
+        (1, 4, ["1", "2", "3", "4"]),
+        (0, 1, ["0", "1"]),
+        (1, 12, ["5", "10"]),
+        (0, 110, ["0", "25", "50", "75", "100"]),
+    ):
+        assert [text for _, text in linear_axis(low, high, whole=True).ticks] == texts
+    chart = as_chart("a", [Series(np.arange(1.0, 4), np.arange(3.0))], "step")
+    assert re.findall(r'class="x"[^>]*>(.*?)<', chart) == ["1", "2", "3"]
+    chart = as_chart("a", [Series(np.arange(1.0, 4) / 2, np.arange(3.0))], "s")
+    assert ">1.2<" in chart
+
+
 def test_ticks_of_factors_are_few_over_any_number_of_powers():
     assert [text for _, text in log_axis(0.4, 11).ticks] == ["0.5", "1", "2", "5", "10"]
     for low, high in ((0.4, 2.5), (0.01, 30), (1e-9, 1e12), (3, 3e5)):

@@ -40,7 +40,7 @@ def test_silent_and_double_channels_and_double_sessions_are_named(tmp_path):
     assert doubles(seen) == [("t-S-01", "t-S-09", 1.0)]
     spikes = sum(map(len, odd.spike_times))
     assert abs(counts["t-S-01"].rates.sum() - spikes / 40) < 0.1 * spikes / 40
-    assert seen["t-S-01"].signals["covariates"].trace.shape == (5 * 100 + 4, 2)
+    assert seen["t-S-01"].signals["covariates"].trace.shape == (3 * 100 + 2, 2)
 
     page = page_of(tmp_path / "c")
     assert "1 channel equals another" in page

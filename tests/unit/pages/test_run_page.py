@@ -117,7 +117,7 @@ def test_targets_scores_and_datasets_of_any_name_are_curves_and_rows(tmp_path):
     captions = [re.sub(r"<[^>]*>", "", re.sub(r"<span class=.key.*", "", c)) for c in captions]
     assert page.count('class="k2 dot"') == 1  # the validated losses beside those of training
     assert captions == [
-        "grip_force ",
+        "grip_force",
         "Force error",
         "Tokens/s",
         "Waiting for data, % of the time",

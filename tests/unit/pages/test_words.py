@@ -56,7 +56,7 @@ def test_keys_become_words_and_names_stay_as_they_are():
     ("key", "value", "shown"),
     [
         ("seconds", 491, ("whole time", "8.2 min")),
-        ("val_s", 0.25, ("val", "250 ms")),
+        ("val_s", 0.25, ("validation", "250 ms")),
         ("memory_gb", 0.5424, ("memory", "542 MB")),
         ("waiting_share", 0.029, ("waiting", "2.9 %")),
         ("tokens_per_s", 14939, ("tokens/s", "14.9k")),
