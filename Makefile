@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drills test-gpu check lock clean
+.PHONY: help setup demo test drills long-drills test-gpu check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -44,14 +44,17 @@ demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.
 	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS)) $(if $(COVARIATES),--covariates $(COVARIATES))
 
 # What they see depends on who is faster, a rank or its launcher: alone.
-KILLS := $(addprefix tests/distributed/test_,nan.py stopping.py watch.py)
+ALONE := $(addprefix tests/integration/test_,stopping.py watch.py)
 
-test: $(STAMP)  ## run the tests: those of one process side by side, then those that start several
+test: $(STAMP)  ## the tests, about ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/golden
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/distributed $(KILLS:%=--ignore=%)
-	$(BIN)/python -m pytest -q $(KILLS) tests/drills tests/gpu
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/integration $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -q $(ALONE)
 
-drills: $(STAMP)  ## the long forms of some tests (350M parameters: 6 GB of memory)
+drills: $(STAMP)  ## short forms of kills, lost hosts and packed 350M rows; on a GPU its kernels too
+	$(BIN)/python -m pytest -q tests/drills tests/gpu
+
+long-drills: $(STAMP)  ## their long forms (350M parameters: 6 GB of memory; an hour)
 	$(BIN)/python -m pytest -q -m drill
 
 test-gpu: $(STAMP)  ## on a GPU: kernels against the reference, then benchmarks/gpu.py; under ten minutes

@@ -25,10 +25,10 @@ import numpy as np
 
 from ndt3_dist import log
 from ndt3_dist.config import PROJECT
-from ndt3_dist.prep import phases as spool
-from ndt3_dist.prep.phases import session_task
+from ndt3_dist.prep import stages as spool
 from ndt3_dist.prep.recipe import Recipe, load_recipe
-from ndt3_dist.prep.recordings import find_sources
+from ndt3_dist.prep.recordings import find_recordings
+from ndt3_dist.prep.stages import session_task
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.readers.read import read_recording
 from ndt3_dist.shards.index import index_type
@@ -98,7 +98,7 @@ def one_recording(path: Path, bin_ms: float, folder: Path) -> str:
     hours = (recording.stop_s - recording.start_s) / 3600
     bare, whole = timed(bare_read, path), timed(read_recording, path, recipe)
     cutting = timed(cut, recording, recipe, path.name, "0" * 64)
-    (source,) = find_sources(recipe)
+    (source,) = find_recordings(recipe)
 
     def prepared():
         shutil.rmtree(folder / "out", ignore_errors=True)
@@ -225,15 +225,15 @@ def peak_memory(recipe: Recipe) -> int:
         "import sys\n"
         "import pynwb, h5py\n"
         "from ndt3_dist.prep.recipe import Recipe\n"
-        "from ndt3_dist.prep.recordings import find_sources\n"
-        "from ndt3_dist.prep.phases import session_task\n"
+        "from ndt3_dist.prep.recordings import find_recordings\n"
+        "from ndt3_dist.prep.stages import session_task\n"
         "recipe = Recipe.model_validate_json(sys.argv[1])\n"
         "def status(key):\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    return next(int(line.split()[1]) for line in lines if line.startswith(key))\n"
         "open('/proc/self/clear_refs', 'w').write('5')\n"  # the peak begins anew
         "before = status('VmRSS')\n"
-        "session_task(recipe, b'', *find_sources(recipe))\n"
+        "session_task(recipe, b'', *find_recordings(recipe))\n"
         "print((status('VmHWM') - before) * 1024)\n"
     )
     shutil.rmtree(recipe.out, ignore_errors=True)

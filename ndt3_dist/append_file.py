@@ -19,7 +19,6 @@ class AppendFile:
     def __init__(self, path: str, kept: str):
         """
         Args:
-            path: Of the file.
             kept: What it holds from now on.
         Raises:
             OSError, StoreFailed: It cannot be written.

@@ -19,8 +19,8 @@ def verbs() -> dict[str, str]:
     """Verb -> the first line of its program's docstring, in order of name; nothing is imported."""
     found = {}
     for file in sorted(FOLDER.glob("[!_]*.py")):
-        told = ast.get_docstring(ast.parse(file.read_text())) or ""
-        found[file.stem.replace("_", "-")] = told.splitlines()[0]
+        text = ast.get_docstring(ast.parse(file.read_text())) or ""
+        found[file.stem.replace("_", "-")] = text.splitlines()[0]
     return found
 
 

@@ -43,7 +43,7 @@ class Section(BaseModel):
             return value
         return (
             plain_yaml.as_text(value)
-            if str in kinds and not kinds & {int, float}
+            if str in kinds and not kinds & {int, float, Any}
             else plain_yaml.as_numbers(value)
         )
 

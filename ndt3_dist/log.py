@@ -84,8 +84,8 @@ def run_program(main: Callable[[], int | None]) -> None:
         message = str(e)
         if isinstance(e, OSError) and e.filename is not None:
             message = f"{e.filename}: {e.strerror}"
-        told = without_secrets(" ".join(message.split()))
-        print(f"error: {told}", file=sys.stderr, flush=True)
+        line = without_secrets(" ".join(message.split()))
+        print(f"error: {line}", file=sys.stderr, flush=True)
         code = 1
     sys.stdout.flush()
     sys.exit(code)

@@ -78,8 +78,8 @@ def with_retries(
             return call()
         except FileNotFoundError as e:
             said = str(e.strerror or e)
-            told = "no such file" if path.split("://", 1)[1] in said else said
-            raise FileNotFoundError(errno.ENOENT, told, path) from e
+            reason = "no such file" if path.split("://", 1)[1] in said else said
+            raise FileNotFoundError(errno.ENOENT, reason, path) from e
         except (PermissionError, BadInput, ManifestMismatch):
             raise
         except Exception as e:  # each store and library has faults of its own
@@ -236,7 +236,7 @@ def walk(root: str) -> dict[str, int]:
             return {"": info["size"]}
         found = filesystem(root).find(root, detail=True)
         base = root.split("://", 1)[1].strip("/")
-        paths = {name.split("://", 1)[-1].lstrip("/"): told for name, told in found.items()}
+        paths = {name.split("://", 1)[-1].lstrip("/"): error for name, error in found.items()}
         return {p.removeprefix(base).lstrip("/"): t.get("size") or 0 for p, t in paths.items()}
 
     return with_retries(root, "listed", look)

@@ -4,9 +4,7 @@ A start takes a second where the launcher takes eight: for tests of what ranks d
 launcher, signals and kills do is tested with `launching.launch`, which takes the same arguments.
 """
 
-import functools
 import gc
-import multiprocessing
 import os
 import signal
 import socket
@@ -14,25 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+from forks import forks
 from launching import SMALL
 
-PRELOAD = [
-    "torch._dynamo.convert_frame",  # what DeepSpeed and AdamW import when they begin
-    "torch._inductor.compile_fx",
-    "deepspeed.runtime.zero.muon.muon_optimizer",
-    "ndt3_dist.train.pretrain",
-]
 LEAVE_S = 20
 """Time that ranks have to leave when another has failed."""
-
-
-@functools.cache
-def forks():
-    """The context whose server has the imports; the first process that is asked for starts it."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
 
 
 def give_nan(where: str) -> None:

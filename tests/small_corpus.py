@@ -6,8 +6,8 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.data.order import generator
-from ndt3_dist.prep.phases import order_key
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.prep.stages import order_key
 from ndt3_dist.prep.streams import describe
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.readers.recording import Recording

@@ -50,7 +50,6 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
     """Write the fp32 masters of a step (or their bf16 rounding) as an export.
 
     Args:
-        run: Folder of the run.
         out: Folder to make; refused where it exists and is not empty.
         step: Step to export; None = newest intact.
         dtype: fp32 (bit for bit) or bf16.

@@ -217,7 +217,6 @@ def newest(
     """What `use` makes of the newest step that it finds intact; None where there is none.
 
     Args:
-        run: Folder of the run.
         say: Told why newer steps are passed over.
         use: May raise CheckpointCorrupt.
         before: Only steps before this one.

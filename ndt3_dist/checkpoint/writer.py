@@ -68,9 +68,6 @@ class Writer:
     ):
         """
         Args:
-            run: Folder of the run.
-            rank, world_size: Of this process.
-            gather: Of the job.
             background: Else `begin` returns when the step is there.
         """
         self.run, self.rank, self.world_size, self.gather = run, rank, world_size, gather

@@ -70,7 +70,6 @@ class Chosen:
     def __init__(self, feed: Feed, sessions: int | None = None, shards: int | None = None):
         """
         Args:
-            feed: Of the run.
             sessions, shards: How many of the corpus's first it has; all of them, if None.
         Raises:
             BadInput: A pattern names nothing, nothing is left, or a window fits no row.
@@ -151,8 +150,8 @@ class Chosen:
                     blocks.end(shard + 1, data.row_tokens, path)
         for number, blocks in enumerate(building):
             if not blocks.numbers:
-                told = f"data.mixture.{number}.sessions" if data.mixture else "data.sessions"
-                raise BadInput(f"{path}: {told} and data.exclude leave no window")
+                key = f"data.mixture.{number}.sessions" if data.mixture else "data.sessions"
+                raise BadInput(f"{path}: {key} and data.exclude leave no window")
         return windows, [(np.array(b.first), *np.array(b.numbers).T) for b in building]
 
 

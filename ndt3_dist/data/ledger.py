@@ -96,8 +96,6 @@ class Ledger:
         source that follows from seed, epoch and block.
 
         Args:
-            source: Of the row.
-            epoch: Of the row.
             samples: Sample numbers, (samples,).
         """
         if not len(self.damaged) or not self._is_damaged(samples).any():

@@ -138,8 +138,6 @@ class Order:
     ):
         """
         Args:
-            fingerprint: Of the corpus.
-            seed: Of the run.
             rows: Rows of each block, (blocks,).
             samples_of: Numbers and tokens of a block's samples, (samples,) each.
             row_tokens: Capacity of a row.

@@ -34,7 +34,6 @@ class Sources:
     def __init__(self, feed: Feed, fingerprint: str, sessions: int, shards: int):
         """
         Args:
-            feed: Of the run.
             fingerprint: Of the corpus when it had so many sessions and shards of all splits.
             sessions, shards: How many there are.
         """

@@ -92,7 +92,6 @@ class Stream:
     def __init__(self, feed: Feed, state: dict | None = None, epochs: float = 0.0):
         """
         Args:
-            feed: Of the run.
             state: Of the checkpoint to go on from.
             epochs: Before the first row, of the run that a new one's weights come from.
         Raises:

@@ -25,12 +25,9 @@ class ClippedAdamW(torch.optim.AdamW):
     def __init__(self, params, clip: float, partitioned: bool, scale: float, device, **options):
         """
         Args:
-            params: As torch's.
             clip: Largest norm of the whole gradient.
             partitioned: Whether each rank holds a part of the gradient, and not all of it.
             scale: Gradients are multiplied by it first.
-            device: Of the gradients.
-            options: As torch's.
         """
         self.clip, self.partitioned, self.scale = clip, partitioned, scale
         self.norm, self.skip, self.device = math.nan, False, torch.device(device)

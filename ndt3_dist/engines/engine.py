@@ -157,7 +157,6 @@ class DeepSpeedEngine:
         """Forward and backward of one micro-batch.
 
         Args:
-            batch: The micro-batch.
             counts: Of each target in the whole global step.
             key: (step, number of the micro-batch over all ranks): decides the dropout.
         """

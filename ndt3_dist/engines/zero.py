@@ -1,4 +1,4 @@
-"""Every private name of DeepSpeed that this project touches.
+"""Every private name of DeepSpeed's ZeRO that this project touches.
 
 A rank's part of the training state as slices by parameter name and flat range, out of an engine
 and back into one. Written for deepspeed 0.19.8 (pinned); `tests/integration` fails when a name
@@ -68,7 +68,6 @@ def fill(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step:
     All ranks call `refresh` after it. Ranks do not wait for each other here, so that one may fail.
 
     Args:
-        engine: A DeepSpeed engine, prepared.
         read: (parameter name, start, length) -> the slice of each kind, float32.
         step: AdamW's step count.
     """

@@ -46,7 +46,6 @@ def slide(
     Args:
         model: In evaluation mode.
         piece: Consecutive bins; its covariates are never shown to the model.
-        layout: Of the piece's session.
         context: Bins a prediction may see, its own included.
         stride: Bins predicted by one pass.
         with_rates: Also predict the spikes.

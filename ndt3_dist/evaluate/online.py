@@ -106,7 +106,6 @@ class OnlineDecoder:
         """
         Args:
             model: In evaluation mode.
-            layout: Of the session.
             context: Bins that a prediction may see, its own included.
             keep: Keep keys and values (`model.streaming`) instead of recomputing the window.
             filters: Of the export, in place of the model's covariate head.

@@ -121,12 +121,13 @@ class _NormRotate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_q, d_k, d_v):
-        qkv, q_weight, *_ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # read once: where activations are recomputed, twice is an error
+        qkv, q_weight = saved[:2]
         tokens, programs = len(qkv), min(len(qkv), PROGRAMS)
         grads = d_q.contiguous(), d_k.contiguous(), d_v.contiguous()
         d_qkv = torch.empty_like(qkv)
         d_weights = torch.empty(programs, 2, qkv.shape[3], device=qkv.device)
-        tensors = *ctx.saved_tensors, *grads, d_qkv, d_weights
+        tensors = *saved, *grads, d_qkv, d_weights
         sizes = tokens, EPS, *ctx.tile
         launch("norm_rotate_backward", (programs,), ctx.elements, *tensors, *sizes)
         of_q, of_k = d_weights.sum(0).to(q_weight.dtype)

@@ -247,7 +247,6 @@ def tokenise(
     """Tokens of one window.
 
     Args:
-        sample: The window.
         layout: Its session's layout.
         config: Model the tokens are for.
         blank: Covariate inputs to hide, (bins, dims) bool; None hides all, as NDT3 trains.

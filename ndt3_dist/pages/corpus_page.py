@@ -1,143 +1,117 @@
-"""An HTML report of a corpus: rates, odd channels, covariates, what was rejected, double sessions.
+"""An HTML page of a corpus: its sessions, what is odd, what was rejected, rates and traces.
 
-At most `SEEN` windows of each session are read, evenly over it.
+At most `inspection.SEEN` windows of each session are read of each split, evenly over it.
 """
-
-import hashlib
-import html
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from ndt3_dist import log, storage
-from ndt3_dist.pages.page import STYLE, as_image, as_table, new_figure
+from ndt3_dist.pages.chart import Series, as_chart, as_charts
+from ndt3_dist.pages.inspection import Inspection, Signals, doubles, inspect_session
+from ndt3_dist.pages.page import as_bars, as_facts, as_html, as_page, as_table, section, sentence
+from ndt3_dist.pages.sessions_table import rejected_of, seconds_of, sessions_table
+from ndt3_dist.pages.style import COLOURS
+from ndt3_dist.pages.words import Name, Number, count, duration, percent, plural, size, words
 from ndt3_dist.shards.corpus import Corpus
-from ndt3_dist.shards.manifest import Manifest, Session, read_manifest
-from ndt3_dist.shards.summary import corpus_rows
+from ndt3_dist.shards.manifest import SPLITS, Manifest, Session, read_manifest
 
-SEEN = 40
-"""Windows of a session that are looked at."""
 PICTURES = 24
-"""Sessions that get a picture of their own."""
-SAME = 0.5
-"""Share of windows with equal counts from which two sessions are called one."""
+"""Sessions that get charts of their own."""
 
 
-@dataclass
-class Look:
-    """What was seen of a session.
-
-    Attributes:
-        rates: Of each channel in Hz, (channels,).
-        silent: Channels without a spike.
-        double: Channels that equal an earlier one in every bin, with a spike at least.
-        trace: Covariates of its first windows, (bins, dims).
-        prints: Hashes of the counts of its windows.
-        missing: Share of covariate values that are not valid.
-        most: Highest count of a bin.
-    """
-
-    rates: np.ndarray
-    silent: list[int]
-    double: list[int]
-    trace: np.ndarray
-    prints: set[str] = field(default_factory=set)
-    missing: float = 0.0
-    most: int = 0
-
-    def flags(self) -> list[str]:
-        """What a person should look at."""
-        found = []
-        if len(self.silent) > len(self.rates) / 4:
-            found.append(f"{len(self.silent)} of {len(self.rates)} channels silent")
-        if self.double:
-            found.append(f"{len(self.double)} channels equal another")
-        if self.missing > 0.5:
-            found.append(f"{self.missing:.0%} of covariate values missing")
-        if self.most >= 200:
-            found.append(f"up to {self.most} spikes in a bin")
-        return found
-
-
-def look(corpora: list[Corpus], number: int, session: Session, bin_s: float) -> Look | None:
-    """Read windows of a session; None where it has none."""
-    spikes, covariates, prints = [], [], set()
-    for corpus in corpora:
-        own = np.flatnonzero(corpus.index["session"] == number)
-        chosen = own[np.argsort(corpus.index["start_bin"][own], kind="stable")]
-        chosen = chosen[np.linspace(0, len(chosen) - 1, min(SEEN, len(chosen))).astype(int)]
-        for sample in map(corpus.read, chosen.tolist()):
-            spikes.append(sample["spikes"])
-            covariates.append(sample["covariates"])
-            prints.add(hashlib.sha256(sample["spikes"].tobytes()).hexdigest())
-    if not spikes:
-        return None
-    counts, values = np.concatenate(spikes), np.concatenate(covariates)
-    silent = np.flatnonzero(~counts.any(axis=0))
-    columns = {}
-    double = [
-        c
-        for c in np.flatnonzero(counts.any(axis=0)).tolist()
-        if columns.setdefault(counts[:, c].tobytes(), c) != c
-    ]
-    return Look(
-        counts.mean(axis=0) / bin_s,
-        silent.tolist(),
-        double,
-        np.concatenate(covariates[:5]),
-        prints,
-        float(np.isnan(values).mean()) if values.size else 0.0,
-        int(counts.max()),
-    )
-
-
-def doubles(looks: dict[str, Look]) -> list[tuple[str, str, float]]:
-    """Pairs of sessions that share windows, with the share."""
-    names, found = sorted(looks), []
-    owner: dict[str, list[str]] = {}
-    for name in names:
-        for print_ in looks[name].prints:
-            owner.setdefault(print_, []).append(name)
-    shared: dict[tuple[str, str], int] = {}
-    for holders in owner.values():
-        for i, a in enumerate(holders):
-            for b in holders[i + 1 :]:
-                shared[a, b] = shared.get((a, b), 0) + 1
-    for (a, b), count in sorted(shared.items()):
-        share = count / min(len(looks[a].prints), len(looks[b].prints))
-        if share >= SAME:
-            found.append((a, b, share))
-    return found
-
-
-def session_figure(seen: Look, session: Session, bin_s: float):
-    """Rates of all channels, and a stretch of the covariates."""
-    figure, (rates, trace) = new_figure(2, 1.5)
-    rates.bar(np.arange(len(seen.rates)), seen.rates, width=1, color="#9db4d3")
-    rates.plot(seen.silent, np.zeros(len(seen.silent)), "v", color="#b3312c", markersize=3)
-    rates.set_ylabel("Hz")
-    rates.set_xlabel("channel")
-    time = np.arange(len(seen.trace)) * bin_s
-    for d, covariate in enumerate(session.covariates):
-        trace.plot(time, seen.trace[:, d], linewidth=0.9, label=covariate.name)
-    if session.covariates:
-        trace.legend(ncols=8, fontsize=7, frameon=False)
-    trace.set_xlabel("s")
-    return figure
-
-
-def rejected_figure(manifest: Manifest):
-    """Windows kept and rejected by reason, all sessions together; None where none is rejected."""
-    sums: dict[str, int] = {}
+def windows_of(manifest: Manifest) -> tuple[dict[str, int], dict[str, int]]:
+    """Windows kept by split and rejected by reason, all sessions together."""
+    kept: dict[str, int] = {}
+    rejected: dict[str, int] = {}
     for session in manifest.sessions:
         for split, windows in session.windows.items():
-            sums[f"kept, {split}"] = sums.get(f"kept, {split}", 0) + windows.kept
-            for reason, count in windows.rejected.items():
-                sums[reason] = sums.get(reason, 0) + count
-    figure, (axis,) = new_figure(1, 1.8)
-    axis.barh(list(sums), list(sums.values()), color="#1f4e8c")
-    axis.set_xlabel("windows")
-    return figure
+            kept[split] = kept.get(split, 0) + windows.kept
+        for reason, number in rejected_of(session).items():
+            rejected[reason] = rejected.get(reason, 0) + number
+    return {name: kept[name] for name in SPLITS if name in kept}, rejected
+
+
+def headline(manifest: Manifest, odd: int) -> str:
+    """The sentence that says what a corpus is, as HTML.
+
+    Args:
+        manifest: Of it.
+        odd: Sessions that a person should look at.
+    """
+    sessions = [s for s in manifest.sessions if not s.is_removed]
+    subjects = count(len({(s.dataset, s.subject) for s in sessions}))
+    of_subjects = f"{plural(count(len(sessions)), 'session')} of {plural(subjects, 'subject')}"
+    time = duration(sum(seconds_of(s, manifest) for s in sessions))
+    told = [of_subjects, ", ", time]
+    if odd:
+        return sentence(*told, f": {count(odd)} to look at")
+    return sentence(*told, ": nothing odd")
+
+
+def facts(manifest: Manifest) -> dict[str, object]:
+    """Numbers of the whole corpus."""
+    kept, rejected = windows_of(manifest)
+    lost = sum(rejected.values())
+    window_s = manifest.window_bins * manifest.bin_size_ms / 1000
+    streams = ", ".join(manifest.members)
+    return {
+        "windows": sum(kept.values()),
+        "rejected": percent(lost / max(lost + sum(kept.values()), 1)),
+        "window": Number(f"{window_s:g} s"),
+        "bin": Number(f"{manifest.bin_size_ms:g} ms"),
+        "size": size(sum(s.bytes for s in manifest.shards)),
+        "shards": len(manifest.shards),
+        "left out": len(manifest.failed),
+        "streams": Name(streams),
+        "fingerprint": Name(manifest.fingerprint[:12]),
+    }
+
+
+def windows_bars(manifest: Manifest) -> str:
+    """Windows kept and rejected, as bars."""
+    kept, rejected = windows_of(manifest)
+    rows = [(f"Kept for {words(name)}", float(n), count(n), False) for name, n in kept.items()]
+    rows += [(f"Rejected: {words(why)}", float(n), count(n), True) for why, n in rejected.items()]
+    return as_bars(rows)
+
+
+def labels_of(session: Session, stream: str, dims: int) -> list[str]:
+    """What the dimensions of a stream are called: covariates have names."""
+    if stream == "covariates" and len(session.covariates) == dims:
+        return [Name(covariate.name) for covariate in session.covariates]
+    return [f"dimension {d + 1}" for d in range(dims)]
+
+
+def signals_chart(session: Session, name: str, seen: Signals) -> str:
+    """A stretch of each window that is shown, as many dimensions as there are colours."""
+    labels = labels_of(session, name, seen.trace.shape[1])
+    time = np.arange(len(seen.trace)) / seen.rate_hz
+    lines = [
+        Series(time, seen.trace[:, d], label, d + 1, "thin")
+        for d, label in enumerate(labels[:COLOURS])
+    ]
+    units = {s.name: s.unit for s in session.streams}
+    unit = units.get(name, "")
+    if len(labels) > COLOURS:
+        unit = f"{unit}, the first {COLOURS} of {len(labels)} dimensions".removeprefix(", ")
+    return as_chart(Name(name), lines, "s of windows side by side", unit=unit)
+
+
+def session_charts(session: Session, seen: Inspection) -> str:
+    """Rates of all channels, and a stretch of the signals."""
+    charts = []
+    for name, counts in seen.counts.items():
+        channels = np.arange(len(counts.rates), dtype=float)
+        lines = [Series(channels, counts.rates, "", 1, "area")]
+        if counts.silent:
+            silent = np.array(counts.silent, float)
+            above = np.full(len(silent), 0.02 * counts.rates.max())  # zero, and still to be seen
+            lines.append(Series(silent, above, "silent", 2, "dot"))
+        charts.append(as_chart(Name(name), lines, "channel", unit="Hz"))
+    charts += [signals_chart(session, name, signals) for name, signals in seen.signals.items()]
+    heading = f"<h3>{as_html(Name(session.id))}</h3>"
+    flags = "; ".join(seen.flags())
+    return heading + (f'<p class="warn">{as_html(flags)}</p>' if flags else "") + as_charts(*charts)
 
 
 def write_page(path: str) -> str:
@@ -149,30 +123,32 @@ def write_page(path: str) -> str:
     manifest = read_manifest(path)
     bin_s = manifest.bin_size_ms / 1000
     corpora = [Corpus(path, (split,)) for split in sorted({s.split for s in manifest.shards})]
-    looks: dict[str, Look] = {}
-    rows = {row["session"]: row for row in corpus_rows(manifest)}
+    seen: dict[str, Inspection] = {}
     for number, session in log.progress(list(enumerate(manifest.sessions)), "sessions"):
-        found = look(corpora, number, session, bin_s) if not session.is_removed else None
+        found = None if session.is_removed else inspect_session(corpora, number, session, bin_s)
         if found:
-            looks[session.id] = found
-            rows[session.id] |= {"look at": "; ".join(found.flags()) or "-"}
-    twice = [{"session": a, "and": b, "windows in both": f"{s:.0%}"} for a, b, s in doubles(looks)]
-    failed = [f.model_dump() for f in manifest.failed]
-    parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Corpus</title>",
-        f"<style>{STYLE}</style><h1>Corpus {manifest.fingerprint[:12]}</h1>",
-        as_table([{"look at": "-", **row} for row in rows.values()]),
-        "<h2>Windows</h2>",
-        as_image(rejected_figure(manifest), "windows kept and rejected by reason"),
-    ]
-    for title, table in (("Sessions that are there twice", twice), ("Left out", failed)):
-        if table:
-            parts += [f"<h2>{title}</h2>", as_table(table)]
-    for session in [s for s in manifest.sessions if s.id in looks][:PICTURES]:
-        parts.append(f"<h2>{html.escape(session.id)}</h2>")
-        parts.append(as_image(session_figure(looks[session.id], session, bin_s), "rates, traces"))
-    out = storage.join(path, "report.html")
-    storage.write_bytes(out, "\n".join([*parts, "</html>"]).encode())
+            seen[session.id] = found
     for corpus in corpora:
         corpus.close()
+    notes = {name: "; ".join(found.flags()) for name, found in seen.items() if found.flags()}
+    pairs = doubles(seen)
+    twice = [
+        {"session": Name(a), "and": Name(b), "windows in both": percent(share)}
+        for a, b, share in pairs
+    ]
+    failed = [{"recording": Name(f.source), "why": f.error} for f in manifest.failed]
+    odd = {*notes, *(name for a, b, _ in pairs for name in (a, b))}
+    shown = [s for s in manifest.sessions if s.id in seen]
+    shown = sorted(shown, key=lambda s: s.id not in odd)[:PICTURES]  # what is odd comes first
+    parts = [
+        as_facts(facts(manifest)),
+        section("Sessions that are there twice", as_table(twice)),
+        section("Left out", as_table(failed)),
+        section("Sessions", sessions_table(manifest, notes)),
+        section("Windows", windows_bars(manifest)),
+        section("What sessions hold", *(session_charts(s, seen[s.id]) for s in shown)),
+    ]
+    name = str(path).rstrip("/").rsplit("/", 1)[-1]
+    out = storage.join(path, "report.html")
+    storage.write_bytes(out, as_page("Corpus", name, headline(manifest, len(odd)), parts))
     return out

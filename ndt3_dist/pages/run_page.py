@@ -1,97 +1,110 @@
-"""One self-contained HTML page of a run: curves, throughput, decoded traces, the corpus.
+"""One self-contained HTML page of a run: what came of it, curves, throughput, traces, the corpus.
 
-Figures are PNGs inside the page; it needs no network and no script.
+It knows no target and no score by name: each key of metrics.jsonl that begins as
+`train.run_metrics` says becomes a curve.
 """
 
-import html
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ndt3_dist import storage
+from ndt3_dist import plain_yaml, storage
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.predictions import read_predictions, save_predictions
-from ndt3_dist.pages.page import STYLE, as_image, as_table, new_figure
+from ndt3_dist.pages.chart import Series, as_chart, as_charts, raw_and_smoothed
+from ndt3_dist.pages.course import Course
+from ndt3_dist.pages.decoding import decoding_section, verdict
+from ndt3_dist.pages.page import as_facts, as_page, as_table, section, sentence
+from ndt3_dist.pages.sessions_table import sessions_table
+from ndt3_dist.pages.words import Name, capital, count, plural, rounded, score, words
 from ndt3_dist.shards.manifest import Manifest
-from ndt3_dist.shards.summary import corpus_rows
 from ndt3_dist.train.run_metrics import read_metrics
 
 
-def loss_figure(metrics: list[dict]):
-    """Loss of each target at every step, with the moving median that the eye looks for."""
-    keys = [key for key in metrics[-1] if key.startswith("loss_") and "/" not in key]
-    figure, axes = new_figure(len(keys))
-    steps = np.array([m["step"] for m in metrics])
-    for axis, key in zip(axes, keys, strict=True):
-        values = np.array([m[key] for m in metrics])
-        axis.plot(steps, values, color="#9db4d3", linewidth=0.8)
-        width = max(1, len(values) // 40)
-        smooth = [np.median(values[max(0, i - width) : i + 1]) for i in range(len(values))]
-        axis.plot(steps, smooth, color="#1f4e8c", linewidth=1.6)
-        axis.set_ylabel(key)
-        if values.min() > 0:
-            axis.set_yscale("log")
-    axes[-1].set_xlabel("step")
-    return figure
-
-
-def validation_figure(metrics: list[dict]):
-    """Scores on held-out windows by step; None where there are none."""
-    found = [m for m in metrics if "val_loss" in m]
-    if not found:
-        return None
-    apart = ("val_loss_", "val_s", "val_r2_")
-    keys = [k for k in found[-1] if k.startswith("val_") and "/" not in k]
-    keys = [key for key in keys if not key.startswith(apart)]
-    figure, axes = new_figure(len(keys), 1.8)
-    steps = [m["step"] for m in found]
-    for axis, key in zip(axes, keys, strict=True):
-        axis.plot(
-            steps, [m.get(key, np.nan) for m in found], marker=".", linewidth=1.2, color="#1f4e8c"
-        )
-        axis.set_ylabel(key)
-    axes[-1].set_xlabel("step")
-    return figure
-
-
-def rate_figure(metrics: list[dict]):
-    """Tokens per second and the share of time spent waiting for data."""
-    figure, axes = new_figure(2, 1.8)
-    steps = [m["step"] for m in metrics]
-    axes[0].plot(steps, [m["tokens"] / m["step_s"] / 1000 for m in metrics], linewidth=0.8)
-    axes[0].set_ylabel("1000 tokens/s")
-    axes[0].set_ylim(bottom=0)
-    axes[1].plot(steps, [100 * m["wait_s"] / m["step_s"] for m in metrics], linewidth=0.8)
-    axes[1].set_ylabel("waiting for data, %")
-    axes[1].set_ylim(bottom=0)
-    axes[1].set_xlabel("step")
-    return figure
-
-
-def trace_figure(result: dict, seconds: float = 20):
-    """True covariates and what each decoder made of them, a stretch from the middle.
+def headline(course: Course, evaluation: dict | None, metric: str) -> tuple[str, str]:
+    """The sentence that says what came of a run, and what there is to say besides, as HTML.
 
     Args:
-        result: What `evaluate.session.evaluate` returned.
-        seconds: Length of the stretch.
+        course: Of the run.
+        evaluation: As `write_report` has it.
+        metric: Score that validation went by; "" = what there is.
     """
-    truth, bin_s = result["truth"], result["bin_ms"] / 1000
-    bins = min(len(truth), int(seconds / bin_s))
-    start = (len(truth) - bins) // 2
-    part = slice(start, start + bins)
-    time = np.arange(start, start + bins) * bin_s
-    figure, axes = new_figure(truth.shape[1], 2.2)
-    for d, axis in enumerate(axes):
-        axis.plot(time, truth[part, d], color="black", linewidth=1.4, label="true")
-        for name, predicted in result["predictions"].items():
-            score = result["scores"][name]["r2"]
-            label = f"{name} (R2 {score:.3f})"
-            axis.plot(time, predicted[part, d], linewidth=1, alpha=0.85, label=label)
-        axis.set_ylabel(result["dims"][d])
-    axes[0].legend(ncols=4, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, 1.25))
-    axes[-1].set_xlabel("time in the test part, s")
-    return figure
+    seen = f"after {plural(count(course.last['step']), 'step')}"
+    if course.passes:
+        seen = f"after {plural(rounded(course.passes), 'pass', 'passes')}"
+    validated = course.validated(metric)
+    said = []
+    if evaluation and (found := verdict(evaluation, "" if validated else seen)):
+        said.append(found)
+    if validated:
+        key, last, best, step = validated
+        what = words(key.removeprefix("val_"))
+        text = sentence(f"Validation {what} ", score(last)) + f" {seen}"
+        if best != last:
+            text += sentence("; the best was ", score(best), " at step ", count(step))
+        said.append(text)
+    first, last = course.loss_ends()
+    text = sentence("Loss ", score(last), " ") + seen + sentence("; it began at ", score(first))
+    return (said or [text])[0], ". ".join([*said, text][1:])
+
+
+def loss_section(course: Course) -> str:
+    """Loss of each target at every step, smoothed, and where it was validated."""
+    charts = []
+    for key in course.keys("loss_") or course.keys("loss"):
+        lines = raw_and_smoothed(*course.of(key), "training")
+        steps, values = course.of(f"val_{key}", known=True)
+        if len(steps):
+            lines.append(Series(steps, values, "validation", 2, "dot"))
+        what = key.removeprefix("loss_")
+        charts.append(as_chart(what if what == key else Name(what), lines, "step", log=True))
+    return section("Loss", as_charts(*charts))
+
+
+def validation_section(course: Course) -> str:
+    """Scores on held-out windows by step, and the last ones of each dataset."""
+    charts, single = [], {}
+    for key in course.scores():
+        steps, values = course.of(key, known=True)
+        what = key.removeprefix("val_")
+        if len(steps) < 2:
+            single[what] = score(values[0] if len(values) else None)
+            continue
+        lines = [Series(steps, values, "", 1, "line"), Series(steps, values, "", 1, "dot")]
+        charts.append(as_chart(capital(words(what)), lines, "step", across=course.ends))
+    of_datasets = as_table(course.by_dataset("val_"))
+    return section("Validation", as_charts(*charts), as_facts(single), of_datasets)
+
+
+def course_section(course: Course) -> str:
+    """Gradient norm and learning rate."""
+    charts = []
+    for key in course.keys("grad_norm"):
+        lines = raw_and_smoothed(*course.of(key))
+        charts.append(as_chart(capital(words(key)), lines, "step", log=True))
+    for key in course.keys("lr"):
+        rate = [Series(*course.of(key))]
+        charts.append(as_chart(capital(words(key)), rate, "step", from_zero=True))
+    return section("Optimisation", as_charts(*charts))
+
+
+def throughput_section(course: Course) -> str:
+    """Tokens a second and the share of time spent waiting for data."""
+    steps, seconds = course.of("step_s")
+    seconds = np.maximum(seconds, 1e-9)
+    tokens = raw_and_smoothed(steps, course.of("tokens")[1] / seconds)
+    waited = raw_and_smoothed(steps, 100 * course.of("wait_s")[1] / seconds)
+    rate = as_chart("Tokens/s", tokens, "step", from_zero=True)
+    wait = as_chart("Waiting for data", waited, "step", unit="% of the time", from_zero=True)
+    return section("Throughput", as_charts(rate, wait))
+
+
+def metric_of(run: str | Path) -> str:
+    """Score by which a pretraining was validated; "" where no config says one."""
+    path = storage.join(run, "config.yaml")
+    found = plain_yaml.load(storage.read_bytes(path)) if storage.exists(path) else {}
+    return found.get("validation", {}).get("metric", "") if isinstance(found, dict) else ""
 
 
 def write_report(
@@ -103,7 +116,6 @@ def write_report(
     """Write RUN/report.html from what there is.
 
     Args:
-        run: Folder of the run.
         manifest: Corpus to show in a table.
         evaluation: Result of `evaluate.session.evaluate`, for traces and scores; kept in
             RUN/evaluation.npz, which is shown where none is given.
@@ -116,34 +128,27 @@ def write_report(
     metrics = read_metrics(run)
     if not metrics:
         raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
-    kept, told = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
+    kept, summary_file = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
     if evaluation:
         save_predictions(kept, evaluation)
     elif storage.exists(kept):
         evaluation = read_predictions(kept)
-    if summary is None and storage.exists(told):
-        summary = storage.read_json(told)
-    name = html.escape(str(run).rstrip("/").rsplit("/", 1)[-1])
+    if summary is None and storage.exists(summary_file):
+        summary = storage.read_json(summary_file)
+    course = Course(metrics)
+    first, besides = headline(course, evaluation, metric_of(run))
     parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{name}</title>",
-        f"<style>{STYLE}</style><h1>Run {name}</h1>",
+        f"<p>{besides}.</p>" if besides else "",
+        as_facts({**course.facts(), **(summary or {})}),
+        decoding_section(evaluation) if evaluation else "",
+        loss_section(course),
+        validation_section(course),
+        course_section(course),
+        throughput_section(course),
+        section("Losses by dataset", as_table(course.by_dataset("loss"))),
+        section("Corpus", sessions_table(manifest)) if manifest else "",
     ]
-    if summary:
-        parts.append(as_table([{"": k, "value": v} for k, v in summary.items()]))
-    parts += ["<h2>Loss</h2>", as_image(loss_figure(metrics), "losses by step")]
-    if validated := validation_figure(metrics):
-        parts += ["<h2>Validation</h2>", as_image(validated, "scores on held-out windows by step")]
-    parts += ["<h2>Throughput</h2>", as_image(rate_figure(metrics), "tokens per second by step")]
-    if evaluation:
-        rows = [
-            {"decoder": k, "R2, variance-weighted": f"{v['r2']:.4f}", "bins": v["bins"]}
-            for k, v in evaluation["scores"].items()
-        ]
-        session = html.escape(evaluation["session"])
-        parts += [f"<h2>Decoding, session {session}</h2>", as_table(rows)]
-        parts.append(as_image(trace_figure(evaluation), "true and decoded covariates"))
-    if manifest:
-        parts += ["<h2>Corpus</h2>", as_table(corpus_rows(manifest))]
+    name = str(run).rstrip("/").rsplit("/", 1)[-1]
     path = storage.join(run, "report.html")
-    storage.write_bytes(path, "\n".join([*parts, "</html>"]).encode())
+    storage.write_bytes(path, as_page("Run", name, first, parts))
     return path

@@ -37,7 +37,6 @@ def bin_spikes(
         times: Sorted spike times of each channel, in s.
         start_s: Start of bin 0.
         bin_s: Bin size in s.
-        bins: Number of bins.
         error_s: What the distance of a spike from `start_s` may be off by.
     Returns:
         Counts, (bins, channels), uint8; spikes outside the bins are not in it.
@@ -88,9 +87,7 @@ def count_spikes(recording: Recording, bin_s: float, bins: int) -> np.ndarray:
     """Spikes of a recording in its first `bins` bins, whether it holds times or counts.
 
     Args:
-        recording: As a reader returned it.
         bin_s: Bin size in s.
-        bins: Number of bins.
     Returns:
         (bins, channels) uint8.
     Raises:
@@ -132,7 +129,6 @@ def bin_covariates(
         values: (samples, dims); NaN where not valid.
         start_s: Start of bin 0.
         bin_s: Bin size in s.
-        bins: Number of bins.
         max_gap_s: Samples further apart than this are not interpolated between.
         error_s: What the distance of a sample from `start_s` may be off by.
     Returns:

@@ -74,9 +74,9 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
             sessions += [row(n, s) for n, s in enumerate(part.sessions, len(sessions))]
         # The first corpus stays as it is, its version included, so that a run on it can go on.
         streams = {k: v for part in parts.values() for k, v in part.streams.items()}
-        told = {"bin_size_ms": first.bin_size_ms, "window_bins": first.window_bins}
-        told |= {"version": first.version, "streams": streams}
-        like = Manifest.of(**told, recipe={}, recipe_sha256="", sessions=sessions, shards=[])
+        fields = {"bin_size_ms": first.bin_size_ms, "window_bins": first.window_bins}
+        fields |= {"version": first.version, "streams": streams}
+        like = Manifest.of(**fields, recipe={}, recipe_sha256="", sessions=sessions, shards=[])
         if lost := {name for part in parts.values() for name in part.streams} - {*like.members}:
             raise BadInput(
                 f"{base} is of corpus version 1, which cannot hold {', '.join(sorted(lost))}; name "
@@ -87,7 +87,7 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
             shards = list(log.progress(placed, "shards", total=len(jobs)))
         lease.check()
         made = Manifest.of(
-            **told,
+            **fields,
             recipe=recipe,
             recipe_sha256=storage.sha256_bytes(storage.canonical_json(recipe)),
             sessions=sessions,
@@ -200,8 +200,8 @@ def place(
     except FileNotFoundError as e:
         raise ShardCorrupt(f"{tar}: missing; restore it") from e
     storage.write_bytes(index_path(out, name), data)
-    told = {"name": name, "index_sha256": storage.sha256_bytes(data), "tokens": tokens}
-    return shard.model_copy(update=told)
+    fields = {"name": name, "index_sha256": storage.sha256_bytes(data), "tokens": tokens}
+    return shard.model_copy(update=fields)
 
 
 def patterns(parts: Sequence[Manifest]) -> list[list[str]]:

@@ -11,14 +11,14 @@ from pathlib import Path, PurePosixPath
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
-from ndt3_dist.prep.recordings import Source
+from ndt3_dist.prep.recordings import RecordingFile
 
 PREFIX = "ndt3_dist_recording_"
 """Of temporary folders; nothing else may be called so."""
 
 
 @contextmanager
-def fetched(source: Source) -> Iterator[tuple[Path, str]]:
+def fetched(source: RecordingFile) -> Iterator[tuple[Path, str]]:
     """A local file of a recording and its sha256; a remote one lies on this host's disk meanwhile.
 
     Raises:

@@ -9,7 +9,7 @@ from ndt3_dist.prep.output import withdrawn
 from ndt3_dist.prep.privacy import clean, key_of, pseudonym, source_label
 from ndt3_dist.prep.reading import check_calls, read
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import Source, find_sources
+from ndt3_dist.prep.recordings import RecordingFile, find_recordings
 from ndt3_dist.prep.windows import label_intervals
 from ndt3_dist.shards.manifest import session_id
 
@@ -20,12 +20,12 @@ def dry_rows(recipe: Recipe) -> list[dict]:
     Recordings in a store are listed with their size alone: to look into them is to fetch them.
     """
     check_calls(recipe)
-    key, sources = key_of(recipe), find_sources(recipe)
+    key, sources = key_of(recipe), find_recordings(recipe)
     gone = withdrawn(recipe.out)["recordings"] if recipe.out else []
     return [row_of(recipe, key, source, gone) for source in log.progress(sources, "plan")]
 
 
-def row_of(recipe: Recipe, key: bytes, source: Source, gone: Collection[str] = ()) -> dict:
+def row_of(recipe: Recipe, key: bytes, source: RecordingFile, gone: Collection[str] = ()) -> dict:
     row = {"recording": source_label(key, source.name), "MB": f"{source.bytes / 1e6:.1f}"}
     row |= {"session": "", "hours": "", "windows": "", "problem": ""}
     if storage.is_remote(source.path):

@@ -22,13 +22,13 @@ from ndt3_dist.prep.output import (
     removed_hashes,
     withdrawn,
 )
-from ndt3_dist.prep.phases import ShardPlan, plan_shards, session_task, shard_task
 from ndt3_dist.prep.pool import RunAll, ray_pool
 from ndt3_dist.prep.privacy import key_of, pseudonym, reason_of, source_label
-from ndt3_dist.prep.progress import Stages, Told, describe, warn_of_rate
+from ndt3_dist.prep.progress import Progress, StageTimes, describe, warn_of_rate
 from ndt3_dist.prep.reading import check_calls
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import Source, find_sources
+from ndt3_dist.prep.recordings import RecordingFile, find_recordings
+from ndt3_dist.prep.stages import ShardPlan, plan_shards, session_task, shard_task
 from ndt3_dist.shards.manifest import Failure, Manifest, Shard
 
 
@@ -46,9 +46,9 @@ def prepare(recipe: Recipe) -> Manifest:
         raise BadInput("out is empty; give out=FOLDER for the corpus")
     check_places(recipe)
     check_calls(recipe)
-    stages = Stages()
+    stages = StageTimes()
     stages.begin("looking for recordings")
-    key, sources = key_of(recipe), find_sources(recipe)
+    key, sources = key_of(recipe), find_recordings(recipe)
     identity = recipe.identity()
     if key:  # another one would give the same people other names
         identity["privacy.key_file"] = pseudonym(key, "key", "")
@@ -102,19 +102,19 @@ def check_places(recipe: Recipe) -> None:
 def run_sessions(
     recipe: Recipe,
     key: bytes,
-    sources: list[Source],
+    sources: list[RecordingFile],
     before: Manifest | None,
     run_all: RunAll,
     lease: Lease,
 ):
     """Run a session task for each source; finished spools by session id, and the failures."""
-    spools, failed, told = [], [], Told(len(sources))
+    spools, failed, progress = [], [], Progress(len(sources))
     rows = before.sessions if before else []
     removed = frozenset(removed_hashes(rows, withdrawn(recipe.out)))
     there = frozenset(s.source_sha256 for s in rows) - removed
     arguments = [(recipe, key, source) for source in sources]
     running = run_all(session_task, arguments, shared=(removed, there))
-    for number, result in told.each(running):
+    for number, result in progress.each(running):
         lease.still_held()
         source = sources[number]
         label = source_label(key, source.name)
@@ -122,29 +122,29 @@ def run_sessions(
             raise result  # the next recording would not fit either
         if isinstance(result, Withdrawn):  # nothing that is kept may name it again
             log.warn(f"{label}: was taken out of this corpus; remove the file from the source")
-            told.failed += 1
+            progress.failed += 1
             continue
         check_shared(recipe, source, result, label)
         if isinstance(result, Exception):
             reason = reason_of(result, key, source)
             failed.append(Failure(source=label, error=reason))
-            told.failed += 1
+            progress.failed += 1
             print(f"failed: {label}: {reason}", file=sys.stderr, flush=True)
         else:
             spools.append(result)
-            told.took(result)
+            progress.add(result)
             warn_of_rate(recipe, result)
             if not sys.stderr.isatty():
                 log.say(f"[{len(spools) + len(failed)}/{len(sources)}] {describe(result)}")
     if spools:
-        log.say(told.summary())
+        log.say(progress.summary())
     return (
         sorted(spools, key=lambda s: s["session"]["id"]),
         sorted(failed, key=lambda f: f.source),
     )
 
 
-def check_shared(recipe: Recipe, source: Source, result, label: str) -> None:
+def check_shared(recipe: Recipe, source: RecordingFile, result, label: str) -> None:
     """Refuse hosts that do not share a folder: all their recordings would fail, or be elsewhere."""
     local = not storage.is_remote(source.path)
     if local and isinstance(result, FileNotFoundError) and str(result.filename) == source.path:

@@ -11,10 +11,10 @@ from pathlib import Path
 from ndt3_dist import log, storage
 from ndt3_dist.errors import ManifestMismatch, StoreFailed
 from ndt3_dist.prep.lease import FILE
-from ndt3_dist.prep.phases import streams_among
 from ndt3_dist.prep.privacy import source_label
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import Source
+from ndt3_dist.prep.recordings import RecordingFile
+from ndt3_dist.prep.stages import streams_among
 from ndt3_dist.prep.streams import describe
 from ndt3_dist.shards.manifest import (
     MANIFEST,
@@ -68,8 +68,8 @@ def differing(theirs: dict, ours: dict) -> list[str]:
     """Keys of a recipe in which two differ; what the older one does not know has its default."""
     known = Recipe(dataset="x").identity()
 
-    def filled(told: dict, defaults: dict) -> dict:
-        both = {**defaults, **told}
+    def filled(given: dict, defaults: dict) -> dict:
+        both = {**defaults, **given}
         return {
             key: filled(value, defaults[key])
             if isinstance(value, dict) and isinstance(defaults.get(key), dict)
@@ -87,8 +87,8 @@ def corpus_of(out: str) -> Manifest | None:
 
 
 def new_sources(
-    recipe: Recipe, key: bytes, sources: list[Source], before: Manifest | None
-) -> list[Source]:
+    recipe: Recipe, key: bytes, sources: list[RecordingFile], before: Manifest | None
+) -> list[RecordingFile]:
     """Recordings that the corpus does not have, those that failed before among them.
 
     Those that it has on this machine's disk are hashed again; of others the length is compared.
@@ -118,7 +118,7 @@ def new_sources(
     return [source for label, source in labels.items() if label not in have]
 
 
-def is_another(source: Source, session: Session) -> bool:
+def is_another(source: RecordingFile, session: Session) -> bool:
     """Whether a recording is not the one that a session was made of, as far as is seen for free."""
     if 0 < session.source_bytes != source.bytes > 0:
         return True

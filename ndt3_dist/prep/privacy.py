@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ndt3_dist import log
 from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import Source
+from ndt3_dist.prep.recordings import RecordingFile
 
 SHORTEST_KEY = 16
 SUFFIXES = (".nwb", ".mat")
@@ -72,7 +72,7 @@ def clean(text: str, key: bytes, source: str) -> str:
     return text
 
 
-def reason_of(error: Exception, key: bytes, source: Source) -> str:
+def reason_of(error: Exception, key: bytes, source: RecordingFile) -> str:
     """Why a recording failed: without an absolute path, with no name that has a pseudonym."""
     label = source_label(key, source.name)
     said = str(error)

@@ -14,7 +14,7 @@ LEAST_HZ = 0.03
 """Mean rate of a channel that nobody is asked about."""
 
 
-class Told:
+class Progress:
     """Counts what session tasks return; on a terminal it shows them as they come.
 
     Attributes:
@@ -41,7 +41,7 @@ class Told:
                 bar.update(1)
                 bar.set_postfix_str(self.rates())
 
-    def took(self, spool: dict) -> None:
+    def add(self, spool: dict) -> None:
         """Count a finished session."""
         session = Session.model_validate(spool["session"])
         self.done += 1
@@ -89,7 +89,7 @@ def warn_of_rate(recipe: Recipe, spool: dict) -> None:
         )
 
 
-class Stages:
+class StageTimes:
     """Seconds of a job by stage; one begins where the one before it ends."""
 
     def __init__(self):

@@ -129,15 +129,15 @@ class Recipe(ReadOptions):
 
     def identity(self) -> dict:
         """The part of the recipe that decides the corpus."""
-        told = self.model_dump(mode="json", exclude=RUNTIME_KEYS)
+        fields = self.model_dump(mode="json", exclude=RUNTIME_KEYS)
         for key in LATER_KEYS:
-            if told[key] == type(self).model_fields[key].default:
-                del told[key]
+            if fields[key] == type(self).model_fields[key].default:
+                del fields[key]
         if self.covariates.repair == "refuse":  # as before there was a choice
-            del told["covariates"]["repair"]
+            del fields["covariates"]["repair"]
         if self.privacy.pseudonyms:
-            told["pattern"] = ""  # it may name somebody
-        return {"version": 1, **told, "privacy": {"pseudonyms": self.privacy.pseudonyms}}
+            fields["pattern"] = ""  # it may name somebody
+        return {"version": 1, **fields, "privacy": {"pseudonyms": self.privacy.pseudonyms}}
 
     def sha256(self) -> str:
         return storage.sha256_bytes(storage.canonical_json(self.identity()))

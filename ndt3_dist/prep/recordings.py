@@ -18,7 +18,7 @@ LISTING = "assets.jsonld"
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordingFile:
     """A recording.
 
     Attributes:
@@ -34,7 +34,7 @@ class Source:
     sha256: str = ""
 
 
-def find_sources(recipe: Recipe) -> list[Source]:
+def find_recordings(recipe: Recipe) -> list[RecordingFile]:
     """Recordings of a recipe, sorted by name.
 
     Raises:
@@ -55,14 +55,14 @@ def find_sources(recipe: Recipe) -> list[Source]:
     return sorted(found, key=lambda source: source.name)
 
 
-def _local(recipe: Recipe) -> list[Source]:
+def _local(recipe: Recipe) -> list[RecordingFile]:
     root = Path(recipe.source)
     if root.is_file():
-        return [Source(str(root), root.name, root.stat().st_size)]
+        return [RecordingFile(str(root), root.name, root.stat().st_size)]
     found = ((p, p.relative_to(root).as_posix()) for p in files_below(root))
     # A link to nothing is a recording too, which fails by name.
     return [
-        Source(str(p), name, p.stat().st_size if p.exists() else 0)
+        RecordingFile(str(p), name, p.stat().st_size if p.exists() else 0)
         for p, name in found
         if matches(name, recipe.pattern)
     ]
@@ -83,13 +83,13 @@ def files_below(root: Path) -> Iterator[Path]:
             yield from (Path(folder) / name for name in names)
 
 
-def _remote(recipe: Recipe) -> list[Source]:
+def _remote(recipe: Recipe) -> list[RecordingFile]:
     found = storage.walk(recipe.source)
     if len(found) == 1 and "" in found:
         name = recipe.source.split("?")[0].rsplit("/", 1)[-1]  # less what signs a URL
-        return [Source(recipe.source, name, found[""])]
+        return [RecordingFile(recipe.source, name, found[""])]
     return [
-        Source(storage.join(recipe.source, name), name, size)
+        RecordingFile(storage.join(recipe.source, name), name, size)
         for name, size in found.items()
         if matches(name, recipe.pattern)
     ]
@@ -108,7 +108,7 @@ def matches(name: str, pattern: str) -> bool:
     return rest(name.split("/"), pattern.split("/"))
 
 
-def _listed(recipe: Recipe) -> list[Source]:
+def _listed(recipe: Recipe) -> list[RecordingFile]:
     """Recordings of a dandiset by its list of assets: their names, where they lie, their hashes.
 
     Source: the dandi-schema fields path, contentUrl, contentSize and digest.
@@ -133,7 +133,7 @@ def _listed(recipe: Recipe) -> list[Source]:
         if name in names:
             raise BadInput(f"{recipe.source}: asset {number} has the path of another one")
         names.add(name)
-        found.append(Source(path, name, size, digest))
+        found.append(RecordingFile(path, name, size, digest))
     return found
 
 

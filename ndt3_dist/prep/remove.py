@@ -95,8 +95,8 @@ def remove_sessions(
             shards += [new] if new else []
             rewritten.append((shard.name, new.name if new else ""))
         kept = [empty(i, s) if i in numbers else s for i, s in enumerate(before.sessions)]
-        told = {k: v for k, v in before if k not in ("fingerprint", "sessions", "shards")}
-        after = Manifest.of(**told, sessions=kept, shards=shards)
+        fields = {k: v for k, v in before if k not in ("fingerprint", "sessions", "shards")}
+        after = Manifest.of(**fields, sessions=kept, shards=shards)
         lease.check()
         hashes = [h for shard in old for h in (shard.sha256, shard.index_sha256)]
         cached = sum(cache.forget(h) for cache in caches for h in hashes)

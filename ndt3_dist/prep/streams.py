@@ -50,7 +50,6 @@ def bin_streams(
     """All streams of a recording by name, in order, and its covariates with their scales.
 
     Args:
-        bins: Of the session.
         spans: First and last + 1 of the bins that windows may show.
         intervals: Whose train and calibration bins decide the scales.
     Raises:
@@ -108,8 +107,8 @@ def bin_scaled(recording: Recording, recipe: Recipe, bins: int, spans, intervals
         raise BadInput("has no train or calibration interval to take covariate scales from")
     # From these bins alone, so that no test bin leaks into them.
     scales = covariate_scales(np.concatenate(fit), recipe.covariates.quantile)
-    told = zip(recording.covariate_names, recording.covariate_units, scales, strict=True)
-    covariates = [Covariate(name=n, unit=u, scale=float(scale)) for n, u, scale in told]
+    columns = zip(recording.covariate_names, recording.covariate_units, scales, strict=True)
+    covariates = [Covariate(name=n, unit=u, scale=float(scale)) for n, u, scale in columns]
     return (values / scales).astype(np.float32), covariates
 
 

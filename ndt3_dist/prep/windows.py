@@ -26,7 +26,6 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
     """Bin, scale and cut a recording.
 
     Args:
-        recording: As a reader returned it.
         recipe: What to make of it.
         source: Path of the file below the recipe's source.
         source_sha256: Hash of the file.
@@ -51,7 +50,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
     samples, windows = [], {}
     for interval in intervals:
         windows.setdefault(interval.split, {"kept": 0, "rejected": {}})
-    for split, first, last in stretches(intervals, spans):
+    for split, first, last in spans_by_split(intervals, spans):
         tally = windows[split]
         reasons = reject(binned, first, last, recipe.window_bins)
         for start, reason in zip(range(first, last, recipe.window_bins), reasons, strict=True):
@@ -102,7 +101,7 @@ def span_bins(recording: Recording, bin_s: float, bins: int) -> list[tuple[int, 
     return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if a < b]
 
 
-def stretches(intervals: list[Interval], spans: list[tuple[int, int]]):
+def spans_by_split(intervals: list[Interval], spans: list[tuple[int, int]]):
     """What intervals and spans have in common, in order of time, as (split, first, last + 1)."""
     for interval in intervals:
         for first, last in spans:

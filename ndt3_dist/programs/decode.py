@@ -82,7 +82,7 @@ def decode_recording(args: argparse.Namespace) -> None:
     """Predictions of every bin of a recording file."""
     from ndt3_dist.config import find_file
     from ndt3_dist.evaluate.online import read_units
-    from ndt3_dist.prep.binning import count_spikes
+    from ndt3_dist.prep.binning import count_spikes, num_bins
     from ndt3_dist.prep.reading import read
     from ndt3_dist.prep.recipe import load_recipe
     from ndt3_dist.shards.manifest import session_id
@@ -96,7 +96,7 @@ def decode_recording(args: argparse.Namespace) -> None:
     if units.session != name:
         log.warn(f"{args.recording} is session {name}; the scale is that of {units.session}")
     bin_s = units.bin_ms / 1000
-    bins = int(np.floor((recording.stop_s - recording.start_s) / bin_s + 1e-6))
+    bins = num_bins(recording, bin_s)
     try:
         spikes = count_spikes(recording, bin_s, bins)
     except BadInput as e:

@@ -50,7 +50,7 @@ def findings() -> list[dict]:
             "install g++",
         ),
         row("s3:// paths", _has("s3fs"), "s3fs", "pip install 'ndt3_dist[s3]'"),
-        row("reports", _has("matplotlib"), "matplotlib", "pip install 'ndt3_dist[report]'"),
+        row("evaluate --plot", _has("matplotlib"), "matplotlib", "pip install 'ndt3_dist[report]'"),
         row("W&B", _has("wandb"), "wandb", "pip install 'ndt3_dist[wandb]'"),
     ]
     return [*rows, *_devices(row), *_cluster(row)]

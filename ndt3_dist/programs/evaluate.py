@@ -82,11 +82,9 @@ def main() -> None:
         if args.save:
             save_predictions(_plot_path(args.save, session, len(known)), result)
         if args.plot:
-            from ndt3_dist.pages.run_page import trace_figure
+            from ndt3_dist.pages.picture import save_traces
 
-            picture = _plot_path(args.plot, session, len(known))
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            trace_figure(result).savefig(picture, dpi=120)
+            save_traces(result, _plot_path(args.plot, session, len(known)))
         summaries.append({k: v for k, v in result.items() if k not in ("truth", "predictions")})
     log.say(f"split {args.split}, {summaries[0]['context']} bins of context\n{text_table(rows)}")
     if args.out:

@@ -1,4 +1,4 @@
-"""Write report.html of any run, at any time: loss, throughput, and the corpus where it is at hand.
+"""Write report.html of a run or a fine-tune, at any time, with its corpus where that is at hand.
 
 Example:
     python launch/report.py runs/demo
@@ -18,11 +18,15 @@ def main() -> None:
     )
     parser.add_argument("run", help="folder of a run")
     run = parser.parse_args().run
-    config = storage.join(run, "config.yaml")
-    if not storage.exists(config):
-        raise BadInput(f"{run}: no config.yaml, so no run of pretrain; expected runs/NAME")
+    configs = [storage.join(run, name) for name in ("config.yaml", "config.json")]
+    config = next((path for path in configs if storage.exists(path)), "")
+    if not config:
+        raise BadInput(
+            f"{run}: no config.yaml and no config.json, so no run of pretrain or finetune; "
+            "expected runs/NAME"
+        )
     manifest = None
-    try:
+    try:  # JSON is YAML
         manifest = read_manifest(plain_yaml.load(storage.read_bytes(config))["data"]["corpus"])
     except ManifestMismatch as e:
         log.warn(f"the report has no corpus table: {e}")

@@ -25,7 +25,6 @@ def refuse_elsewhere(h5, unread: str = "") -> None:
     """Raise BadInput where an open HDF5 file points outside itself.
 
     Args:
-        h5: h5py's File.
         unread: Name of a group whose datasets nobody reads.
     """
     from h5py import h5d, h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]

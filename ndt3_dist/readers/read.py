@@ -6,13 +6,13 @@ from pathlib import Path
 
 from ndt3_dist.config import import_call
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.matlab.read_mat import read_mat
-from ndt3_dist.readers.nwb.read_nwb import read_nwb
-from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.matlab.pyaldata import read_pyaldata
-from ndt3_dist.readers.recording import Recording
+from ndt3_dist.readers.matlab.read_mat import read_mat
 from ndt3_dist.readers.matlab.rtt import read_rtt
 from ndt3_dist.readers.matlab.xds import read_xds
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
+from ndt3_dist.readers.options import ReadOptions
+from ndt3_dist.readers.recording import Recording
 
 READERS: dict[str, Callable[[str | Path, ReadOptions], Recording]] = {
     "mat": read_mat,

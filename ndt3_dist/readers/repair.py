@@ -41,7 +41,6 @@ def in_order(
     """Which samples ascend strictly, (samples,) bool: all, or BadInput, or those that do.
 
     Args:
-        field: Name of the times.
         times: (samples,).
         error_s: What the distance of two of them may be off by, to name it as the reason.
         recipe: Whether they are repaired, None = never; its `drop: [repeated_times]` asks for the

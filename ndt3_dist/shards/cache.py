@@ -45,7 +45,6 @@ class Cache:
         """Local path of a remote file.
 
         Args:
-            remote: Its URL.
             size, sha256: What it must have; a file of unknown size is fetched in one piece.
         Raises:
             ShardLost: It is missing, may not be read, or has other bytes.

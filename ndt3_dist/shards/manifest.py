@@ -114,8 +114,8 @@ class Session(_Strict):
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler):
         """Corpora without such samples keep the manifests that they had."""
-        told = dump(self)
-        return {k: v for k, v in told.items() if k != "dropped_samples" or v}
+        fields = dump(self)
+        return {k: v for k, v in fields.items() if k != "dropped_samples" or v}
 
     @property
     def channels(self) -> int:
@@ -203,7 +203,6 @@ def fingerprint(
         shards: Shard table in order.
         bin_ms: Bin size in ms.
         bins: Bins per window.
-        version: Of the corpus.
     Returns:
         Hex sha256.
     """

@@ -99,7 +99,6 @@ def make_dynamics(seed: int, parameters: Parameters = PARAMETERS) -> StateSpace:
 
     Args:
         seed: Draws how the velocity command enters each rotation.
-        parameters: The model.
     Returns:
         Exact 10 ms steps of the continuous system, all states scaled to unit variance.
     """
@@ -163,8 +162,6 @@ def draw_population(
     Args:
         electrode: Electrode of each unit, shape (units,).
         is_pmd: Whether the unit lies in PMd, shape (units,).
-        rng: Source of randomness.
-        p: The model.
     Returns:
         The population.
     """
@@ -190,10 +187,7 @@ def subject_populations(
     """The units of one subject on consecutive days; row i keeps its electrode over all days.
 
     Args:
-        seed: Of the simulation.
         subject: Number of the subject, from 0.
-        days: How many days.
-        parameters: The model.
     Returns:
         One population a day. Each day is the one before, drifted, with some units replaced.
     """
@@ -273,7 +267,6 @@ def draw_spikes(
     Args:
         rates_hz: Shape (bins, units).
         bin_size_s: Length of a bin.
-        rng: Source of randomness.
     Returns:
         Times in s, shape (spikes,), unit by unit and strictly increasing within a unit; the end of
         each unit in that array, shape (units,); counts, shape (bins, units), uint8.

@@ -79,7 +79,6 @@ def decode_velocity(counts: np.ndarray, space: StateSpace, readout: Readout) -> 
 
     Args:
         counts: Spikes per 10 ms bin, shape (bins, units).
-        space: The true dynamics.
         readout: The true tuning of these units.
     Returns:
         Row t estimates the hand velocity averaged over samples t - 1 and t, in cm/s, from the

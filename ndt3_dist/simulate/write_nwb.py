@@ -19,7 +19,6 @@ def draw_trials(position: np.ndarray, rng: np.random.Generator) -> list[dict]:
 
     Args:
         position: Hand in cm at 100 Hz, shape (bins, 2).
-        rng: Source of randomness.
     """
     rows, start, duration_s = [], 0.25, len(position) / 100
     while start + 1.0 < duration_s:

@@ -16,7 +16,6 @@ def fault(run: str | Path, rank: int, error: Exception) -> RankFailed:
     """Write an error of a rank to RUN/faults/ and say it in a line.
 
     Args:
-        run: Folder of the run.
         rank: That met it.
         error: As it was raised.
     Returns:

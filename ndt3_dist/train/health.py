@@ -62,8 +62,6 @@ def skip_line(run: Run, step: int, losses: Losses, leapt: bool, rows: Rows) -> s
     """What the log says of a step that was skipped.
 
     Args:
-        run: The training.
-        step: Number of the step.
         losses: Of its micro-batches.
         leapt: Whether that is because its loss did.
         rows: Of all ranks.
@@ -74,8 +72,8 @@ def skip_line(run: Run, step: int, losses: Losses, leapt: bool, rows: Rows) -> s
     if leapt:
         where = f"its loss {math.fsum(totals):.4f} leaps above the last ones"
     if bad:
-        told = ", ".join(f"{m} (rank {m % ranks})" for m in bad[:3])
-        where = f"the loss is not finite in micro-batch {told}"
+        which = ", ".join(f"{m} (rank {m % ranks})" for m in bad[:3])
+        where = f"the loss is not finite in micro-batch {which}"
         rows = [row for row in rows if row[0] // run.config.train.micro_batch in bad]
     keys = run.stream.names(rows)
     return (

@@ -63,8 +63,8 @@ class InitialExport:
         theirs, ours = config["model"], model.model_dump(mode="json")
         differ = [k for k in ours if k not in TRAINING_FIELDS and theirs.get(k, ours[k]) != ours[k]]
         if differ:
-            told = ", ".join(f"model.{k} is {ours[k]}, there {theirs[k]}" for k in differ)
-            raise BadInput(f"{folder} is another model than the config's: {told}")
+            differences = ", ".join(f"model.{k} is {ours[k]}, there {theirs[k]}" for k in differ)
+            raise BadInput(f"{folder} is another model than the config's: {differences}")
         build = import_call(model.build, "model.build") if isinstance(model, OwnModel) else None
         weights = {n: p.detach() for n, p in load_model(folder, build=build).named_parameters()}
         self.states = {"master": weights}

@@ -43,7 +43,6 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     """Run a pretraining to its end.
 
     Args:
-        config: Checked configuration.
         resume: never, auto or a step number.
         init: Export to start a new run from; a run that is resumed goes on from its own.
     Returns:

@@ -45,7 +45,6 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     """Find, read and verify the windows of a step.
 
     Args:
-        run: Folder of the run.
         step: Number of the step, from 1, as in metrics.jsonl.
         corpus: Where the corpus lies now; the config's, if None.
     Raises:

@@ -49,8 +49,8 @@ class MetricsFile:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         unknown = {key.split("/")[0] for key in values if not key.startswith("val_")} - self.known
         assert not unknown, f"metrics without a meaning: {unknown}"
-        told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
-        self.file.add(json.dumps({"step": step, **told}) + "\n")
+        line = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
+        self.file.add(json.dumps({"step": step, **line}) + "\n")
 
     def flush(self) -> None:
         """Return when all lines are there. Raises StoreFailed."""

@@ -33,7 +33,6 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     """The checkpoint to go on from; None for a fresh start.
 
     Args:
-        config: Of the run.
         resume: never, auto or a step number.
         before: With auto, only steps before this one.
     Raises:

@@ -72,8 +72,8 @@ class RunState:
     def of(cls, metric: str, meta: dict, cursor: Cursor) -> "RunState":
         """As a checkpoint.json has it."""
         losses = deque(meta.get("losses", ()), LOSSES)
-        best, told = Best.of(metric, meta["best"]), (meta["skipped"], meta["rolled_back"])
-        return cls(best, meta["step"], cursor, *told, losses)
+        best, counts = Best.of(metric, meta["best"]), (meta["skipped"], meta["rolled_back"])
+        return cls(best, meta["step"], cursor, *counts, losses)
 
     def state(self) -> dict:
         """What checkpoint.json keeps besides the step; the cursor goes into stream.json."""

@@ -47,9 +47,7 @@ def run_micro_batches(run: Run, work: Step, step: int) -> Losses:
     """Forward and backward of this rank's micro-batches, losses of the whole step.
 
     Args:
-        run: The training.
         work: This rank's part of the step.
-        step: Number of the step.
     """
     stream, model, size = run.stream, run.engine.model, run.config.train.micro_batch
     several, recompute = len(stream.datasets) > 1, run.config.train.recompute

@@ -53,11 +53,14 @@ class StopSignal:
             signal.signal(number, handler)
         self._waker.send(b"\0")
         self._thread.join()
+        self._waker.close()
+        self._woken.close()
 
     def _watch(self, above: list) -> None:
-        deadline = 0.0
+        deadline, signals = 0.0, select.poll()  # unlike select(), at home with a thousand files
+        signals.register(self._woken, select.POLLIN)
         while not self._over:
-            if select.select([self._woken], [], [], LOOK_S)[0]:
+            if signals.poll(1000 * LOOK_S):
                 for number in self._woken.recv(64):
                     if number in SIGNALS:
                         self.ask(signal.Signals(number).name)

@@ -66,10 +66,8 @@ class Validation:
     ):
         """
         Args:
-            config: Of the run.
             corpus: Opened with `validation.split`.
             model: What is validated.
-            rank, world_size: Of this process.
         Raises:
             BadInput: No window of the split belongs to a session that the run may see.
         """

@@ -42,7 +42,6 @@ class RankWatch:
     def __init__(self, rank: int, world_size: int, slow_s: float, store: Any):
         """
         Args:
-            rank, world_size: Of this process.
             slow_s: Time at one thing after which those who are waited for are named.
             store: With `set` and `multi_get`, of the whole job.
         """

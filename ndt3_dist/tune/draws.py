@@ -24,7 +24,6 @@ class Draws:
             data: Where windows may begin.
             model: NDT3, whose config decides their tokens.
             batch: Windows of a step.
-            seed: Of the run.
             start: Where it goes on.
         """
         self.data, self.config, self.batch, self.seed = data, model.config, batch, seed

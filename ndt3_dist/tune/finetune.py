@@ -51,7 +51,6 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     """Fit a decoder; writes RUN/metrics.jsonl (a refit RUN/refit/metrics.jsonl) and RUN/export.
 
     Args:
-        config: Checked configuration.
         init: Export to start from; with `scratch` only its architecture is used; None = the
             config's own `model` section.
         scratch: Start from random weights (always so without `init`).
@@ -99,10 +98,10 @@ def fit_and_export(
     if start is not None and not stopped:
         log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best.step} steps")
         _, weights, stopped = fit(config, start, new, data.whole(), best.step, path / "refit")
-    told = {"run": str(path), "best_step": best.step, "r2_val": best.value}
-    told |= {"steps": config.train.steps, "stopped": stopped}
+    fields = {"run": str(path), "best_step": best.step, "r2_val": best.value}
+    fields |= {"steps": config.train.steps, "stopped": stopped}
     if stopped:
-        return {**told, "export": "", "seconds": round(time.perf_counter() - began, 1)}
+        return {**fields, "export": "", "seconds": round(time.perf_counter() - began, 1)}
     weights = merge(weights, config.lora.alpha / max(config.lora.rank, 1))
     trained = {
         "run": config.run.name,
@@ -125,7 +124,7 @@ def fit_and_export(
     write_export(folder.export, weights, described, norms, readout)
     folder.ended()
     seconds = round(time.perf_counter() - began, 1)
-    return {**told, "export": str(folder.export), "seconds": seconds}
+    return {**fields, "export": str(folder.export), "seconds": seconds}
 
 
 def fit(
@@ -134,7 +133,6 @@ def fit(
     """Train, from the newest checkpoint of a folder where it has one.
 
     Args:
-        config: Checked configuration.
         model: Moved to the device and trained in place.
         new: Names of its parameters that learn at the full rate.
         data: Where nothing is held back, nothing is scored and the last step counts.

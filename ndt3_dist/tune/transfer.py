@@ -30,7 +30,6 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
     there are no low-rank updates.
 
     Args:
-        config: Checked configuration.
         init: Export to start from; None = the config's own `model` section.
         scratch: Take only the architecture of `init`.
     Returns:

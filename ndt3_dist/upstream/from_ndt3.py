@@ -37,7 +37,6 @@ def import_checkpoint(
     """Write an upstream checkpoint as an export.
 
     Args:
-        path: The .ckpt file.
         out: Folder to make; it appears whole or not at all.
         allow_partial: Go on where entries are missing, unexpected or of another shape.
         with_optimizer: Also write AdamW's moments, as optimizer.safetensors.

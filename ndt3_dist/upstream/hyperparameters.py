@@ -115,7 +115,6 @@ def read_config(file: LightningFile, views: dict[str, View]) -> ModelConfig:
     """The architecture of a checkpoint.
 
     Args:
-        file: The checkpoint.
         views: Its parameters by upstream's clean names; the feed-forward's width is theirs.
     Raises:
         CheckpointCorrupt: A setting is missing or absurd, or contradicts another.

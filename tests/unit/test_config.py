@@ -8,6 +8,7 @@ import yaml
 from ndt3_dist.config import PROJECT, find_file, import_call, load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.tune.tune_config import TuneConfig
 
@@ -163,3 +164,13 @@ def test_configs_are_frozen():
     model = ModelConfig(layers=1, dim=64, heads=2, feedforward=64)
     with pytest.raises(ValueError, match="frozen"):
         model.layers = 2  # type: ignore[misc]
+
+
+def test_arguments_of_a_call_keep_their_numbers(tmp_path):
+    """Their types are the function's business: `limit: 5` is a number, in a field for text too."""
+    (tmp_path / "r.yaml").write_text(
+        "dataset: 007\npreprocess:\n  - {call: lab:cut, limit: 5, share: 1e-3, name: a1}\n"
+    )
+    recipe = load_config(Recipe, tmp_path / "r.yaml", [])
+    assert recipe.dataset == "007"
+    assert recipe.preprocess == [{"call": "lab:cut", "limit": 5, "share": 0.001, "name": "a1"}]

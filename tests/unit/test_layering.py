@@ -52,7 +52,7 @@ LAZY = {
     "s3fs": set(),
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
-    "matplotlib": {"pages/page.py"},
+    "matplotlib": {"pages/picture.py"},
 }
 """Libraries that only these files import, and never at module level."""
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from ndt3_dist.config import Section
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.column_names import column_names
 from ndt3_dist.readers.matlab.mat_file import MatFile
 from ndt3_dist.readers.matlab.mat_values import cells, element, text, train
-from ndt3_dist.readers.names import column_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import Array

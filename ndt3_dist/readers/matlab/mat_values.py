@@ -150,8 +150,6 @@ def clock(
     samples do not slip over the edge of a bin.
 
     Args:
-        value: Of the field.
-        field: Its name.
         unit_s: Of its times.
         advice: What to do where they do not ascend.
     """

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ndt3_dist.errors import BadInput
+from ndt3_dist.readers.column_names import chosen_names
 from ndt3_dist.readers.matlab.mat_common import (
     covariate_fields,
     names_of_fields,
@@ -19,7 +20,6 @@ from ndt3_dist.readers.matlab.mat_common import (
 )
 from ndt3_dist.readers.matlab.mat_file import open_mat
 from ndt3_dist.readers.matlab.mat_values import counts, matrix, vector
-from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import Array

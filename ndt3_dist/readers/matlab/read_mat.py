@@ -11,6 +11,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
+from ndt3_dist.readers.column_names import chosen_names
 from ndt3_dist.readers.matlab.mat_common import (
     arrays_of,
     check_overlap,
@@ -24,7 +25,6 @@ from ndt3_dist.readers.matlab.mat_common import (
 from ndt3_dist.readers.matlab.mat_file import MatFile, open_mat
 from ndt3_dist.readers.matlab.mat_options import SECONDS, MatRecipe
 from ndt3_dist.readers.matlab.mat_values import clock, counts, matrix, vector, velocity
-from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 from ndt3_dist.readers.repair import REMEDY, in_order, pairs

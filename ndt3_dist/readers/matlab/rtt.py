@@ -13,6 +13,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
+from ndt3_dist.readers.column_names import chosen_names
 from ndt3_dist.readers.matlab.mat_common import (
     refuse_unused,
     spike_trains,
@@ -26,7 +27,6 @@ from ndt3_dist.readers.matlab.mat_values import (
     matrix,
     velocity,
 )
-from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 from ndt3_dist.shards.manifest import Array

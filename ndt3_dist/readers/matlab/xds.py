@@ -12,6 +12,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
+from ndt3_dist.readers.column_names import chosen_names
 from ndt3_dist.readers.matlab.mat_common import (
     arrays_of,
     check_regular,
@@ -22,7 +23,6 @@ from ndt3_dist.readers.matlab.mat_common import (
 )
 from ndt3_dist.readers.matlab.mat_file import MatFile, open_mat
 from ndt3_dist.readers.matlab.mat_values import cells, clock, counts, matrix, text, vector
-from ndt3_dist.readers.names import chosen_names
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, check_times
 

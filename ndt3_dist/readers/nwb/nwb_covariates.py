@@ -10,7 +10,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, slack
-from ndt3_dist.readers.names import chosen_names
+from ndt3_dist.readers.column_names import chosen_names
 from ndt3_dist.readers.nwb.nwb_file import NwbFile
 from ndt3_dist.readers.nwb.nwb_series import Series, read_side_by_side
 from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
@@ -81,7 +81,6 @@ def mask_outside(series: Series, spans: np.ndarray | None, error_s: float = 0.0)
     """The same samples, NaN where they begin outside all spans.
 
     Args:
-        series: Any.
         spans: (spans, 2) in s; None is all time.
         error_s: What the distance of a sample from the edge of a span may be off by.
     """

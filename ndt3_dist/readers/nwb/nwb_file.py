@@ -246,8 +246,8 @@ def open_nwb(path: Path) -> Iterator[NwbFile]:
             refuse_elsewhere(h5, unread="specifications")
             version = as_str(h5.attrs.get("nwb_version", ""))
             if not version.startswith("2"):
-                told = f"NWB {version}" if version else "no nwb_version"
-                raise BadInput(f"not a readable NWB file ({told}); expected NWB 2")
+                version_text = f"NWB {version}" if version else "no nwb_version"
+                raise BadInput(f"not a readable NWB file ({version_text}); expected NWB 2")
             yield NwbFile(h5, path.stat().st_size)
     except BadInput as e:
         message = str(e)

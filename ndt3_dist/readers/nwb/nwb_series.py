@@ -10,7 +10,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import EDGE, even_clock, stored_error
-from ndt3_dist.readers.names import column_names, tidy
+from ndt3_dist.readers.column_names import column_names, tidy
 from ndt3_dist.readers.nwb.nwb_file import NwbFile, TimeSeries, as_str
 from ndt3_dist.readers.options import CovariatesRecipe
 from ndt3_dist.readers.repair import in_order, pairs
@@ -52,7 +52,6 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
     """The series of a covariates recipe as one, before columns are chosen.
 
     Args:
-        nwb: The open file.
         recipe: Which series, and how their times are meant.
         file_s: Time in s at which the rest of the file ends, to check a rate against.
     """
@@ -133,12 +132,12 @@ def read_times(item: TimeSeries, samples: int, recipe: CovariatesRecipe, file_s:
 def refuse_transposed(item: TimeSeries, clock: TimeSeries, values: np.ndarray) -> None:
     """Raise BadInput where the second axis of the data is that of time."""
     times, (samples, dims) = clock.num_timestamps(), values.shape
-    turned, told = dims == times != samples, f"{times} timestamps"
+    turned, by = dims == times != samples, f"{times} timestamps"
     if times is None:
-        turned, told = dims > samples, "a rate"
+        turned, by = dims > samples, "a rate"
     if turned:
         raise BadInput(
-            f"{item.path} has shape {values.shape} and {told}; expected (samples, dims): it is "
+            f"{item.path} has shape {values.shape} and {by}; expected (samples, dims): it is "
             "transposed, turn its axes round in the file"
         )
 

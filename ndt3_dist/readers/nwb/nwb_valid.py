@@ -15,7 +15,6 @@ def read_validity(nwb: NwbFile, recipe: ReadOptions, covariates: Series | None, 
     distance of their edges from other times may be off by.
 
     Args:
-        nwb: The open file.
         recipe: Its `validity` decides.
         covariates: All samples of the covariates that have a time, for a mask that has theirs.
         file_s: End of the file's spikes in s, to check the rate of a mask against.
@@ -82,8 +81,8 @@ def mask_spans(
     valid = valid.astype(bool) != rule.invert
     if rule.clock == "own":
         like = recipe.covariates if recipe.covariates.path else recipe.spikes
-        told = CovariatesRecipe(stamped=like.stamped, repair=recipe.covariates.repair)
-        clock = read_times(series, len(valid), told, file_s)
+        options = CovariatesRecipe(stamped=like.stamped, repair=recipe.covariates.repair)
+        clock = read_times(series, len(valid), options, file_s)
     else:
         assert covariates is not None  # the recipe is refused otherwise
         clock = covariates

@@ -107,13 +107,15 @@ def test_swiglu():
     )
 
 
-def test_a_model_on_kernels_trains_as_one_without(tiny_model, monkeypatch):
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_model_on_kernels_trains_as_one_without(recompute, tiny_model, monkeypatch):
     from test_ndt3 import make_sample, pack
 
     from ndt3_dist.model.ndt3 import NDT3
 
-    config = tiny_model.model_copy(update={"dropout": 0.0})
-    model, tokens = NDT3(config), pack([make_sample(i) for i in range(2)], config)
+    config = tiny_model.model_copy(update={"dropout": 0.0, "layers": 1})
+    model, tokens = NDT3(config), pack([make_sample(i, bins=5) for i in range(2)], config)
+    model.recompute = recompute
     found = []
     for used in (False, True):
         monkeypatch.setattr(fused, "is_used", lambda weight, used=used: used)

@@ -13,7 +13,7 @@ from ndt3_dist.prep import combine, job, lease, output, remove
 from ndt3_dist.prep.dry_run import dry_rows
 from ndt3_dist.prep.output import claim, differing, withdrawn
 from ndt3_dist.prep.recipe import Recipe, load_recipe
-from ndt3_dist.prep.recordings import find_sources
+from ndt3_dist.prep.recordings import find_recordings
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
@@ -329,7 +329,7 @@ def test_folders_behind_links_are_read_once_and_loops_end(tmp_path):
     (tmp_path / "nwb" / "other").symlink_to(tmp_path / "disk")
     (real / "up").symlink_to(tmp_path / "nwb")
     (tmp_path / "disk" / "back").symlink_to(real)
-    found = find_sources(Recipe(dataset="t", source=str(tmp_path / "nwb")))
+    found = find_recordings(Recipe(dataset="t", source=str(tmp_path / "nwb")))
     assert [s.name for s in found] == ["other/sub-B/b.nwb", "sub-A/a.nwb"]
 
 

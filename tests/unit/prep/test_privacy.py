@@ -4,7 +4,7 @@ import pytest
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.privacy import LONGEST, clean, reason_of, source_label
-from ndt3_dist.prep.recordings import Source
+from ndt3_dist.prep.recordings import RecordingFile
 
 KEY = b"k" * 32
 
@@ -37,7 +37,7 @@ def test_a_label_keeps_no_more_than_the_kind_of_file(name):
 
 
 def test_a_reason_has_no_absolute_path_and_an_end():
-    source = Source("/lab/raw/Jango/a.nwb", "Jango/a.nwb", 1)
+    source = RecordingFile("/lab/raw/Jango/a.nwb", "Jango/a.nwb", 1)
     reason = reason_of(BadInput(f"{source.path}: of Jango\n" + "x" * 5000), KEY, source)
     assert reason.startswith("of ... xxx")
     assert len(reason) == LONGEST

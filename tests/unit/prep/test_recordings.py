@@ -17,7 +17,7 @@ from ndt3_dist.errors import BadInput, ManifestMismatch, StoreFailed
 from ndt3_dist.prep import job
 from ndt3_dist.prep.download import fetched, own_folder
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import find_sources, matches
+from ndt3_dist.prep.recordings import find_recordings, matches
 from ndt3_dist.readers.options import CovariatesRecipe
 
 
@@ -25,9 +25,9 @@ def test_a_source_is_named_by_its_path_below_the_folder(tmp_path):
     for name in ("sub-B/b.nwb", "sub-A/a.nwb", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"12345")
-    found = find_sources(Recipe(dataset="t", source=str(tmp_path)))
+    found = find_recordings(Recipe(dataset="t", source=str(tmp_path)))
     assert [(s.name, s.bytes) for s in found] == [("sub-A/a.nwb", 5), ("sub-B/b.nwb", 5)]
-    (alone,) = find_sources(Recipe(dataset="t", source=str(tmp_path / "sub-A" / "a.nwb")))
+    (alone,) = find_recordings(Recipe(dataset="t", source=str(tmp_path / "sub-A" / "a.nwb")))
     assert alone.name == "a.nwb"
     with fetched(alone) as (path, sha256):
         assert path == tmp_path / "sub-A" / "a.nwb"
@@ -40,9 +40,9 @@ def test_a_source_without_a_recording_is_refused(tmp_path):
         (str(tmp_path / "no"), "no such file"),
     ):
         with pytest.raises(BadInput, match=said):
-            find_sources(Recipe(dataset="t", source=source))
+            find_recordings(Recipe(dataset="t", source=source))
     with pytest.raises(BadInput, match="no file matches"):
-        find_sources(Recipe(dataset="t", source=str(tmp_path)))
+        find_recordings(Recipe(dataset="t", source=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_list_of_a_dandiset_is_a_source_whose_recordings_lie_in_its_bucket(
     (folder / "assets.jsonld").write_text(json.dumps([wrong, assets[1]]))
     with pytest.raises(ManifestMismatch, match=r"sub-A_ses-1\.nwb changed since"):
         prepare(f"{url}/assets.jsonld", "listed")
-    (alone,) = find_sources(Recipe(dataset="t", source=f"{url}/blobs/0a1/0a1b-0?X-Signature=s"))
+    (alone,) = find_recordings(Recipe(dataset="t", source=f"{url}/blobs/0a1/0a1b-0?X-Signature=s"))
     assert (alone.name, alone.bytes) == ("0a1b-0", storage.size(f"{url}/blobs/0a1/0a1b-0"))
 
 
@@ -170,7 +170,7 @@ def test_the_list_of_a_dandiset_is_a_source_whose_recordings_lie_in_its_bucket(
 def test_a_list_that_is_none_is_refused(tmp_path, text, said):
     (tmp_path / "assets.jsonld").write_text(text)
     with pytest.raises(BadInput, match=said) as caught:
-        find_sources(Recipe(dataset="t", source=str(tmp_path / "assets.jsonld")))
+        find_recordings(Recipe(dataset="t", source=str(tmp_path / "assets.jsonld")))
     assert "assets.jsonld" in str(caught.value)
 
 

@@ -10,9 +10,9 @@ from streams import make_streams, rows_of, walk
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ShardCorrupt
 from ndt3_dist.prep.combine import combine
-from ndt3_dist.prep.phases import plan_shards
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.remove import remove_sessions
+from ndt3_dist.prep.stages import plan_shards
 from ndt3_dist.readers.recording import Signal
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import Manifest, read_manifest

@@ -18,8 +18,8 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.binning import bin_covariates, count_spikes, num_bins
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.windows import cut, span_bins
-from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.nwb.nwb_series import stamped_times
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.options import SpikesRecipe
 from ndt3_dist.readers.read import read_recording
 from ndt3_dist.readers.recording import Recording

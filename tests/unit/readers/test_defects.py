@@ -10,8 +10,8 @@ import pytest
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.windows import cut
-from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.nwb.nwb_covariates import not_held
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.options import CovariatesRecipe
 
 BIN_S = 0.02

@@ -13,9 +13,9 @@ from mat_files import SECONDS, TRAINS, cell, fields, struct_array, v5_array, wri
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.binning import bin_covariates, count_spikes
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.readers.matlab.read_mat import read_mat
 from ndt3_dist.readers.matlab.mat_file import open_mat
 from ndt3_dist.readers.matlab.mat_options import MatRecipe
+from ndt3_dist.readers.matlab.read_mat import read_mat
 from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.options import CovariatesRecipe
 

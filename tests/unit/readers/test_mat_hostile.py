@@ -17,8 +17,8 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.readers import hdf5
 from ndt3_dist.readers.matlab import mat_v73
-from ndt3_dist.readers.matlab.read_mat import read_mat
 from ndt3_dist.readers.matlab.mat_file import open_mat
+from ndt3_dist.readers.matlab.read_mat import read_mat
 
 VERSIONS = ("6", "7", "7.3")
 

@@ -6,7 +6,7 @@ import pytest
 from mat_files import cell, struct_array, write_mat
 
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.readers.names import column_names, tidy
+from ndt3_dist.readers.column_names import column_names, tidy
 from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.read import read_recording
 

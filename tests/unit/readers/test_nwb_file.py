@@ -11,8 +11,8 @@ from recordings import genuine, refusal
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.readers import hdf5
-from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.nwb.nwb_file import NwbFile, open_nwb
+from ndt3_dist.readers.nwb.read_nwb import read_nwb
 from ndt3_dist.readers.options import CovariatesRecipe
 
 VELOCITY = "processing/behavior/Velocity/cursor_vel"

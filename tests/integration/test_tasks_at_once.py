@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ndt3_dist.prep import job
 from ndt3_dist.prep.output import claim
-from ndt3_dist.prep.phases import plan_shards, session_task, shard_task
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import find_sources
+from ndt3_dist.prep.recordings import find_recordings
+from ndt3_dist.prep.stages import plan_shards, session_task, shard_task
 from ndt3_dist.storage import sha256_file
 
 
@@ -28,7 +28,7 @@ def test_tasks_that_run_twice_at_once_write_the_bytes_of_one(tmp_path, write_ses
     assert not (tmp_path / "one" / "spool").exists()
     again = recipe.model_copy(update={"out": str(tmp_path / "two")})
     claim(again.out, again.identity())
-    (source,) = find_sources(again)
+    (source,) = find_recordings(again)
     spools = at_once(session_task, again, b"", source)
     assert {spool["sha256"] for spool in spools} == {spools[0]["sha256"]}
     (plan,) = plan_shards(spools[:1], again)

@@ -1,19 +1,17 @@
 """A corpus of several holds exactly their windows, is a corpus like any, and owns its bytes."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from forks import run_program
 from refusals import refused
 from s3_server import S3, use
 from small_corpus import make_recording, write_corpus
 from streams import make_streams, rows_of, walk
 
 from ndt3_dist import storage
-from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
 from ndt3_dist.pages.corpus_page import write_page
 from ndt3_dist.prep import combine as module
@@ -99,8 +97,7 @@ def test_a_stream_yields_each_window_of_both_once_and_a_run_on_the_first_goes_on
 
 
 def run(*arguments):
-    command = [sys.executable, str(PROJECT / "data_prep" / "combine.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return run_program("data_prep/combine.py", *arguments)
 
 
 def test_the_program_prints_what_a_config_needs(parts, tmp_path, tiny_model):

@@ -12,7 +12,7 @@ from ndt3_dist.prep import job
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.shards.verify import verify_corpus
 
-NWB_YAML = Path(__file__).resolve().parents[3] / "data_prep" / "recipes" / "nwb.yaml"
+NWB_YAML = Path(__file__).resolve().parents[2] / "data_prep" / "recipes" / "nwb.yaml"
 CHANNELS, SECONDS = 320, 720
 """36 windows of .3 MB: a spool and a shard of 12 MB, in three parts of 5 MB, the smallest."""
 

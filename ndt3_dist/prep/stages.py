@@ -18,7 +18,7 @@ from ndt3_dist.prep.lease import check_job
 from ndt3_dist.prep.privacy import pseudonym, source_label
 from ndt3_dist.prep.reading import read
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import Source
+from ndt3_dist.prep.recordings import RecordingFile
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.shards.index import streams_of
 from ndt3_dist.shards.manifest import (
@@ -64,16 +64,14 @@ def read_spool(out: str, source: str, source_sha256: str, recipe_sha256: str) ->
 def session_task(
     recipe: Recipe,
     key: bytes,
-    source: Source,
+    source: RecordingFile,
     removed: frozenset = frozenset(),
     there: frozenset = frozenset(),
 ) -> dict:
     """Turn one recording into a spool, or find the one that an earlier run finished.
 
     Args:
-        recipe: Of the job.
         key: Of its pseudonyms; b"" without.
-        source: The recording.
         removed: Hashes of recordings that were taken out of the corpus.
         there: Hashes of recordings that it has.
     Returns:
@@ -226,8 +224,6 @@ def shard_task(recipe: Recipe, plan: ShardPlan, job: str = "") -> dict:
     Only the shard's own windows are read, each checked by its crc32.
 
     Args:
-        recipe: Of the job.
-        plan: Of the shard.
         job: Whose task it is, by its lease; "" = of none.
     """
     done = storage.join(recipe.out, "spool", f"shard-{plan.name}.json")
