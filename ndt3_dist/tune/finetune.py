@@ -114,11 +114,11 @@ def fit_and_export(
         trained["init"] = read_export_config(init)["trained"]
     if config.train.refit:
         trained["refit"] = True
-    decoder = NDT3(model.config)
+    decoder = NDT3(model.config).to(next(model.parameters()).device)
     decoder.load_state_dict(weights)
     readout, r2 = fit_readout(decoder, data, config.readout)
     if r2 is not None:
-        told["r2_val"] = r2
+        fields["r2_val"] = r2
     described = describe_export(model.config, weights, "fp32", trained)
     norms = normalisation(data.manifest, [data.session])
     write_export(folder.export, weights, described, norms, readout)
