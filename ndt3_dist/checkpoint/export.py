@@ -13,6 +13,7 @@ from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import FORMAT, VERSION
 from ndt3_dist.model.model_config import NDT3_BUILD, ModelConfig
+from ndt3_dist.model.readout import Readout
 
 if TYPE_CHECKING:
     from ndt3_dist.shards.manifest import Manifest, Session
@@ -124,7 +125,13 @@ def normalisation(manifest: "Manifest", sessions: "list[Session]") -> dict:
     }
 
 
-def write_export(out: str | Path, weights: dict, config: dict, normalisation: dict) -> None:
+def write_export(
+    out: str | Path,
+    weights: dict,
+    config: dict,
+    normalisation: dict,
+    readout: Readout | None = None,
+) -> None:
     """Write an export folder; config.json comes last, so that a half-written one does not load."""
     if storage.is_remote(out):
         raise BadInput(f"{out}: exports are written to a local folder")
@@ -136,6 +143,9 @@ def write_export(out: str | Path, weights: dict, config: dict, normalisation: di
     partial = folder / ".model.safetensors.tmp"
     save_file(weights, str(partial), metadata={"format": "pt"})
     partial.replace(folder / "model.safetensors")
+    if readout:
+        readout.save(folder)
+        config = {**config, "readout": readout.described}
     storage.write_json(folder / "normalisation.json", normalisation)
     storage.write_bytes(folder / "README.md", model_card(config, normalisation).encode())
     storage.write_json(folder / "config.json", config)
@@ -153,6 +163,9 @@ def model_card(config: dict, normalisation: dict) -> str:
         )
     else:
         opened = 'ndt3_dist.load_model("this folder", build=...)  # that function'
+    if shapes := config.get("readout", {}).get("shapes"):
+        what += "\nreadout.safetensors has gains of its expected counts for the session"
+        what += ", and what reads\nits covariates." if "hidden" in shapes else "."
     name = "NDT3" if "layers" in model else "Model"
     sessions = "\n".join(f"- {name}" for name in normalisation["sessions"])
     return f"""# {name}, {config["parameters"]:,} parameters

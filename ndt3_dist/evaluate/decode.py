@@ -15,6 +15,15 @@ from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 
 WINDOWS_PER_PASS = 16
+STRIDE = 10
+"""Bins that a window decodes, unless there are very many."""
+MANY_WINDOWS = 600
+"""So many windows are decoded at that stride; of more bins each window decodes more."""
+
+
+def stride_for(bins: int, context: int) -> int:
+    """Bins that a window decodes, so that the work for many bins is bounded: 10 to `context`."""
+    return min(context, max(STRIDE, bins // MANY_WINDOWS))
 
 
 def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int) -> np.ndarray:
@@ -24,7 +33,13 @@ def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int)
 
 @torch.no_grad()
 def slide(
-    model: NDT3, piece: Piece, layout: Layout, context: int, stride: int, with_rates: bool = False
+    model: NDT3,
+    piece: Piece,
+    layout: Layout,
+    context: int,
+    stride: int,
+    with_rates: bool = False,
+    hidden: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Predictions for every bin of a piece.
 
@@ -34,6 +49,8 @@ def slide(
         context: Bins a prediction may see, its own included.
         stride: Bins predicted by one pass.
         with_rates: Also predict the spikes.
+        hidden: Filled, where it is given, with the hidden states that the covariates of each bin
+            are read from, (bins, dims * width) float32.
     Returns:
         Covariates in units of the session's scale, (bins, dims) float32; and the expected count of
         each channel given all that came before, channels of earlier patches of its own bin
@@ -54,13 +71,18 @@ def slide(
             places.append((end - start, end))
         tokens = PackedTokens.from_numpy(lists.pack(), device)
         features = model.features(tokens)
-        flat = model.covariate_out(features[tokens.covariate_slot])[:, 0].float().cpu().numpy()
+        states = features[tokens.covariate_slot]
+        flat = model.covariate_out(states)[:, 0].float().cpu().numpy()
+        width = 0 if hidden is None else hidden.shape[1]
+        wide = states.float().cpu().numpy().reshape(-1, width) if width else states
         counts = expected_counts(model, features, tokens, layout) if with_rates else None
         done = 0
         for length, end in places:
             fresh = end - (end - 1) // stride * stride
             last = slice(done + length - fresh, done + length)
             predicted[end - fresh : end] = flat.reshape(-1, dims)[last] if dims else 0
+            if hidden is not None and width:
+                hidden[end - fresh : end] = wide[last]
             if rates is not None and counts is not None:
                 rates[end - fresh : end] = counts[last]
             done += length

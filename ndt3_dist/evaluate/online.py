@@ -17,6 +17,7 @@ import torch
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.readout import Filters
 from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
@@ -94,12 +95,20 @@ class OnlineDecoder:
         channels: Channels of a bin.
     """
 
-    def __init__(self, model: NDT3, layout: Layout, context: int, keep: bool):
+    def __init__(
+        self,
+        model: NDT3,
+        layout: Layout,
+        context: int,
+        keep: bool,
+        filters: Filters | None = None,
+    ):
         """
         Args:
             model: In evaluation mode.
             context: Bins that a prediction may see, its own included.
             keep: Keep keys and values (`model.streaming`) instead of recomputing the window.
+            filters: Of the export, in place of the model's covariate head.
         """
         self.model, self.layout = model, layout
         self.channels = int(layout.real.sum())
@@ -107,6 +116,8 @@ class OnlineDecoder:
         self.stream = StreamingDecoder(model, context)
         self.keep = keep
         self.counts: deque[np.ndarray] = deque(maxlen=1 if keep else context)
+        self.filters = filters
+        self.lags: deque[np.ndarray] = deque(maxlen=len(filters.counts) if filters else 0)
 
     @torch.no_grad()
     def step(self, counts: np.ndarray) -> np.ndarray:
@@ -117,6 +128,14 @@ class OnlineDecoder:
         """
         if counts.shape != (self.channels,):
             raise BadInput(f"a bin of {counts.shape} counts; expected {self.channels} channels")
+        states = self._hidden(counts)
+        if self.filters is None:
+            return self.model.covariate_out(states)[:, 0].float().cpu().numpy()
+        self.lags.append(counts)
+        return self.filters.last(states.float().cpu().numpy().ravel(), np.stack(self.lags))
+
+    def _hidden(self, counts: np.ndarray) -> torch.Tensor:
+        """What the covariates of the next bin are read from, (dims, width)."""
         self.counts.append(counts)
         spikes = np.stack(self.counts)
         hidden = np.full((len(spikes), self.layout.dims), np.nan, np.float32)
@@ -127,9 +146,8 @@ class OnlineDecoder:
         device = self.model.spike_out.weight.device
         tokens = PackedTokens.from_numpy(lists.pack(), device)
         if self.keep:
-            return self.stream.step(tokens).cpu().numpy()
-        features = self.model.features(tokens)[tokens.covariate_slot[-self.layout.dims :]]
-        return self.model.covariate_out(features)[:, 0].float().cpu().numpy()
+            return self.stream.hidden(tokens)
+        return self.model.features(tokens)[tokens.covariate_slot[-self.layout.dims :]]
 
 
 def parse_bins(lines: Iterable[bytes], channels: int | None = None) -> Iterator[np.ndarray]:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndt3_dist.data.continuous import Piece, split_last
-from ndt3_dist.evaluate.metrics import r2_variance_weighted
+from ndt3_dist.data.continuous import Piece
+from ndt3_dist.evaluate.penalties import Candidate, choose
 
-PENALTIES: list[float] = np.logspace(0, 6, 13).tolist()
+PENALTIES: list[float] = np.logspace(0.5, 5.5, 11).tolist()
+HISTORIES = (5, 10, 15, 25)
+"""Bins of history of which a ridge may choose."""
+FOLDS = 5
+"""Contiguous parts that are held back in turn to choose history and penalty."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,12 @@ class Ridge:
     Attributes:
         linear: From counts of the current and earlier bins.
         history: Bins of history, the current one included.
+        r2_folds: R2 of the bins that were held back in turn.
     """
 
     linear: Linear
     history: int
+    r2_folds: float
 
     @property
     def penalty(self) -> float:
@@ -132,27 +138,30 @@ def features(spikes: np.ndarray, history: int) -> np.ndarray:
 
 
 def fit_ridge(
-    pieces: list[Piece], history: int, val_fraction: float, penalties: Sequence[float] = PENALTIES
+    pieces: list[Piece],
+    history: int | Sequence[int],
+    number: int = FOLDS,
+    penalties: Sequence[float] = PENALTIES,
 ) -> Ridge:
-    """Fit on some pieces; the penalty is chosen on their last part, then all of them are fitted.
+    """Fit on some pieces; what is to be chosen is chosen by contiguous folds of their bins.
 
     Args:
         pieces: What may be fitted.
-        history: Bins of history.
-        val_fraction: Last part of `pieces` that chooses the penalty.
+        history: Bins of history, or candidates of which the best is chosen.
+        number: Folds.
         penalties: Candidates.
     """
-    first, last = split_last(pieces, val_fraction)
-    x, y = together(first, history)
-    truth = np.concatenate([r.covariates for r in last])
-    held = np.concatenate([features(r.spikes, history) for r in last])
-    scored = [
-        (r2_variance_weighted(truth, found.predict(held)), -i)
-        for i, found in enumerate(solutions(x, y, penalties))
+    lengths = sorted({history} if isinstance(history, int) else {*history})
+    x, y = together(pieces, lengths[-1])
+    channels = pieces[0].spikes.shape[1]
+    ways = [(bins, penalty) for bins in lengths for penalty in penalties]
+    candidates = [
+        Candidate((lengths[-1] - bins) * channels, np.full(bins * channels, penalty))
+        for bins, penalty in ways
     ]
-    penalty = penalties[-max(scored)[1]]
-    (chosen,) = solutions(*together(pieces, history), [penalty])
-    return Ridge(chosen, history)
+    best, r2, weights, offset = choose(x, y, candidates, number, lengths[-1])
+    bins, penalty = ways[best]
+    return Ridge(Linear(weights, np.zeros(len(weights)), offset, penalty), bins, r2)
 
 
 def together(pieces: list[Piece], history: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,9 +11,10 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.evaluate.predictions import mean_of
-from ndt3_dist.evaluate.ridge import fit_ridge
+from ndt3_dist.evaluate.ridge import FOLDS, HISTORIES, fit_ridge
 from ndt3_dist.model.load import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.readout import Readout, load_readout
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import Session
@@ -106,26 +107,39 @@ def export_scale(folder: str, data: TestData) -> np.ndarray:
 
 
 def model_predictions(
-    model: NDT3, data: TestData, context: int, stride: int
+    model: NDT3, data: TestData, context: int, stride: int, readout: Readout | None = None
 ) -> tuple[np.ndarray, float]:
     """Sliding predictions of every test bin, (bins, dims), in stored units; bits per spike."""
     layout = Layout.of(data.session, model.config)
-    found = [slide(model, r, layout, context, stride, with_rates=True) for r in data.pieces]
-    rates = np.concatenate([rates for _, rates in found if rates is not None])
+    predicted, rates = [], []
+    for piece in data.pieces:
+        hidden = np.empty((len(piece), layout.dims * model.config.dim), np.float32)
+        covariates, counts = slide(model, piece, layout, context, stride, True, hidden)
+        if readout and readout.filters:
+            covariates = readout.filters.predict(hidden, piece.spikes)
+        predicted.append(covariates)
+        rates.append(counts)
+    gain = readout.gain if readout else np.float32(1)
     counts = np.concatenate([r.spikes for r in data.pieces])
-    return np.concatenate([p for p, _ in found]), bits_per_spike(counts, rates)
+    return np.concatenate(predicted), bits_per_spike(counts, np.concatenate(rates) * gain)
 
 
-def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, held: float):
-    """Predictions of a ridge fitted on the fit split, its penalty chosen on the split's last part.
+def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, folds: int):
+    """Predictions of a ridge fitted on the fit split.
 
+    Args:
+        path: Of the corpus.
+        data: Bins to predict.
+        fit_split: Split that may be fitted.
+        history: Bins of history; 0 = the best of `HISTORIES`.
+        folds: Contiguous parts of the split, held back in turn to choose it and the penalty.
     Returns:
-        (bins, dims) in stored units, and the chosen penalty.
+        (bins, dims) in stored units, and the ridge.
     """
     session, pieces = read_pieces(Corpus(path, (fit_split,)), data.session.id)
     _, pieces = choose_covariates(session, pieces, data.names)
-    ridge = fit_ridge(pieces, history, held)
-    return np.concatenate([ridge.predict(r) for r in data.pieces]), ridge.penalty
+    ridge = fit_ridge(pieces, history or HISTORIES, folds)
+    return np.concatenate([ridge.predict(r) for r in data.pieces]), ridge
 
 
 def evaluate(
@@ -135,8 +149,8 @@ def evaluate(
     *,
     split: str = "test",
     fit_split: str = "calibration",
-    history: int = 15,
-    held: float = 0.2,
+    history: int = 0,
+    folds: int = FOLDS,
     context: int = 0,
     stride: int = 10,
 ) -> dict:
@@ -151,18 +165,18 @@ def evaluate(
         session: Its id; empty = the only one with the split.
         split: Split to score.
         fit_split: Split that the ridge may fit.
-        history: Bins of history of the ridge.
-        held: Last part of `fit_split` that chooses the ridge's penalty.
+        history: Bins of history of the ridge; 0 = as many as do best, of `ridge.HISTORIES`.
+        folds: Contiguous parts of `fit_split`, held back in turn to choose penalty and history.
         context: Bins that a prediction sees; 0 = a corpus window.
         stride: Bins decoded by one pass.
     Returns:
-        session, bin_ms, context, dims (names with units), penalty, scores by decoder, and for plots
-        truth and predictions by decoder in raw units, (bins, dims).
+        session, bin_ms, context, dims (names with units), history and penalty of the ridge, scores
+        by decoder, and for plots truth and predictions by decoder in raw units, (bins, dims).
     """
     data = read_test_data(corpus, session, split)
     context = context or data.window
-    if history < 1 or not 0 < held < 1:
-        raise BadInput(f"history {history}, held {held}: expected at least 1, and between 0 and 1")
+    if history < 0 or folds < 2:
+        raise BadInput(f"history {history}, folds {folds}: expected at least 0, and at least 2")
     if not 1 <= stride <= context:
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
@@ -175,7 +189,8 @@ def evaluate(
         model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
         own = data.only(decoded[name])
         factor = export_scale(folder, own) / own.scale
-        found[name], bits[name] = model_predictions(model, own, context, stride)
+        readout = load_readout(folder, data.session.id, data.pieces[0].spikes.shape[1])
+        found[name], bits[name] = model_predictions(model, own, context, stride, readout)
         found[name] = found[name] * factor
         if decoded[name] != common:
             found[name] = found[name][:, [decoded[name].index(n) for n in common]]
@@ -184,13 +199,14 @@ def evaluate(
         data = data.only(common)
     if len(exports) > 1:
         found["mean"] = mean_of(list(found.values()))
-    found["ridge"], penalty = ridge_predictions(corpus, data, fit_split, history, held)
+    found["ridge"], ridge = ridge_predictions(corpus, data, fit_split, history, folds)
     return {
         "session": data.session.id,
         "bin_ms": data.bin_ms,
         "context": context,
         "dims": [f"{c.name} ({c.unit})" for c in data.session.covariates],
-        "penalty": penalty,
+        "history": ridge.history,
+        "penalty": ridge.penalty,
         "scores": {
             name: {**data.score(p), "bits_per_spike": bits.get(name)} for name, p in found.items()
         },

@@ -63,6 +63,12 @@ class StreamingDecoder:
         Raises:
             BadInput: The bin has no covariate tokens, so there is nothing to predict.
         """
+        states = self.hidden(tokens)
+        return self.model.covariate_out(states)[:, 0].float()
+
+    @torch.no_grad()
+    def hidden(self, tokens: PackedTokens) -> torch.Tensor:
+        """The same up to the hidden states that covariates are read from, (dims, width)."""
         fresh, model = tokens.num_tokens, self.model
         if not len(tokens.covariate_slot):
             raise BadInput("the session has no covariates to decode")
@@ -95,4 +101,4 @@ class StreamingDecoder:
         for layer, block in enumerate(model.blocks):
             h, residual = block(h, residual, mix_of(layer))
         self.num_bins += 1
-        return model.covariate_out(h[tokens.covariate_slot])[:, 0].float()
+        return h[tokens.covariate_slot]

@@ -118,6 +118,7 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
 
     from ndt3_dist.evaluate.online import OnlineDecoder
     from ndt3_dist.model.load import load_model
+    from ndt3_dist.model.readout import load_readout
     from ndt3_dist.model.tokenise import Layout
 
     model = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu")
@@ -127,6 +128,7 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
             f"{units.channels}: fit a decoder to this recording first"
         )
     layout = Layout.from_counts(arrays, len(units.scale), model.config, units.session)
+    readout = load_readout(args.model, units.session, sum(arrays))
     context = args.context or units.window
     if context > units.window:
         log.warn(f"--context {context}: the model was trained on windows of {units.window} bins")
@@ -135,8 +137,9 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
         f"bins of {units.bin_ms:g} ms of context, {'cached' if args.cache else 'recomputed'}"
     )
     one_bin = np.zeros(sum(arrays), np.uint8)
-    OnlineDecoder(model, layout, context, args.cache).step(one_bin)  # the first step is slow
-    return OnlineDecoder(model, layout, context, args.cache)
+    parts = model, layout, context, args.cache, readout.filters if readout else None
+    OnlineDecoder(*parts).step(one_bin)  # the first step is slow
+    return OnlineDecoder(*parts)
 
 
 def read_arrays(text: str) -> list[int]:

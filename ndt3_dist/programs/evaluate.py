@@ -31,9 +31,11 @@ def main() -> None:
     parser.add_argument("--session", default="", help="default: each one with the split")
     parser.add_argument("--split", default="test", help="split to score (default: test)")
     parser.add_argument("--fit-split", default="calibration", help="split that fits the ridge")
-    parser.add_argument("--history", type=int, default=15, help="bins of history of the ridge")
     parser.add_argument(
-        "--held", type=float, default=0.2, help="last part of it that chooses the penalty"
+        "--history", type=int, default=0, help="bins of history of the ridge (0: the best of some)"
+    )
+    parser.add_argument(
+        "--folds", type=int, default=5, help="contiguous parts of it that choose both in turn"
     )
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
     parser.add_argument(
@@ -69,14 +71,14 @@ def main() -> None:
             split=args.split,
             fit_split=args.fit_split,
             history=args.history,
-            held=args.held,
+            folds=args.folds,
             context=args.context,
             stride=stride,
         )
-        rows += [
-            {"session": session, "decoder": name, **{k: _short(v) for k, v in scores.items()}}
-            for name, scores in result["scores"].items()
-        ]
+        ridge = f"ridge, {result['history']} bins, penalty {result['penalty']:.3g}"
+        for name, scores in result["scores"].items():
+            row = {"session": session, "decoder": ridge if name == "ridge" else name}
+            rows.append({**row, **{k: _short(v) for k, v in scores.items()}})
         if args.save:
             save_predictions(_plot_path(args.save, session, len(known)), result)
         if args.plot:

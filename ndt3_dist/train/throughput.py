@@ -1,6 +1,7 @@
 """How long training takes here: a few steps, timed."""
 
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -20,8 +21,29 @@ OVERHEAD = 1.15
 155 s asked for came out at 152 on two cores."""
 
 
-def passes_in(seconds: float, config: PretrainConfig, corpus: Corpus, ranks: int) -> float:
-    """Passes over a corpus that `ranks` processes of one thread make in a time on this CPU."""
+@dataclass(frozen=True)
+class Speed:
+    """How fast a process of one thread learns here.
+
+    Attributes:
+        a_window: Seconds that it takes for a window of the corpus.
+        windows: Of a pass over the corpus.
+    """
+
+    a_window: float
+    windows: int
+
+    def passes(self, seconds: float, ranks: int) -> float:
+        """Passes over the corpus that so many processes make in a time."""
+        return seconds * ranks / (self.a_window * self.windows)
+
+    def steps(self, seconds: float, batch: int) -> int:
+        """Steps of so many windows that one process makes in a time; at least one."""
+        return max(1, int(seconds / (self.a_window * batch)))
+
+
+def measure(config: PretrainConfig, corpus: Corpus) -> Speed:
+    """Train for a few steps on this CPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     model = NDT3(config.ndt3)
@@ -36,7 +58,7 @@ def passes_in(seconds: float, config: PretrainConfig, corpus: Corpus, ranks: int
         model(PackedTokens.from_numpy(arrays), *step.counts).loss.backward()
         optimizer.step(config.optim.lr_min)
         windows += step.samples
-    per_window = OVERHEAD * (time.perf_counter() - began) / windows
+    a_window = OVERHEAD * (time.perf_counter() - began) / windows
     steps.close()  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
-    return seconds * ranks / (per_window * stream.plan.sources.num_samples)
+    return Speed(a_window, stream.plan.sources.num_samples)

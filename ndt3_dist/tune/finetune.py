@@ -33,6 +33,7 @@ from ndt3_dist.train.run import Run
 from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.stop import StopSignal
 from ndt3_dist.train.watch import RankWatch
+from ndt3_dist.tune.closed_form import fit_readout
 from ndt3_dist.tune.draws import Draws
 from ndt3_dist.tune.fit_data import FitData, read_fit_data
 from ndt3_dist.tune.folder import TuneFolder
@@ -87,8 +88,13 @@ def fit_and_export(
         f"({', '.join(c.name for c in data.session.covariates)}), "
         f"{sum(map(len, data.first))} bins to fit, {sum(map(len, data.last))} held back"
     )
-    start = copy.deepcopy(model) if config.train.refit else None
-    best, weights, stopped = fit(config, model, new, data, config.train.steps, path)
+    refit = config.train.refit and config.train.steps
+    start = copy.deepcopy(model) if refit else None
+    if config.train.steps:
+        best, weights, stopped = fit(config, model, new, data, config.train.steps, path)
+    else:
+        weights = {name: p.detach() for name, p in model.named_parameters()}
+        best, stopped = Best("val_r2"), ""
     if start is not None and not stopped:
         log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best.step} steps")
         _, weights, stopped = fit(config, start, new, data.whole(), best.step, path / "refit")
@@ -108,9 +114,14 @@ def fit_and_export(
         trained["init"] = read_export_config(init)["trained"]
     if config.train.refit:
         trained["refit"] = True
+    decoder = NDT3(model.config)
+    decoder.load_state_dict(weights)
+    readout, r2 = fit_readout(decoder, data, config.readout)
+    if r2 is not None:
+        fields["r2_val"] = r2
     described = describe_export(model.config, weights, "fp32", trained)
     norms = normalisation(data.manifest, [data.session])
-    write_export(folder.export, weights, described, norms)
+    write_export(folder.export, weights, described, norms, readout)
     folder.ended()
     seconds = round(time.perf_counter() - began, 1)
     return {**fields, "export": str(folder.export), "seconds": seconds}

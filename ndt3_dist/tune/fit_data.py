@@ -27,6 +27,7 @@ class FitData:
         first: Pieces to draw windows from.
         last: Pieces held back to choose the best step; none in a refit.
         undivided: All pieces of the split that hold a window.
+        pieces: All of the split.
         window: Bins of a window.
     """
 
@@ -35,6 +36,7 @@ class FitData:
     first: list[Piece]
     last: list[Piece]
     undivided: list[Piece]
+    pieces: list[Piece]
     window: int
 
     def whole(self) -> "FitData":
@@ -71,4 +73,4 @@ def read_fit_data(config: TuneConfig) -> FitData:
                 f"{config.data.fit}; choose another data.val_fraction or session"
             )
     undivided = [r for r in pieces if len(r) >= window]
-    return FitData(corpus.manifest, session, first, last, undivided, window)
+    return FitData(corpus.manifest, session, first, last, undivided, pieces, window)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from ndt3_dist.config import Section
 from ndt3_dist.engines.engine_config import OptimConfig
@@ -57,8 +57,24 @@ class TuneConfig(Section):
         alpha: float = Field(default=8.0, gt=0)
         """The update is scaled by alpha / rank."""
 
+    class Readout(Section):
+        """Covariates read from hidden states and lagged counts (`tune.closed_form`)."""
+
+        history: list[int] = []
+        """Bins of counts, of which the best by contiguous folds is taken; empty = the model's own
+        covariate head. Needs `train.steps: 0`: the hidden states of a model that has been fitted to
+        these bins tell more of them than of any others."""
+
+        @field_validator("history")
+        @classmethod
+        def _bins(cls, value: list[int]) -> list[int]:
+            if value and min(value) < 1:
+                raise ValueError("expected numbers of bins, each at least 1")
+            return value
+
     class Train(Section):
-        steps: int = Field(ge=1)
+        steps: int = Field(ge=0)
+        """0 = the weights stay as they are; only a readout is fitted."""
         batch: int = Field(ge=1)
         """Windows per step, each at a random start inside the fit split."""
         eval_every: int = Field(default=20, ge=1)
@@ -80,6 +96,16 @@ class TuneConfig(Section):
     transfer: Transfer = Transfer()
     optim: Optim
     lora: Lora = Lora()
+    readout: Readout = Readout()
     train: Train
     log: LogConfig = LogConfig(every_steps=20)
     model: ModelConfig | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> "TuneConfig":
+        if bool(self.train.steps) == bool(self.readout.history):
+            raise ValueError(
+                f"train.steps {self.train.steps} and readout.history {self.readout.history}: "
+                "expected steps or a readout, and not both"
+            )
+        return self

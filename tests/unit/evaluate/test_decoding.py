@@ -25,7 +25,7 @@ def linear_run(bins=600, seed=0):
 
 
 def test_ridge_finds_a_linear_code_and_sees_no_future():
-    ridge = fit_ridge([linear_run()], 3, 0.2)
+    ridge = fit_ridge([linear_run()], 3)
     test = linear_run(seed=1)
     before = ridge.predict(test)
     assert r2_variance_weighted(test.covariates, before) > 0.99
@@ -39,7 +39,7 @@ def test_ridge_finds_a_linear_code_and_sees_no_future():
 def test_ridge_equals_the_normal_equations_and_skips_missing_bins():
     piece = linear_run(200)
     piece.covariates[20:40] = np.nan
-    ridge = fit_ridge([piece], 3, 0.2, [10.0])
+    ridge = fit_ridge([piece], 3, penalties=[10.0])
     keep = np.isfinite(piece.covariates).all(1)
     x = features(piece.spikes, 3)[keep].astype(np.float64)
     y = piece.covariates[keep].astype(np.float64)
@@ -50,10 +50,19 @@ def test_ridge_equals_the_normal_equations_and_skips_missing_bins():
 
 def test_the_chosen_penalty_never_sees_the_test_bins():
     pieces = [linear_run()]
-    assert fit_ridge(pieces, 3, 0.2).penalty == fit_ridge(pieces, 3, 0.2).penalty
+    assert fit_ridge(pieces, 3).penalty == fit_ridge(pieces, 3).penalty
     noise = np.random.default_rng(5).normal(size=(600, 2)).astype(np.float32)
-    hopeless = fit_ridge([Piece(0, pieces[0].spikes, noise)], 3, 0.2)
-    assert hopeless.penalty > fit_ridge(pieces, 3, 0.2).penalty
+    hopeless = fit_ridge([Piece(0, pieces[0].spikes, noise)], 3)
+    assert hopeless.penalty > fit_ridge(pieces, 3).penalty
+
+
+def test_the_history_is_chosen_where_it_may_be():
+    ridge = fit_ridge([linear_run()], (1, 2, 3, 6))
+    assert ridge.history == 3  # those that made the covariates; more only adds noise
+    test = linear_run(seed=1)
+    short = fit_ridge([linear_run()], 1)
+    assert r2_variance_weighted(test.covariates, ridge.predict(test)) > 0.99
+    assert r2_variance_weighted(test.covariates, short.predict(test)) < 0.9
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ def test_passes_follow_the_clock_the_ranks_and_the_corpus(corpus, tiny_model, mo
     opened, threads = Corpus(corpus), torch.get_num_threads()
     clock = iter((100.0, 103.0))  # three seconds for the timed steps, whatever they took
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    one = speed.passes_in(60, config, opened, 1)
-    clock = iter((0.0, 3.0))
-    two = speed.passes_in(120, config, opened, 2)
-    assert two == pytest.approx(4 * one)
+    found = speed.measure(config, opened)
+    one = found.passes(60, 1)
+    assert found.passes(120, 2) == pytest.approx(4 * one)
+    assert found.passes(0.1, 1) == pytest.approx(one / 600)  # less than one, if need be
+    assert found.steps(60, 16) == int(one * len(opened) / 16)
+    assert found.steps(0, 16) == 1
     assert torch.get_num_threads() == threads
     windows = one * speed.OVERHEAD * 3 * len(opened) / 60
     assert windows == pytest.approx(round(windows))

@@ -1,0 +1,92 @@
+"""What is fitted to a session in closed form, once its gradient steps are done (`model.readout`).
+
+Gains: the mean of each channel's counts over that of what the spike head expected of them, since
+rates drift from day to day and a decoder's loss does not hold them. Filters: a ridge from hidden
+states and lagged counts to covariates, with a penalty for each, chosen by contiguous folds.
+"""
+
+import numpy as np
+import torch
+
+from ndt3_dist import log
+from ndt3_dist.evaluate.decode import slide, stride_for
+from ndt3_dist.evaluate.penalties import Candidate, choose
+from ndt3_dist.evaluate.ridge import FOLDS, features
+from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.readout import Filters, Readout
+from ndt3_dist.model.tokenise import Layout
+from ndt3_dist.tune.fit_data import FitData
+from ndt3_dist.tune.tune_config import TuneConfig
+
+SPIKES = 1.0
+"""Added to both sums of a gain, so that a silent channel has one."""
+PENALTIES = 10 ** np.arange(1.5, 4.6, 0.5)
+"""Of the weights of counts."""
+HIDDEN = 10 ** np.arange(2.0, 6.1)
+"""Of the weights of hidden states, once these have unit variance on average."""
+
+
+@torch.no_grad()
+def fit_readout(
+    model: NDT3, data: FitData, config: TuneConfig.Readout
+) -> tuple[Readout, float | None]:
+    """Fit it to the whole split.
+
+    Args:
+        model: As it is exported.
+        data: Of the session.
+        config: Whether covariates are read out at all, and from how many bins.
+    Returns:
+        The readout, and the R2 of bins that were held back in turn, without filters None.
+    """
+    layout, window = Layout.of(data.session, model.config), data.window
+    stride = stride_for(sum(map(len, data.pieces)), window)
+    model.eval()
+    hidden = [np.empty((len(p), layout.dims * model.config.dim), np.float32) for p in data.pieces]
+    rates = [
+        slide(model, p, layout, window, stride, with_rates=True, hidden=h)[1]
+        for p, h in zip(data.pieces, hidden, strict=True)
+    ]
+    expected = np.sum([r.sum(0, dtype=np.float64) for r in rates if r is not None], axis=0)
+    found = np.sum([p.spikes.sum(0, dtype=np.float64) for p in data.pieces], axis=0)
+    gain = ((found + SPIKES) / (expected + SPIKES)).astype(np.float32)
+    if not config.history:
+        return Readout(data.session.id, gain), None
+    filters, r2 = fit_filters(data, hidden, sorted({*config.history}))
+    return Readout(data.session.id, gain, filters), r2
+
+
+def fit_filters(
+    data: FitData, hidden: list[np.ndarray], lengths: list[int]
+) -> tuple[Filters, float]:
+    """A ridge from lagged counts and hidden states; R2 of bins that were held back in turn.
+
+    Args:
+        data: Its pieces are fitted.
+        hidden: Of each piece, (bins, dims * width).
+        lengths: Bins of history to choose from, ascending.
+    """
+    longest, channels = lengths[-1], data.pieces[0].spikes.shape[1]
+    states = np.concatenate(hidden)
+    scale = float(np.sqrt(states.var(0).mean())) or 1.0
+    x = np.concatenate([features(p.spikes, longest) for p in data.pieces])
+    x = np.concatenate([x, states / scale], axis=1)
+    y = np.concatenate([p.covariates for p in data.pieces]).astype(np.float64)
+    known = np.isfinite(y).all(axis=1)
+    ways = [(n, of_counts, h) for n in lengths for of_counts in PENALTIES for h in HIDDEN]
+    candidates = [
+        Candidate(
+            (longest - n) * channels,
+            np.repeat([of_counts, of_hidden], [n * channels, states.shape[1]]),
+        )
+        for n, of_counts, of_hidden in ways
+    ]
+    best, r2, weights, offset = choose(x[known], y[known], candidates, FOLDS, longest)
+    history, of_counts, of_hidden = ways[best]
+    log.say(
+        f"read out in closed form from hidden states (penalty {of_hidden:.3g}) and {history} bins "
+        f"of counts ({of_counts:.3g}): R2 {r2:.4f} of bins held back in turn"
+    )
+    counts = weights[: history * channels].reshape(history, channels, -1)
+    parts = weights[history * channels :] / scale, counts, offset
+    return Filters(*(p.astype(np.float32) for p in parts)), r2

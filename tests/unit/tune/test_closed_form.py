@@ -1,0 +1,119 @@
+"""A readout in closed form: the same in evaluation and bin by bin; gains; damage is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ndt3_dist.config import PROJECT, load_config
+from ndt3_dist.data.continuous import Piece
+from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.evaluate.decode import slide
+from ndt3_dist.evaluate.online import OnlineDecoder, read_units
+from ndt3_dist.evaluate.session import evaluate, read_test_data
+from ndt3_dist.model.load import load_model
+from ndt3_dist.model.readout import FILE, Readout, load_readout
+from ndt3_dist.model.tokenise import Layout
+from ndt3_dist.tune.closed_form import fit_readout
+from ndt3_dist.tune.finetune import finetune
+from ndt3_dist.tune.fit_data import read_fit_data
+from ndt3_dist.tune.tune_config import TuneConfig
+
+READ = ["train.steps=0", "readout.history=[2]"]
+
+
+@pytest.fixture
+def tune(corpus, tiny_model, tmp_path):
+    """The config of a fine-tune with some overrides."""
+
+    def made(*overrides: str) -> TuneConfig:
+        overrides = (f"data.corpus={corpus}", f"run.dir={tmp_path}/runs", *overrides)
+        config = load_config(TuneConfig, PROJECT / "configs" / "tune_demo.yaml", overrides)
+        return config.model_copy(update={"model": tiny_model})
+
+    return made
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_bin_by_bin_it_gives_what_evaluation_scores(corpus, tune, keep):
+    tuned = finetune(tune(*READ), None)["export"]
+    data = read_test_data(corpus, "")
+    piece, model, units = data.pieces[0], load_model(tuned), read_units(tuned)
+    filters = load_readout(tuned, data.session.id, piece.spikes.shape[1]).filters
+    online = OnlineDecoder(model, Layout.of(data.session, model.config), 20, keep, filters)
+    bins = 20 if keep else 40  # what is kept was computed with older bins in view
+    found = [online.step(counts) * units.scale for counts in piece.spikes[:bins]]
+    whole = evaluate({"model": tuned}, corpus, context=20, stride=1, history=2)["predictions"][
+        "model"
+    ]
+    np.testing.assert_allclose(np.stack(found), whole[:bins], rtol=1e-3, atol=1e-4)
+
+
+def test_hidden_states_are_those_of_the_covariate_head(corpus, tune, tiny_model):
+    data, model = read_test_data(corpus, ""), load_model(finetune(tune(*READ), None)["export"])
+    layout, piece = Layout.of(data.session, model.config), data.pieces[0]
+    hidden = np.empty((len(piece), layout.dims * tiny_model.dim), np.float32)
+    covariates, _ = slide(model, piece, layout, 20, 10, hidden=hidden)
+    states = hidden.reshape(len(piece), layout.dims, -1)
+    head = model.covariate_out
+    expected = states @ head.weight.detach().numpy()[0] + head.bias.detach().numpy()
+    np.testing.assert_allclose(covariates, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gains_hold_the_rates_of_the_session(corpus, tune):
+    config = tune(*READ)
+    data, model = read_fit_data(config), load_model(finetune(config, None)["export"])
+    pieces = [Piece(p.start_bin, p.spikes * 3, p.covariates) for p in data.pieces]
+    busy = type(data)(**{**vars(data), "pieces": pieces})
+    gain = fit_readout(model, busy, TuneConfig.Readout())[0].gain
+    layout = Layout.of(data.session, model.config)
+    rates = [slide(model, p, layout, data.window, 10, with_rates=True)[1] for p in pieces]
+    counted = np.concatenate([p.spikes for p in pieces]).sum(0)
+    np.testing.assert_allclose(np.concatenate(rates).sum(0) * gain, counted, rtol=0.1)
+
+
+def test_a_fine_tune_improves_the_prediction_of_spikes_though_their_head_is_frozen(corpus, tune):
+    first = finetune(tune(*READ, "run.name=first"), None)["export"]
+    result = finetune(tune("train.steps=3", "train.eval_every=3"), first)
+    bits = evaluate({"model": result["export"]}, corpus, history=2)["scores"]["model"][
+        "bits_per_spike"
+    ]
+    config = Path(result["export"]) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "readout": None}))
+    without = evaluate({"model": result["export"]}, corpus, history=2)["scores"]["model"][
+        "bits_per_spike"
+    ]
+    assert bits > without + 0.01
+
+
+def _bits_per_spike(export: str, corpus: str) -> float:
+    return evaluate({"m": export}, corpus, history=2)["scores"]["m"]["bits_per_spike"]
+
+
+def _channels(corpus: str) -> int:
+    return sum(a.channels for a in read_test_data(corpus, "").session.arrays)
+
+
+def test_steps_and_a_readout_are_not_both_asked_for(tune):
+    with pytest.raises(BadInput, match="not both"):
+        tune("readout.history=[2]")
+    with pytest.raises(BadInput, match="steps or a readout"):
+        tune("train.steps=0")
+
+
+def test_another_session_has_none_and_damage_is_refused(corpus, tune, tmp_path):
+    tuned = Path(finetune(tune(*READ), None)["export"])
+    session, channels = read_test_data(corpus, "").session.id, _channels(corpus)
+    assert isinstance(load_readout(tuned, session, channels), Readout)
+    assert load_readout(tuned, "another", channels) is None
+    with pytest.raises(BadInput, match="channels of"):
+        load_readout(tuned, session, channels + 1)
+    told = json.loads((tuned / "config.json").read_text())
+    told["readout"]["shapes"]["offset"] = [7]
+    (tuned / "config.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointCorrupt, match=r"config\.json has .*; fit it again"):
+        load_readout(tuned, session, channels)
+    (tuned / FILE).unlink()
+    with pytest.raises(CheckpointCorrupt, match="cannot be read"):
+        load_readout(tuned, session, channels)
