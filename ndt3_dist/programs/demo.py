@@ -162,7 +162,8 @@ def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracl
     """The closing table, summary.json and report.html."""
     metrics, manifest = read_metrics(run), read_manifest(corpus)
     scores = {name: s["r2"] for name, s in result["scores"].items()}
-    bits = {name: s["bits_per_spike"] for name, s in result["scores"].items()}
+    spoken = {name: s["bits_per_spike"] for name, s in result["scores"].items()}
+    bits = {name: value for name, value in sorted(spoken.items()) if value is not None}
     tokens = sum(m["tokens"] for m in metrics)
     summary = {
         "windows": sum(s.samples for s in manifest.shards),
@@ -175,14 +176,15 @@ def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracl
         "r2_finetuned": scores["finetuned"],
         "r2_scratch": scores["scratch"],
         "r2_ridge": scores["ridge"],
-        "ridge": {"history": result["history"], "penalty": result["penalty"]},
+        "ridge_bins": result["history"],
+        "ridge_penalty": result["penalty"],
         "r2_best_possible": oracle,
-        "bits_per_spike": bits,
         "resumed": resumed,
         "export": str(export),
         "seconds": round(seconds),
         "seed": args.seed,
     }
+    summary |= {f"bits_per_spike_{name}": value for name, value in bits.items()}
     storage.write_json(run / "summary.json", summary)
     ridge = f"R2 ridge ({result['history']} bins of history, penalty {result['penalty']:.3g})"
     report = write_report(run, manifest, result, summary)
@@ -204,8 +206,8 @@ def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracl
         rows.insert(-3, {"what": "R2 pretrained, read out in closed form", "value": text})
     if oracle is not None:
         rows.append({"what": "R2 best possible", "value": f"{oracle:.4f}"})
-    for name in sorted(bits.keys() - {"mean", "ridge"}):
-        rows.append({"what": f"bits per spike, {name}", "value": f"{bits[name]:.4f}"})
+    for name, value in bits.items():
+        rows.append({"what": f"bits per spike, {name}", "value": f"{value:.4f}"})
     rows.append({"what": "seconds", "value": round(seconds)})
     log.say(f"\nheld-out bins of {result['session']}\n{text_table(rows)}")
     log.say(f"{run / 'summary.json'}\n{report}")

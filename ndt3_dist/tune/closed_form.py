@@ -40,7 +40,8 @@ def fit_readout(
         The readout, and the R2 of bins that were held back in turn, without filters None.
     """
     layout, window = Layout.of(data.session, model.config), data.window
-    stride = stride_for(sum(map(len, data.pieces)), window)
+    # Rates hardly depend on how much a bin sees; hidden states do.
+    stride = stride_for(sum(map(len, data.pieces)), window) if config.history else window
     model.eval()
     hidden = [np.empty((len(p), layout.dims * model.config.dim), np.float32) for p in data.pieces]
     rates = [

@@ -114,7 +114,7 @@ def fit_and_export(
         trained["init"] = read_export_config(init)["trained"]
     if config.train.refit:
         trained["refit"] = True
-    decoder = NDT3(model.config)
+    decoder = NDT3(model.config).to(next(model.parameters()).device)
     decoder.load_state_dict(weights)
     readout, r2 = fit_readout(decoder, data, config.readout)
     if r2 is not None:

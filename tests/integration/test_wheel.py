@@ -73,3 +73,29 @@ def test_the_launcher_finds_the_program(installed):
     command = ["--num_accelerators", "1", "--module", "ndt3_dist.programs.pretrain"]
     shown = installed("python", "-m", "deepspeed.launcher.runner", *command, "--help")
     assert "Example" in shown
+
+
+def test_a_program_calls_others_from_any_folder(installed):
+    code = (
+        "import subprocess\n"
+        "from ndt3_dist.programs._stages import launched, program, stage\n"
+        "stage('look', [*program('finetune'), '--help'], [*program('preprocess'), '--help'])\n"
+        "print(subprocess.check_output([*launched('pretrain', 1), '--help'], text=True))"
+    )
+    shown = installed("python", "-c", code)
+    assert "usage: finetune.py" in shown
+    assert "usage: preprocess.py" in shown
+    assert "Example" in shown
+
+
+def test_the_demo_works_in_the_folder_that_it_is_called_from(installed):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom ndt3_dist.programs import demo\n"
+        "Path('mine.nwb').write_bytes(b'no recording')\n"
+        "sys.argv = ['ndt3 demo', '--recordings', 'mine.nwb']\n"
+        "try:\n    demo.main()\nexcept Exception as e:\n    print(type(e).__name__, e)\n"
+        "print(Path('corpora/demo').is_dir(), Path.cwd().name)"
+    )
+    shown = installed("python", "-c", code)
+    assert "stage preprocess failed" in shown
+    assert shown.endswith("True empty\n")
