@@ -72,6 +72,10 @@ def test_the_smoothed_curve_follows_the_middle_and_no_leap():
     assert np.isfinite(found).all()
     assert np.abs(found - 1 - np.exp(-at / 300)).max() < 0.15
     assert np.abs(np.diff(found)).mean() < 0.02
+    steep = np.exp(-x / 100)  # nothing but the curve: it begins and ends where the values do
+    found = smoothed(x, steep)[1]
+    assert found[0] == pytest.approx(1, abs=0.1)
+    assert found[-1] == pytest.approx(0, abs=0.01)
     for short in (0, 1, 2):
         assert len(smoothed(x[:short], y[:short])[0]) == short
 
@@ -111,6 +115,7 @@ def test_tables_align_numbers_and_escape_all_else():
     assert "<th>What is</th>" in table
     assert '<th class="n"><code>a_b</code></th>' in table
     assert '<tr class="best"><td>&lt;i&gt;</td><td class="n">3</td></tr>' in table
+    assert '<td><code class="long">' in as_table([{"a": Name("a_b" * 12)}])
     assert as_table([]) == section("x", as_table([])) == as_facts({}) == ""
     assert "&lt;b&gt;" in as_facts({"a": "<b>", "<c>": 1})
     assert "<c>" not in as_facts({"a": "<b>", "<c>": 1})

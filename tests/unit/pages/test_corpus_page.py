@@ -65,10 +65,13 @@ def test_flags_are_for_what_a_person_should_look_at():
 
 
 def test_a_session_that_is_odd_by_itself_is_counted_and_comes_first(tmp_path):
-    write_corpus(tmp_path / "c", [make_recording(2, 40, [8]), odd_recording()])
+    splits = [{"match": "*", "intervals": {"train": (0, 0.5), "val": (0.5, None)}}]
+    write_corpus(tmp_path / "c", [make_recording(2, 40, [8]), odd_recording()], splits=splits)
     page = page_of(tmp_path / "c")
     assert "2 sessions of 1 subject" in page
     assert "1 to look at</h1>" in page
+    assert "Validation windows" in page
+    assert "Kept for validation" in page
     assert re.findall(r"<h3><code>(.*?)</code>", page) == ["t-S-01", "t-S-02"]
 
 

@@ -77,6 +77,7 @@ def test_a_validated_run_tells_its_score_and_its_best(tmp_path):
     page = page_of(tmp_path, lines(**val))
     told = f"Validation tip {R2} 0.700 after 8.0 passes; the best was 0.800 at step 30"
     assert said(page) == told
+    assert 'left:0.0%">10<' not in page  # charts of scores have the steps of all others
     page = page_of(tmp_path, lines(**val), "validation: {metric: val_bits}\n")
     assert said(page) == "Validation bits 4.000 after 8.0 passes"
     only = {"val_loss": val["val_loss"]}
