@@ -17,6 +17,7 @@ from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.rates import fit_rates
 from ndt3_dist.tune.tune_config import TuneConfig
+from ndt3_dist.upstream.to_ndt3 import to_ndt3
 
 READ = ["train.steps=0", "readout.history=[2]"]
 
@@ -118,3 +119,9 @@ def test_another_session_has_none_and_damage_is_refused(corpus, tune, tmp_path):
     (tuned / FILE).unlink()
     with pytest.raises(CheckpointCorrupt, match="cannot be read"):
         load_readout(tuned, session, channels)
+
+
+def test_a_checkpoint_for_upstream_says_that_the_readout_stays_behind(tune, tmp_path, capsys):
+    to_ndt3(finetune(tune(*READ), None)["export"], tmp_path / "back.ckpt")
+    told = capsys.readouterr()
+    assert "its readout stays behind" in told.out + told.err
