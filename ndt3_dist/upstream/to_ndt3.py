@@ -49,9 +49,7 @@ def to_ndt3(export: str | Path, out: str | Path, like: str | Path | None = None)
         raise BadInput(f"{out}: exists or is remote; choose another file on a disk")
     model = load_model(export)
     if read_export_config(export).get("readout"):
-        log.warn(
-            f"{export}: its readout stays behind; upstream decodes with the weights alone"
-        )
+        log.warn(f"{export}: its readout stays behind; upstream decodes with the weights alone")
     weights = {to_upstream(n): p.detach().float() for n, p in model.named_parameters()}
     if like is None:
         state = plain_state(model, weights)
