@@ -41,7 +41,7 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP)  ## make .venv with the locked versions
 
 demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.nwb BIN_MS=50
-	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS)) $(if $(COVARIATES),--covariates $(COVARIATES))
+	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS)) $(if $(COVARIATES),--covariates $(COVARIATES)) $(if $(FULL),--full)
 
 # What they see depends on who is faster, a rank or its launcher: alone.
 ALONE := $(addprefix tests/integration/test_,stopping.py watch.py)

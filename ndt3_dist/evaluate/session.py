@@ -119,9 +119,9 @@ def model_predictions(
             covariates = readout.filters.predict(hidden, piece.spikes)
         predicted.append(covariates)
         rates.append(counts)
-    gain = readout.gain if readout else np.float32(1)
-    counts = np.concatenate([r.spikes for r in data.pieces])
-    return np.concatenate(predicted), bits_per_spike(counts, np.concatenate(rates) * gain)
+    counts, expected = np.concatenate([r.spikes for r in data.pieces]), np.concatenate(rates)
+    expected = readout.rates(expected) if readout else expected
+    return np.concatenate(predicted), bits_per_spike(counts, expected)
 
 
 def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, folds: int):

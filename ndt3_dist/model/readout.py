@@ -1,7 +1,7 @@
 """What an export may hold for one session beside the transformer, fitted to it in closed form.
 
 A readout of covariates from the transformer's hidden states and from lagged counts, in place of its
-own covariate head; and a gain for each channel on the counts that its spike head expects. Whoever
+own covariate head; and for each channel a gain on a power of what its spike head expects. Whoever
 decodes asks for them with `load_readout`; `load_model` gives the transformer alone.
 """
 
@@ -16,6 +16,8 @@ from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import read_export_config
 
 FILE = "readout.safetensors"
+LEAST = 1e-3
+"""Expected count that a lower one is taken for."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,26 @@ class Filters:
 class Readout:
     """Attributes:
     session: Whose channels and covariates these are.
-    gain: On each channel's expected counts, (channels,) float32.
+    gain, power: Of each channel's expected counts, (channels,) float32.
     filters: In place of the covariate head; None = that head.
     """
 
     session: str
     gain: np.ndarray
+    power: np.ndarray
     filters: Filters | None = None
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"gain": self.gain, **(vars(self.filters) if self.filters else {})}
+        return {
+            "gain": self.gain,
+            "power": self.power,
+            **(vars(self.filters) if self.filters else {}),
+        }
+
+    def rates(self, expected: np.ndarray) -> np.ndarray:
+        """Expected counts as the session has them, from the spike head's, (bins, channels)."""
+        return self.gain * np.maximum(expected, LEAST) ** self.power
 
     @property
     def described(self) -> dict:
@@ -105,8 +116,8 @@ def load_readout(path: str | Path, session: str, channels: int) -> Readout | Non
         return None
     try:
         arrays = load_file(folder / FILE)
-        gain = arrays.pop("gain")
-        found = Readout(session, gain, Filters(**arrays) if arrays else None)
+        gain, power = arrays.pop("gain"), arrays.pop("power")
+        found = Readout(session, gain, power, Filters(**arrays) if arrays else None)
     except (SafetensorError, OSError, KeyError, TypeError) as e:
         raise CheckpointCorrupt(f"{folder / FILE}: cannot be read ({e}); fit it again") from e
     if found.described != told:

@@ -94,9 +94,7 @@ def main() -> None:
         stage("export", [*program("convert"), "export", str(run), str(export)])
     resumed = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["from_step"]
     commands = tunings(args, run, export, corpus, speed)
-    stage(
-        "read out in closed form, fine-tune, train from scratch, side by side", *commands.values()
-    )
+    stage(f"decoders side by side: {', '.join(commands)}", *commands.values())
     split = "train" if args.recordings else "calibration"
     test = Corpus(corpus, ("test",))
     bins, window = int(test.index["bins"].sum()), test.manifest.window_bins

@@ -1,8 +1,8 @@
 """What is fitted to a session in closed form, once its gradient steps are done (`model.readout`).
 
-Gains: the mean of each channel's counts over that of what the spike head expected of them, since
-rates drift from day to day and a decoder's loss does not hold them. Filters: a ridge from hidden
-states and lagged counts to covariates, with a penalty for each, chosen by contiguous folds.
+What its spike head expects is corrected to its counts (`tune.rates`), which a decoder's loss does
+not hold. Covariates may be read from hidden states and lagged counts by a ridge with a penalty for
+each, chosen by contiguous folds.
 """
 
 import numpy as np
@@ -16,10 +16,9 @@ from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.readout import Filters, Readout
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.tune.fit_data import FitData
+from ndt3_dist.tune.rates import fit_rates
 from ndt3_dist.tune.tune_config import TuneConfig
 
-SPIKES = 1.0
-"""Added to both sums of a gain, so that a silent channel has one."""
 PENALTIES = 10 ** np.arange(1.5, 4.6, 0.5)
 """Of the weights of counts."""
 HIDDEN = 10 ** np.arange(2.0, 6.1)
@@ -48,13 +47,12 @@ def fit_readout(
         slide(model, p, layout, window, stride, with_rates=True, hidden=h)[1]
         for p, h in zip(data.pieces, hidden, strict=True)
     ]
-    expected = np.sum([r.sum(0, dtype=np.float64) for r in rates if r is not None], axis=0)
-    found = np.sum([p.spikes.sum(0, dtype=np.float64) for p in data.pieces], axis=0)
-    gain = ((found + SPIKES) / (expected + SPIKES)).astype(np.float32)
+    counts = np.concatenate([p.spikes for p in data.pieces])
+    gain, power = fit_rates(counts, np.concatenate([r for r in rates if r is not None]))
     if not config.history:
-        return Readout(data.session.id, gain), None
+        return Readout(data.session.id, gain, power), None
     filters, r2 = fit_filters(data, hidden, sorted({*config.history}))
-    return Readout(data.session.id, gain, filters), r2
+    return Readout(data.session.id, gain, power, filters), r2
 
 
 def fit_filters(

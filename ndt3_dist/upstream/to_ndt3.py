@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ndt3_dist import storage
+from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.model.load import load_model
+from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.model_config import TRAINING_FIELDS, ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.upstream.hyperparameters import read_config
@@ -48,6 +48,8 @@ def to_ndt3(export: str | Path, out: str | Path, like: str | Path | None = None)
     if storage.is_remote(out) or Path(out).exists():
         raise BadInput(f"{out}: exists or is remote; choose another file on a disk")
     model = load_model(export)
+    if read_export_config(export).get("readout"):
+        log.warn(f"{export}: its readout stays behind; upstream decodes with the weights alone")
     weights = {to_upstream(n): p.detach().float() for n, p in model.named_parameters()}
     if like is None:
         state = plain_state(model, weights)

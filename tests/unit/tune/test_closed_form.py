@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.online import OnlineDecoder, read_units
@@ -15,10 +14,10 @@ from ndt3_dist.evaluate.session import evaluate, read_test_data
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.readout import FILE, Readout, load_readout
 from ndt3_dist.model.tokenise import Layout
-from ndt3_dist.tune.closed_form import fit_readout
 from ndt3_dist.tune.finetune import finetune
-from ndt3_dist.tune.fit_data import read_fit_data
+from ndt3_dist.tune.rates import fit_rates
 from ndt3_dist.tune.tune_config import TuneConfig
+from ndt3_dist.upstream.to_ndt3 import to_ndt3
 
 READ = ["train.steps=0", "readout.history=[2]"]
 
@@ -61,16 +60,19 @@ def test_hidden_states_are_those_of_the_covariate_head(corpus, tune, tiny_model)
     np.testing.assert_allclose(covariates, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gains_hold_the_rates_of_the_session(corpus, tune):
-    config = tune(*READ)
-    data, model = read_fit_data(config), load_model(finetune(config, None)["export"])
-    pieces = [Piece(p.start_bin, p.spikes * 3, p.covariates) for p in data.pieces]
-    busy = type(data)(**{**vars(data), "pieces": pieces})
-    gain = fit_readout(model, busy, TuneConfig.Readout())[0].gain
-    layout = Layout.of(data.session, model.config)
-    rates = [slide(model, p, layout, data.window, 10, with_rates=True)[1] for p in pieces]
-    counted = np.concatenate([p.spikes for p in pieces]).sum(0)
-    np.testing.assert_allclose(np.concatenate(rates).sum(0) * gain, counted, rtol=0.1)
+def test_rates_are_corrected_to_those_of_the_session():
+    draw = np.random.default_rng(0)
+    expected = np.exp(draw.normal(-1, 0.5, (3000, 4))).astype(np.float32)
+    truth = expected * [1, 3, 1, 0]
+    truth[:, 2] = 0.4  # another unit: nothing that is expected of it holds
+    counts = draw.poisson(truth).astype(np.uint8)
+    gain, power = fit_rates(counts, expected)
+    np.testing.assert_allclose(power[:3], [1, 1, 0], atol=0.15)
+    np.testing.assert_allclose(gain[:3], [1, 3, 0.4], rtol=0.15)
+    found = Readout("a", gain, power).rates(expected)
+    np.testing.assert_allclose(found.sum(0), counts.sum(0), rtol=1e-3, atol=1.5)
+    constant = fit_rates(counts, np.full_like(expected, 0.2))
+    assert all(np.isfinite(part).all() for part in constant)
 
 
 def test_a_fine_tune_improves_the_prediction_of_spikes_though_their_head_is_frozen(corpus, tune):
@@ -117,3 +119,9 @@ def test_another_session_has_none_and_damage_is_refused(corpus, tune, tmp_path):
     (tuned / FILE).unlink()
     with pytest.raises(CheckpointCorrupt, match="cannot be read"):
         load_readout(tuned, session, channels)
+
+
+def test_a_checkpoint_for_upstream_says_that_the_readout_stays_behind(tune, tmp_path, capsys):
+    to_ndt3(finetune(tune(*READ), None)["export"], tmp_path / "back.ckpt")
+    told = capsys.readouterr()
+    assert "its readout stays behind" in told.out + told.err
