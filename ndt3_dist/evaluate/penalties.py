@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+import torch
 
 from ndt3_dist.evaluate.splits import folds
 
@@ -55,8 +55,9 @@ class Sums:
             first = candidate.first
             system = gram[first:, first:].copy()
             system.flat[:: len(system) + 1] += candidate.penalties.astype(dtype)
-            factor = cho_factor(system, overwrite_a=True, check_finite=False)
-            weights = cho_solve(factor, target[first:], check_finite=False)
+            factor = torch.linalg.cholesky(torch.from_numpy(system))
+            right = torch.from_numpy(np.ascontiguousarray(target[first:]))
+            weights = torch.cholesky_solve(right, factor).numpy()
             found.append((weights, about - mean[first:] @ weights))
         return found
 
