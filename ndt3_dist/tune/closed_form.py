@@ -42,9 +42,10 @@ def fit_readout(
     # Rates hardly depend on how much a bin sees; hidden states do.
     stride = stride_for(sum(map(len, data.pieces)), window) if config.history else window
     model.eval()
-    hidden = [np.empty((len(p), layout.dims * model.config.dim), np.float32) for p in data.pieces]
+    width = layout.dims * model.config.dim if config.history else 0  # nothing is kept unasked
+    hidden = [np.empty((len(p), width), np.float32) for p in data.pieces]
     rates = [
-        slide(model, p, layout, window, stride, with_rates=True, hidden=h)[1]
+        slide(model, p, layout, window, stride, with_rates=True, hidden=h if width else None)[1]
         for p, h in zip(data.pieces, hidden, strict=True)
     ]
     counts = np.concatenate([p.spikes for p in data.pieces])
