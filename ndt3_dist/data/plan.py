@@ -158,7 +158,7 @@ class Plan:
         raise ResumeMismatch(
             f"the run was trained on corpus {last.fingerprint[:12]}; {self._corpus.path} is "
             f"{manifest.fingerprint[:12]} and does not begin with it; "
-            "data.another_corpus=true goes on with it all the same"
+            "a run resumed with data.another_corpus=true goes on with it all the same"
         )
 
     def _after(self, last: Phase, now: Phase, cursor: Cursor) -> Phase:

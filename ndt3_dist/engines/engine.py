@@ -18,6 +18,7 @@ from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines import zero
 from ndt3_dist.engines.adamw import ClippedAdamW
+from ndt3_dist.engines.compile_ops import find_tools
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.contract import Output
@@ -66,6 +67,7 @@ def start_distributed() -> tuple[int, int, torch.device]:
     Returns:
         rank, world size, device of this process.
     """
+    find_tools()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in (

@@ -69,6 +69,7 @@ class TrainConfig(Section):
     @classmethod
     def _earlier_name(cls, values: Any) -> Any:
         if isinstance(values, dict) and "on_spike" in values:
-            values = {k: v for k, v in values.items() if k != "on_leap"}
-            values["on_leap"] = values.pop("on_spike")
+            last = [key for key in values if key in ("on_spike", "on_leap")][-1]  # overrides are
+            others = {k: v for k, v in values.items() if k not in ("on_spike", "on_leap")}
+            return {**others, "on_leap": values[last]}
         return values

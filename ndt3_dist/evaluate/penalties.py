@@ -76,6 +76,9 @@ def choose(
     Returns:
         Which one; its variance-weighted R2 over held-back rows; weights; offset.
     """
+    # Products of float32 keep few digits of what varies about a large mean.
+    mean, about = x.mean(0, dtype=np.float64), y.mean(0)
+    x, y = x - mean.astype(x.dtype), y - about
     whole, errors = Sums.of(x, y), np.zeros(len(candidates))
     for fit, score in folds(len(x), number, gap):
         left_out = np.setdiff1d(np.arange(len(x)), fit, assume_unique=True)
@@ -85,5 +88,6 @@ def choose(
             errors[i] += ((y[score] - predicted) ** 2).sum()
     best = int(np.argmin(errors))
     ((weights, offset),) = whole.solve([candidates[best]])
-    spread = ((y - y.mean(0)) ** 2).sum()
+    offset = about + offset - mean.astype(x.dtype)[candidates[best].first :] @ weights
+    spread = (y**2).sum()
     return best, float(1 - errors[best] / spread) if spread else np.nan, weights, offset

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def read_predictions(path: str | Path) -> dict:
             predictions = {name.removeprefix(PREFIX): found[name] for name in names}
             about = json.loads(str(found["about"]))
             return {**about, "truth": found["truth"], "predictions": predictions}
-    except (ValueError, KeyError, OSError) as e:
-        raise BadInput(f"{path}: not an evaluation ({e}); remove it, or evaluate again") from e
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+        raise BadInput(f"{path}: not an evaluation; remove it, or evaluate again") from None
 
 
 def mean_of(predictions: list[np.ndarray]) -> np.ndarray:

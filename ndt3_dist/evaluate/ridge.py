@@ -1,7 +1,6 @@
 """Ridge regression with lags, in closed form: the linear decoder every model is set beside.
 
-One decomposition serves all penalties and any number of targets: of the features' covariance, or of
-the rows' where there are fewer rows than features.
+For any number of targets, whose penalty and history are chosen on data that is held back.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -8,11 +8,11 @@ import torch
 from ndt3_dist import log
 from ndt3_dist.data.continuous import Piece, choose_covariates, read_pieces, sessions_with
 from ndt3_dist.errors import BadInput
-from ndt3_dist.evaluate.decode import slide
+from ndt3_dist.evaluate.decode import STRIDE, slide
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.evaluate.predictions import mean_of
 from ndt3_dist.evaluate.ridge import FOLDS, HISTORIES, fit_ridge
-from ndt3_dist.model.load import load_model, read_normalisation
+from ndt3_dist.model.load import load_model, read_export_config, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.readout import Readout, load_readout
 from ndt3_dist.model.tokenise import Layout
@@ -152,7 +152,7 @@ def evaluate(
     history: int = 0,
     folds: int = FOLDS,
     context: int = 0,
-    stride: int = 10,
+    stride: int = 0,
 ) -> dict:
     """Score one or more exports and a ridge on the same bins of one session.
 
@@ -168,17 +168,26 @@ def evaluate(
         history: Bins of history of the ridge; 0 = as many as do best, of `ridge.HISTORIES`.
         folds: Contiguous parts of `fit_split`, held back in turn to choose penalty and history.
         context: Bins that a prediction sees; 0 = a corpus window.
-        stride: Bins decoded by one pass.
+        stride: Bins decoded by one pass; 0 = 10, or the context where that is shorter.
     Returns:
         session, bin_ms, context, dims (names with units), history and penalty of the ridge, scores
         by decoder, and for plots truth and predictions by decoder in raw units, (bins, dims).
     """
+    if split == fit_split:
+        raise BadInput(
+            f"split {split} would both fit the ridge and score it; give another --fit-split"
+        )
+    if reserved := {"ridge", "mean"} & {*exports}:
+        raise BadInput(f"an export is called {reserved.pop()}, as a row of ours is; rename it")
     data = read_test_data(corpus, session, split)
     context = context or data.window
+    stride = stride or min(STRIDE, context)
     if history < 0 or folds < 2:
         raise BadInput(f"history {history}, folds {folds}: expected at least 0, and at least 2")
     if not 1 <= stride <= context:
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
+    for folder in exports.values():
+        read_export_config(folder)  # says best what is no export
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
     common = [n for n in data.names if all(n in names for names in decoded.values())]
     if not common:

@@ -1,6 +1,7 @@
 """Exports: portable weights that load with `model/` and `config.py` alone.
 
-A folder with config.json, model.safetensors, normalisation.json and README.md. Loading imports no
+A folder with config.json, model.safetensors, normalisation.json and README.md; of a fine-tune also
+readout.safetensors (`model.readout`). Loading imports no
 function that the files name and unpickles nothing.
 """
 

@@ -127,7 +127,7 @@ def write_report(
     """
     metrics = read_metrics(run)
     if not metrics:
-        raise BadInput(f"{run}: no metrics.jsonl with a step in it; nothing to report yet")
+        raise BadInput(f"{run}: no metrics.jsonl with a step in it, so nothing to report")
     kept, summary_file = storage.join(run, "evaluation.npz"), storage.join(run, "summary.json")
     if evaluation:
         save_predictions(kept, evaluation)

@@ -66,6 +66,8 @@ def main() -> None:
     args = parser.parse_args()
     # A demo for CPUs, on machines with GPUs too.
     os.environ.update(DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="")
+    if args.ranks < 1:
+        raise BadInput(f"--ranks {args.ranks}: expected at least 1")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", args.name):
         raise BadInput(f"--name {args.name!r}: expected letters, digits, '_', '-' and '.'")
     if args.recordings:
@@ -83,11 +85,13 @@ def main() -> None:
     export, kept = run / "export", args.keep and (run / "export" / "config.json").is_file()
     if run.exists() and any(run.iterdir()) and not (run / MARK).is_file():
         raise BadInput(f"{run} is not a demo's and stays as it is; choose another --name")
+    if args.recordings and not kept and (Path(corpus) / "recipe.json").is_file():
+        shutil.rmtree(corpus)  # of another recording of that name, or of other covariates
+    oracle = prepare(args, corpus)
     for old in (run / "readout", run / "finetuned", run / "scratch") if kept else (run,):
         if old.exists():
             log.say(f"removing {old} of an earlier demo")
             shutil.rmtree(old)
-    oracle = prepare(args, corpus)
     speed = None
     if not kept:
         speed = pretrain(args, corpus)

@@ -45,9 +45,9 @@ def findings() -> list[dict]:
         row("pretrain", has["deepspeed"], "DeepSpeed", "pip install 'ndt3_dist[train]'"),
         row(
             "pretrain on CPUs",
-            bool(shutil.which("g++")),
-            "g++ compiles DeepSpeed's shared memory",
-            "install g++",
+            bool(shutil.which("g++")) and _has("ninja"),
+            "g++ and ninja compile DeepSpeed's shared memory",
+            "install g++, pip install ninja",
         ),
         row("s3:// paths", _has("s3fs"), "s3fs", "pip install 'ndt3_dist[s3]'"),
         row("evaluate --plot", _has("matplotlib"), "matplotlib", "pip install 'ndt3_dist[report]'"),

@@ -47,7 +47,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.plot and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
         raise BadInput(f"--plot {args.plot}: expected a name that ends in .png, .svg or .pdf")
-    stride = args.stride or min(10, args.context or 10)
     from ndt3_dist.data.continuous import sessions_with
     from ndt3_dist.evaluate.predictions import save_predictions
     from ndt3_dist.evaluate.session import evaluate
@@ -73,7 +72,7 @@ def main() -> None:
             history=args.history,
             folds=args.folds,
             context=args.context,
-            stride=stride,
+            stride=args.stride,
         )
         ridge = f"ridge, {result['history']} bins, penalty {result['penalty']:.3g}"
         for name, scores in result["scores"].items():

@@ -37,10 +37,11 @@ def main() -> None:
     if result["stopped"]:
         log.say(f"stopped ({result['stopped']}); the same command goes on")
         return
-    log.say(
-        f"best step {result['best_step']} of {result['steps']}, R2 {result['r2_val']:.4f} on the "
-        f"held-back part; export at {result['export']}"
-    )
+    how = f"best step {result['best_step']} of {result['steps']}, R2 {result['r2_val']:.4f}"
+    where = f"on the held-back part; export at {result['export']}"
+    if not result["steps"]:
+        how, where = f"no step, R2 {result['r2_val']:.4f}", where.replace("part", "folds")
+    log.say(f"{how} {where}")
 
 
 if __name__ == "__main__":

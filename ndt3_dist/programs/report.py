@@ -6,6 +6,8 @@ Example:
 
 import argparse
 
+import yaml
+
 from ndt3_dist import log, plain_yaml, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
 from ndt3_dist.pages.run_page import write_report
@@ -27,7 +29,11 @@ def main() -> None:
         )
     manifest = None
     try:  # JSON is YAML
-        manifest = read_manifest(plain_yaml.load(storage.read_bytes(config))["data"]["corpus"])
+        corpus = str(plain_yaml.load(storage.read_bytes(config))["data"]["corpus"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as e:
+        raise BadInput(f"{config}: no config of a run ({type(e).__name__}: {e})") from e
+    try:
+        manifest = read_manifest(corpus)
     except ManifestMismatch as e:
         log.warn(f"the report has no corpus table: {e}")
     log.say(str(write_report(run, manifest)))

@@ -102,9 +102,10 @@ class Corpus:
         self.shards = [s for s in self.manifest.shards if s.split in splits]
         self.first = np.concatenate([[0], np.cumsum([s.samples for s in self.shards], dtype=int)])
         if not self.first[-1]:
+            there = ", ".join(dict.fromkeys(s.split for s in self.manifest.shards)) or "none"
             raise ManifestMismatch(
-                f"{self.path}: no window in split {' or '.join(splits)}; the manifest's `windows` "
-                "say what was rejected and why"
+                f"{self.path}: no window in split {' or '.join(splits)}, there are: {there}; the "
+                "manifest's `windows` say what was rejected and why"
             )
         self._firsts: list[int] = self.first.tolist()
         self._streams = self.manifest.members

@@ -1,6 +1,6 @@
 """Simulated motor-cortex recordings, written as NWB files the way a lab would write them.
 
-The model is in `motor_model.py`, the file format in `simulated_nwb.py`. Sessions are also
+The model is in `motor_model.py`, the file format in `write_nwb.py`. Sessions are also
 decoded by the optimal filter (`oracle.py`), which knows the truth, so that the best possible R2 is
 known: of every file, or, since that takes two thirds of the time, of each subject's last.
 

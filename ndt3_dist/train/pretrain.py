@@ -9,6 +9,7 @@ from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import Checkpoint, remove_remnants, set_aside, steps_of
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.feed import Feed
+from ndt3_dist.data.patterns import sources_of
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.model import fused
@@ -61,6 +62,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopS
     with log.rank_0_first():
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
+        sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
         start = find_start(config, resume)
         if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)

@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal to any rank, or the end of the launcher that started it.
+"""Being asked to stop: a signal to any rank, Ctrl-C, or the end of the launcher that started it.
 
 Ranks tell each other once a step, save the same step and end with exit code 0. The `deepspeed`
 launcher does not pass signals on and leaves its ranks behind when it dies, so each looks for it.
@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOOK_S = 1.0
 """Time between two looks for the launcher."""
 
@@ -62,6 +62,8 @@ class StopSignal:
         while not self._over:
             if signals.poll(1000 * LOOK_S):
                 for number in self._woken.recv(64):
+                    if number == signal.SIGINT and self.asked == "SIGINT":
+                        self._give_up("and again")
                     if number in SIGNALS:
                         self.ask(signal.Signals(number).name)
             if any(not is_alive(p) for p in above):
@@ -69,12 +71,12 @@ class StopSignal:
             if self.asked:
                 deadline = deadline or time.monotonic() + self.within_s
                 if time.monotonic() > deadline and not self._over:
-                    self._give_up()
+                    within = f"{self.within_s:g} s (checkpoint.stop_within_s)"
+                    self._give_up(f"and not done within {within}")
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: str) -> None:
         print(
-            f"error: asked to stop ({self.asked}) and not done within {self.within_s:g} s "
-            "(checkpoint.stop_within_s); ends without a checkpoint of this moment",
+            f"error: asked to stop ({self.asked}) {why}; ends without a checkpoint of this moment",
             file=sys.stderr,
             flush=True,
         )

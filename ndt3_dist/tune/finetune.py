@@ -83,10 +83,12 @@ def fit_and_export(
 ) -> dict:
     """What `finetune` does once its folder is open; `init` is None from scratch."""
     path, began = folder.path, time.perf_counter()
+    bins, held = sum(map(len, data.first)), sum(map(len, data.last))
+    split = f"{bins} bins to fit, {held} held back"
     log.say(
         f"run {path}: from {init or 'scratch'}, session {data.session.id} "
         f"({', '.join(c.name for c in data.session.covariates)}), "
-        f"{sum(map(len, data.first))} bins to fit, {sum(map(len, data.last))} held back"
+        f"{split if config.train.steps else f'{bins + held} bins to fit'}"
     )
     refit = config.train.refit and config.train.steps
     start = copy.deepcopy(model) if refit else None

@@ -174,3 +174,20 @@ def test_arguments_of_a_call_keep_their_numbers(tmp_path):
     recipe = load_config(Recipe, tmp_path / "r.yaml", [])
     assert recipe.dataset == "007"
     assert recipe.preprocess == [{"call": "lab:cut", "limit": 5, "share": 0.001, "name": "a1"}]
+
+
+def test_a_key_that_is_there_twice_is_refused_by_name_and_line(tmp_path):
+    (tmp_path / "r.yaml").write_text("dataset: a\nsource: b\ndataset: c\n")
+    with pytest.raises(BadInput, match=r"(?s)key 'dataset' is there twice.*line 3"):
+        load_config(Recipe, tmp_path / "r.yaml", [])
+    (tmp_path / "r.yaml").write_text("dataset: " + "9" * 5000)
+    with pytest.raises(BadInput, match="a number of 5000 digits"):
+        load_config(Recipe, tmp_path / "r.yaml", [])
+
+
+@pytest.mark.parametrize(("file", "typed"), [("on_spike", "on_leap"), ("on_leap", "on_spike")])
+def test_of_an_earlier_name_and_the_new_one_the_command_line_wins(tmp_path, file, typed):
+    text = (PROJECT / "configs" / "demo.yaml").read_text()
+    (tmp_path / "d.yaml").write_text(text.replace("  on_leap: warn", f"  {file}: warn"))
+    config = load_config(PretrainConfig, tmp_path / "d.yaml", [f"train.{typed}=skip"])
+    assert config.train.on_leap == "skip"

@@ -2,7 +2,7 @@
 
 Spikes are times, a cell for each channel, or counts per bin; covariates are a matrix with times or
 a rate. Both are on one clock: with counts the recording lasts as long as they do, else as long as
-the covariates. See `mat_recipe.py` for what can be said and `mat_file.py` for what is refused.
+the covariates. See `mat_options.py` for what can be said and `mat_file.py` for what is refused.
 """
 
 from pathlib import Path

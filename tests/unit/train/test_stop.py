@@ -46,6 +46,21 @@ def test_a_rank_that_waits_in_c_ends_within_its_budget():
     assert time.time() - began < 8
 
 
+def test_ctrl_c_asks_and_a_second_one_ends_at_once():
+    process, began = start(IDLE), time.time()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=30)
+    assert said == "asked SIGINT\n"
+    process = start(WAIT.replace("0.5", "60").replace("60_000_000", "2_000_000_000"))
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "error: asked to stop (SIGINT) and again; ends without" in said
+    assert time.time() - began < 20
+
+
 def test_a_rank_knows_what_it_was_asked_by():
     process = start(IDLE)
     process.send_signal(signal.SIGUSR1)

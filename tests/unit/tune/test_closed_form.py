@@ -125,3 +125,12 @@ def test_a_checkpoint_for_upstream_says_that_the_readout_stays_behind(tune, tmp_
     to_ndt3(finetune(tune(*READ), None)["export"], tmp_path / "back.ckpt")
     told = capsys.readouterr()
     assert "its readout stays behind" in told.out + told.err
+
+
+def test_evaluation_refuses_names_of_its_own_rows_and_bins_that_the_ridge_was_fitted_to(corpus):
+    with pytest.raises(BadInput, match="called ridge, as a row of ours is"):
+        evaluate({"ridge": "x"}, corpus)
+    with pytest.raises(BadInput, match="split test would both fit the ridge and score it"):
+        evaluate({"model": "x"}, corpus, split="test", fit_split="test")
+    with pytest.raises(CheckpointCorrupt, match=r"no config\.json, so no export"):
+        evaluate({"model": corpus}, corpus)
