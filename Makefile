@@ -47,9 +47,9 @@ demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.
 ALONE := $(addprefix tests/integration/test_,stopping.py watch.py)
 
 test: $(STAMP)  ## the tests, about ten minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit tests/golden
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/integration $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest -q $(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 tests/unit tests/golden
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 tests/integration $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest -q --durations=10 $(ALONE)
 
 drills: $(STAMP)  ## short forms of kills, lost hosts and packed 350M rows; on a GPU its kernels too
 	$(BIN)/python -m pytest -q tests/drills tests/gpu
