@@ -6,9 +6,12 @@ without, and the rest shares its runs.
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from forks import run_program as run_in_fork
@@ -17,7 +20,8 @@ from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
 from ndt3_dist.prep import job
 from ndt3_dist.prep.lease import Lease
-from ndt3_dist.prep.recipe import load_recipe
+from ndt3_dist.prep.pool import ray_pool
+from ndt3_dist.prep.recipe import Recipe, load_recipe
 from ndt3_dist.prep.recordings import find_recordings
 from ndt3_dist.prep.stages import plan_shards, session_task
 from ndt3_dist.shards.corpus import Corpus
@@ -38,6 +42,42 @@ def run_program(folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     """Run preprocess.py in `folder` on the shipped nwb.yaml."""
     recipe = "--recipe", NWB_YAML, *SETTINGS, "num_workers=1"
     return run_in_fork("data_prep/preprocess.py", *recipe, *overrides, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def one_ray():
+    """`run_all` of a Ray with eight workers, for all tests of this file that need not start one."""
+    with ray_pool(Recipe(dataset="t", num_workers=8), 8) as run_all:
+        yield run_all
+
+
+@pytest.fixture
+def run_here(one_ray, monkeypatch, capsys):
+    """`run_program` in this process, on that Ray."""
+
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return one_ray
+
+        def __exit__(self, *_):
+            pass
+
+    def run(folder: Path, *overrides: str) -> SimpleNamespace:
+        program = str(ROOT / "data_prep/preprocess.py")
+        monkeypatch.setattr(job, "ray_pool", Pool)
+        monkeypatch.setattr(
+            sys, "argv", [program, "--recipe", str(NWB_YAML), *SETTINGS, *overrides]
+        )
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit) as e:
+            runpy.run_path(program, run_name="__main__")
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=e.value.code or 0, stdout=out, stderr=err)
+
+    return run
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -132,13 +172,16 @@ def test_a_manifest_names_no_place_of_the_machine_it_was_made_on(finished):
         assert str(ROOT) not in text
 
 
-@pytest.mark.parametrize("workers", [2, 8])
-def test_any_number_of_workers_writes_the_bytes_that_one_writes(finished, workers):
+def test_any_number_of_workers_writes_the_bytes_that_one_writes(finished, run_here):
     folder, _ = finished
-    done = run_program(folder, "source=nwb", f"out=by{workers}", f"num_workers={workers}")
-    assert done.returncode == 0, done.stderr
-    assert hashes(folder / f"by{workers}") == hashes(folder / "corpus")
-    assert len(hashes(folder / f"by{workers}")) >= 6
+    assert run_program(folder, "source=nwb", "out=by2", "num_workers=2").returncode == 0
+    assert (
+        run_here(folder, f"source={folder}/nwb", f"out={folder}/by8", "num_workers=8").returncode
+        == 0
+    )
+    for name in ("by2", "by8"):
+        assert hashes(folder / name) == hashes(folder / "corpus")
+        assert len(hashes(folder / name)) >= 6
 
 
 def test_a_second_run_says_complete_and_touches_nothing(finished):
@@ -158,10 +201,10 @@ def test_an_output_of_another_recipe_is_refused_and_left_alone(finished):
     assert hashes(folder / "corpus") == before
 
 
-def test_one_bad_recording_fails_alone_by_name(recordings, tmp_path, write_nwb):
+def test_one_bad_recording_fails_alone_by_name(recordings, tmp_path, write_nwb, run_here):
     shutil.copytree(recordings / "nwb", tmp_path / "nwb")
     write_nwb(tmp_path / "nwb" / "b.nwb", [[0.25, 0.5]])  # without a velocity
-    done = run_program(tmp_path, "source=nwb", "out=corpus")
+    done = run_here(tmp_path, f"source={tmp_path}/nwb", f"out={tmp_path}/corpus")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     failures = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
@@ -174,30 +217,34 @@ def test_one_bad_recording_fails_alone_by_name(recordings, tmp_path, write_nwb):
     assert str(tmp_path) not in manifest.failed[0].error
     assert verify_corpus(str(tmp_path / "corpus")) == []
 
-    again = run_program(tmp_path, "source=nwb", "out=corpus", "--allow-failures", "1")
+    again = run_here(
+        tmp_path, f"source={tmp_path}/nwb", f"out={tmp_path}/corpus", "--allow-failures", "1"
+    )
     assert again.returncode == 0, again.stderr
     assert "left out b.nwb" in again.stderr
     assert read_manifest(str(tmp_path / "corpus")) == manifest
 
 
-def test_when_every_window_is_rejected_there_is_no_corpus(tmp_path, write_nwb):
+def test_when_every_window_is_rejected_there_is_no_corpus(tmp_path, write_nwb, run_here):
     write_nwb(tmp_path / "nwb" / "a.nwb", [[0.5, 1.5]], observed=(0.0, 3.0))
     rule = "splits=[{unit: s, intervals: {train: [1, 3]}}]"  # with a spike, but
     silent = "splits=[{unit: s, intervals: {train: [1.6, 3]}}]"  # shorter than a window
     good = recipe_of(tmp_path / "nwb", tmp_path / "good", "covariates.path=''", rule)
     assert session_task(good, b"", *find_recordings(good))["splits"] == [0]
-    done = run_program(tmp_path, "source=nwb", "out=corpus", "covariates.path=''", silent)
+    done = run_here(
+        tmp_path, f"source={tmp_path}/nwb", f"out={tmp_path}/corpus", "covariates.path=''", silent
+    )
     refused(done, "every window was rejected")
     assert "t-A-01: 0 train windows, 1 rejected" in done.stdout
     assert not (tmp_path / "corpus" / "manifest.json").exists()
 
 
 def test_a_disk_without_room_for_the_shards_is_one_line_and_no_corpus(
-    tmp_path, write_session, disk
+    tmp_path, write_session, disk, run_here
 ):
     write_session(tmp_path / "nwb" / "a.nwb", seed=0, seconds=60.0)  # a spool of 100 kB
     out = disk(160) / "corpus"
-    done = run_program(tmp_path, "source=nwb", f"out={out}")
+    done = run_here(tmp_path, f"source={tmp_path}/nwb", f"out={out}")
     refused(done, "no room on the disk of", "MB free")
     assert (out / "spool").is_dir()
     assert not (out / "manifest.json").exists()
