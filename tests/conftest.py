@@ -5,6 +5,7 @@ import os
 import nwb_files
 import pytest
 import torch
+from pools import pool_of
 from small_corpus import make_recording, write_corpus
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -65,16 +66,5 @@ def in_process(task, arguments, shared=()):
 @pytest.fixture
 def without_ray(monkeypatch):
     """`job.prepare` in this process."""
-
-    class Pool:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return in_process
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(job, "ray_pool", Pool)
+    monkeypatch.setattr(job, "ray_pool", pool_of(in_process))
     return in_process

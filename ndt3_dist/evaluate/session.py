@@ -113,9 +113,11 @@ def model_predictions(
     layout = Layout.of(data.session, model.config)
     predicted, rates = [], []
     for piece in data.pieces:
-        hidden = np.empty((len(piece), layout.dims * model.config.dim), np.float32)
+        hidden = None
+        if readout and readout.filters:  # large, and of no use without
+            hidden = np.empty((len(piece), layout.dims * model.config.dim), np.float32)
         covariates, counts = slide(model, piece, layout, context, stride, True, hidden)
-        if readout and readout.filters:
+        if readout and readout.filters and hidden is not None:
             covariates = readout.filters.predict(hidden, piece.spikes)
         predicted.append(covariates)
         rates.append(counts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pools import pool_of
 
 from ndt3_dist.errors import BadInput, ClusterFailed
 from ndt3_dist.prep import job
@@ -118,17 +119,7 @@ def test_a_cluster_takes_no_relative_places(tmp_path, monkeypatch):
 
 
 def prepare_with(monkeypatch, run_all, folder: Path):
-    class Pool:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return run_all
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(job, "ray_pool", Pool)
+    monkeypatch.setattr(job, "ray_pool", pool_of(run_all))
     recipe = Recipe(
         dataset="t", ray_address="auto", source=str(folder / "nwb"), out=str(folder / "c")
     )

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from forks import run_program as run_in_fork
+from pools import pool_of
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
@@ -55,19 +56,9 @@ def one_ray():
 def run_here(one_ray, monkeypatch, capsys):
     """`run_program` in this process, on that Ray."""
 
-    class Pool:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return one_ray
-
-        def __exit__(self, *_):
-            pass
-
     def run(folder: Path, *overrides: str) -> SimpleNamespace:
         program = str(ROOT / "data_prep/preprocess.py")
-        monkeypatch.setattr(job, "ray_pool", Pool)
+        monkeypatch.setattr(job, "ray_pool", pool_of(one_ray))
         monkeypatch.setattr(
             sys, "argv", [program, "--recipe", str(NWB_YAML), *SETTINGS, *overrides]
         )

@@ -179,7 +179,7 @@ def test_oracle_beats_a_lagged_ridge_regression():
     """By .030 on average over eight recordings, with an SD of .005 from one to the next."""
     margins = [margin_over_a_ridge(number) for number in (1, 2, 3)]
     assert min(margins) > 0.015
-    assert np.mean(margins) > 0.025
+    assert np.mean(margins) > 0.03
 
 
 def test_oracle_is_causal(recording):
