@@ -2,10 +2,13 @@
 
 Bin b of a session covers [start + b * bin, start + (b + 1) * bin). A spike or sample on an edge
 belongs to the bin that begins there, and so does one that misses the edge by no more than its
-time was stored to (`clocks.slack`): the bins are those of the exact times. A covariate bin is the
-mean of the samples whose time lies in it, so it looks ahead no further than its own end; where
-samples are sparser than bins, values are linearly interpolated at the bin's centre (which looks
-ahead by at most one sample period), never across a gap.
+time was stored to (`clocks.slack`): the bins are those of the exact times.
+
+A covariate bin is the mean of the samples whose time lies in it, which looks ahead no further than
+its own end, where bins hold MANY samples or all the same number. Else a mean would be that of times
+now before, now after its centre: the value at the centre is taken on the line between the samples
+around it, never across a gap. The later one may lie beyond the bin's end, by less than a sample
+period; a recipe that says causal has the last sample before the end instead.
 """
 
 import numpy as np
@@ -121,6 +124,8 @@ def bin_covariates(
     bins: int,
     max_gap_s: float,
     error_s: float = 0.0,
+    resample: str = "auto",
+    causal: bool = False,
 ) -> np.ndarray:
     """Resample covariates to bins.
 
@@ -131,6 +136,8 @@ def bin_covariates(
         bin_s: Bin size in s.
         max_gap_s: Samples further apart than this are not interpolated between.
         error_s: What the distance of a sample from `start_s` may be off by.
+        resample: mean, linear or auto, as `covariates.resample` of a recipe.
+        causal: Whether no value may come from beyond the end of its bin.
     Returns:
         (bins, dims) float32; NaN in every bin and dim that has a NaN or infinite sample, or no
         sample near.
@@ -146,20 +153,52 @@ def bin_covariates(
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / number[:, None]
-    empty = np.flatnonzero(number == 0)
-    if len(empty) and len(times):
-        centre = start_s + (empty + 0.5) * bin_s
+    lines = resample == "linear" or (resample == "auto" and not even(where, times[inside], bin_s))
+    taken = np.arange(bins) if lines else np.flatnonzero(number == 0)
+    if len(taken) and len(times):
+        centre = start_s + (taken + 0.5) * bin_s
         after = np.searchsorted(times, centre)
         near = (after > 0) & (after < len(times))
         before, after = np.clip(after - 1, 0, None), np.clip(after, None, len(times) - 1)
         near &= times[after] - times[before] <= max_gap_s + more
+        late = near & causal & (times[after] >= centre + bin_s / 2 - more)
         for d in range(dims):
             # A NaN neighbour makes its interpolation NaN, as it should.
-            mean[empty, d] = np.where(near, np.interp(centre, times, values[:, d]), np.nan)
+            line = np.interp(centre, times, values[:, d])
+            line = np.where(late, values[before, d], line)
+            own = mean[taken, d]  # stays at a gap, and where a sample of the bin is not valid
+            mean[taken, d] = np.where(near & ((number[taken] == 0) | np.isfinite(own)), line, own)
     with np.errstate(over="ignore"):
         binned = mean.astype(np.float32)
     binned[~np.isfinite(binned)] = np.nan
     return binned
+
+
+MANY = 4
+"""Samples a bin from which their mean is that of the bin, wherever they lie in it."""
+
+
+def even(where: np.ndarray, times: np.ndarray, bin_s: float) -> bool:
+    """Whether means of samples are means of bins: there are MANY, or as many in every bin.
+
+    Bins beside missing samples, and the first and last, say nothing.
+
+    Args:
+        where: Bin of each sample, ascending.
+        times: Of each sample.
+    """
+    if len(times) < 2:
+        return True
+    steps = np.diff(times)
+    period = float(np.median(steps))
+    if period * MANY <= bin_s:
+        return True
+    missing = steps >= 1.5 * period
+    if ((np.diff(where) > 1) & ~missing).any():
+        return False
+    held, number = np.unique(where, return_counts=True)
+    beside = np.r_[where[:-1][missing], where[1:][missing], where[[0, -1]]]
+    return len(np.unique(number[~np.isin(held, beside)])) <= 1
 
 
 def sample_slack(times: np.ndarray, bin_s: float, error_s: float) -> float:

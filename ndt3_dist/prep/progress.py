@@ -10,8 +10,8 @@ from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.shards.manifest import Session
 from ndt3_dist.shards.summary import text_table
 
-LEAST_HZ = 0.03
-"""Mean rate of a channel that nobody is asked about."""
+LEAST_HZ, MOST_HZ = 0.03, 500.0
+"""Mean rates of a channel that nobody is asked about."""
 
 
 class Progress:
@@ -77,12 +77,13 @@ def describe(spool: dict) -> str:
 
 
 def warn_of_rate(recipe: Recipe, spool: dict) -> None:
-    """Say where there are so few spikes that their times may be of another unit."""
+    """Say where there are so few or many spikes that their times may be of another unit."""
     session = Session.model_validate(spool["session"])
-    if not session.channels:
+    channels = spool.get("active", session.channels)
+    if not channels:
         return
-    rate = session.spikes * 1000 / recipe.bin_size_ms / (session.bins * session.channels)
-    if rate < LEAST_HZ:
+    rate = session.spikes * 1000 / recipe.bin_size_ms / (session.bins * channels)
+    if not LEAST_HZ <= rate <= MOST_HZ:
         log.warn(
             f"{session.source}: {rate:.2g} spikes a second and channel in "
             f"{session.bins * recipe.bin_size_ms / 6e4:.0f} minutes; are its times in seconds?"

@@ -21,9 +21,13 @@ Split = Literal["train", "val", "calibration", "test"]
 RUNTIME_KEYS = {"source", "out", "num_workers", "ray_address", "allow_failures", "rebuild"}
 
 
-LATER_KEYS = ("options", "preprocess")
-"""Keys that recipes did not have at first: their defaults are no part of the identity, so that
-corpora of before stay those of the same recipe."""
+LATER_KEYS = {
+    "": ("options", "preprocess"),
+    "spikes": ("table", "peak", "peak_is", "observed", "trial_of", "repair", "trust_clock"),
+    "covariates": ("repair", "resample", "causal", "outside"),
+}
+"""Keys by section that recipes did not have at first: their defaults are no part of the identity,
+so that corpora of before stay those of the same recipe."""
 
 
 class SplitRule(Section):
@@ -130,11 +134,11 @@ class Recipe(ReadOptions):
     def identity(self) -> dict:
         """The part of the recipe that decides the corpus."""
         fields = self.model_dump(mode="json", exclude=RUNTIME_KEYS)
-        for key in LATER_KEYS:
-            if fields[key] == type(self).model_fields[key].default:
-                del fields[key]
-        if self.covariates.repair == "refuse":  # as before there was a choice
-            del fields["covariates"]["repair"]
+        for section, keys in LATER_KEYS.items():
+            model, found = (getattr(self, section), fields[section]) if section else (self, fields)
+            for key in keys:
+                if getattr(model, key) == type(model).model_fields[key].default:
+                    del found[key]
         if self.privacy.pseudonyms:
             fields["pattern"] = ""  # it may name somebody
         return {"version": 1, **fields, "privacy": {"pseudonyms": self.privacy.pseudonyms}}

@@ -20,6 +20,7 @@ from ndt3_dist.prep.reading import read
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import RecordingFile
 from ndt3_dist.prep.windows import cut
+from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.index import streams_of
 from ndt3_dist.shards.manifest import (
     SPLITS,
@@ -109,10 +110,18 @@ def session_task(
         "index_sha256": written["index_sha256"],
         "bytes": written["bytes"],
         "seconds": session.bins * recipe.bin_size_ms / 1000,
+        "active": active_channels(recording),
         "notes": recording.notes(recipe.bin_size_ms / 1000),
     }
     storage.write_json(base + ".json", spool)
     return {**spool, "base": base, "reused": False}
+
+
+def active_channels(recording: Recording) -> int:
+    """Channels with any spike: electrodes without a unit say nothing about rates."""
+    if recording.counts is not None:
+        return int(recording.counts.any(axis=0).sum())
+    return sum(len(times) > 0 for times in recording.spike_times)
 
 
 def order_key(recipe_sha256: str, key: str) -> bytes:

@@ -89,15 +89,24 @@ def bin_scaled(recording: Recording, recipe: Recipe, bins: int, spans, intervals
     """Covariates in units of their scales, (bins, dims) float32, and their descriptions."""
     if not recording.covariates.shape[1]:
         return np.zeros((bins, 0), np.float32), []
-    values = bin_covariates(
-        recording.covariate_times,
-        recording.covariates,
-        recording.start_s,
-        recipe.bin_size_ms / 1000,
-        bins,
-        recipe.covariates.max_gap_ms / 1000,
-        recording.covariate_error_s,
-    )
+    clocks = [(recording.covariate_times, recording.covariates)]
+    clocks += [(more.times, more.values) for more in recording.more_covariates]
+    said, each = recipe.covariates, []
+    for times, samples in clocks:
+        each.append(
+            bin_covariates(
+                times,
+                samples,
+                recording.start_s,
+                recipe.bin_size_ms / 1000,
+                bins,
+                said.max_gap_ms / 1000,
+                recording.covariate_error_s,
+                said.resample,
+                said.causal,
+            )
+        )
+    values = each[0] if len(each) == 1 else np.concatenate(each, axis=1)
     inside = np.zeros(bins, bool)
     for first, last in spans:
         inside[first:last] = True

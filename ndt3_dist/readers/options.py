@@ -15,9 +15,28 @@ class SpikesRecipe(Section):
     (bins, channels)."""
     path: str | list[str] = ""
     """Series of events or counts, such as acquisition/binned_spikes; NAME/* = all of NAME."""
+    table: str = "units"
+    """Table of the units, such as processing/ecephys/units."""
     channels: Literal["auto", "electrode", "unit"] = "auto"
     """electrode = sum all units of an electrode (NDT3's rule); unit = each unit is a channel;
-    auto = electrode where the file says which electrodes a unit has."""
+    auto = electrode where the file says on which electrode each unit is."""
+    peak: str = ""
+    """Column of the units that says on which of its electrodes each unit is largest; empty = one of
+    the usual names (`readers.nwb.nwb_peaks`), else the largest of `waveform_mean`."""
+    peak_is: Literal["auto", "row", "id", "place"] = "auto"
+    """What that column holds: rows of the electrodes table, ids of it, or places in the unit's own
+    list of electrodes, from 0; auto = what alone makes sense."""
+    observed: Literal["shared", "any"] = "shared"
+    """Where units have different obs_intervals: shared = the recording is what all of them share;
+    any = what any has, so that a unit is silent where it was not observed."""
+    trial_of: str = ""
+    """Ragged column of the units with the trial (id in intervals/trials) of each spike, where spike
+    times count from the start of their trial."""
+    repair: list[Literal["drop_nan", "sort_restarts"]] = []
+    """drop_nan = spikes without a time are left out and counted; sort_restarts = times that go back
+    so far that the clock seems to begin anew are of one clock all the same, and sorted."""
+    trust_clock: bool = False
+    """Times are seconds of the session, whatever else in the file speaks against it."""
     num_channels: int = Field(default=0, ge=0)
     """Channels of events in a file without an electrodes table: a silent one keeps its place."""
     first_channel: int = 0
@@ -48,9 +67,18 @@ class CovariatesRecipe(Section):
     offset_is_start: bool = False
     """The file's `offset` is the time of the first sample in s, and not added to the values."""
     repair: Literal["refuse", "drop"] = "refuse"
-    """What becomes of samples whose times repeat or are out of order, and of samples or times that
-    are too many: refuse = the recording fails by name; drop = they are left out and counted, up to
-    a tenth of all."""
+    """What becomes of samples whose times repeat, are out of order or NaN, and of samples or times
+    that are too many: refuse = the recording fails by name; drop = they are left out and counted,
+    up to a tenth of all."""
+    resample: Literal["auto", "mean", "linear"] = "auto"
+    """mean = the mean of a bin's samples; linear = the value at a bin's centre on the line between
+    the samples around it; auto = mean where bins hold the same number of samples each, or four and
+    more, else linear."""
+    causal: bool = False
+    """No value looks beyond the end of its bin: the last sample, and not a line to a later one."""
+    outside: Literal["cut", "keep"] = "cut"
+    """What lies before and after all samples: cut = is no part of the recording; keep = is, without
+    covariates."""
     drop: list[Literal["repeated_times", "held_values"]] = []
     """repeated_times = samples that are no later than one before them, however many: the part of
     `repair: drop` that older recipes name; held_values = repeats of a value by a clock that is

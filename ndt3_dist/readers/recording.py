@@ -38,6 +38,19 @@ class Signal:
 
 
 @dataclass
+class Samples:
+    """Covariates with times of their own.
+
+    Attributes:
+        times: Start of each sample in s, (samples,), ascending.
+        values: (samples, dims), NaN where not valid.
+    """
+
+    times: np.ndarray
+    values: np.ndarray
+
+
+@dataclass
 class Recording:
     """What a reader takes from a file, still on the recording's own clock (seconds).
 
@@ -51,7 +64,8 @@ class Recording:
         stop_s: End of the recording.
         covariate_times: Start of each covariate sample in s, (samples,).
         covariates: (samples, dims), NaN where not valid.
-        covariate_names: One per dimension.
+        more_covariates: Further dimensions, whose samples have other times.
+        covariate_names: One per dimension, those of `more_covariates` last.
         covariate_unit: Physical unit of all dimensions, or of each.
         counts: Spikes that the file holds binned, (file bins, channels), from `start_s` on.
         count_bin_s: Length of a file bin in s.
@@ -62,6 +76,7 @@ class Recording:
             the edge of a span from `start_s` may be off by, for how times were stored
             (`clocks.stored_error`); less than EDGE of a bin is not worth saying.
         dropped_samples: Covariate samples and times that were left out for not pairing.
+        said: What was decided about the file that whoever uses it should know.
     """
 
     subject: str
@@ -72,6 +87,7 @@ class Recording:
     stop_s: float
     covariate_times: np.ndarray = field(default_factory=lambda: np.zeros(0))
     covariates: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    more_covariates: list[Samples] = field(default_factory=list)
     covariate_names: tuple[str, ...] = ()
     covariate_unit: str | tuple[str, ...] = ""
     counts: np.ndarray | None = None
@@ -82,6 +98,7 @@ class Recording:
     covariate_error_s: float = 0.0
     span_error_s: float = 0.0
     dropped_samples: int = 0
+    said: list[str] = field(default_factory=list)
 
     def add_error(self, error_s: float) -> None:
         """No time is known better than one that others are counted from."""
@@ -91,7 +108,7 @@ class Recording:
 
     def notes(self, bin_s: float) -> list[str]:
         """What is to be said of a recording that is none the less used."""
-        said = []
+        said = list(self.said)
         if self.counts is None and self.spike_error_s > PART * bin_s:
             said.append(f"its spike times are held to {self.spike_error_s:.2g} s")
         steps = np.diff(self.covariate_times)
@@ -107,17 +124,25 @@ class Recording:
         return (self.covariate_unit,) * len(self.covariate_names)
 
 
-def check_times(spike_times: list[np.ndarray], start: float, stop: float) -> None:
-    """Refuse times that cannot be: a recording of days, spikes on another clock.
-
-    A channel, or half of all spikes, may not lie outside the recording.
-    A sparse channel may by chance fire only outside it, so one channel alone needs FEW spikes.
-    """
+def check_lasts(start: float, stop: float) -> None:
+    """Refuse a recording of days: its times are none in seconds of a session."""
     if not stop - start <= LONGEST_S:  # NaN too
         raise BadInput(
             f"seems to last {(stop - start) / 3600:.0f} h ({start:.3f} to {stop:.3f} s); "
             "expected times in seconds since the start of the session"
         )
+
+
+def check_times(spike_times: list[np.ndarray], start: float, stop: float, remedy: str = "") -> None:
+    """Refuse times that cannot be: a recording of days, spikes on another clock.
+
+    A channel, or half of all spikes, may not lie outside the recording.
+    A sparse channel may by chance fire only outside it, so one channel alone needs FEW spikes.
+
+    Args:
+        remedy: What to do where they are right.
+    """
+    check_lasts(start, stop)
     # Times ascend, so that two searches count what lies outside.
     outside = [
         len(t) - int(t.searchsorted(stop, "right") - t.searchsorted(start)) for t in spike_times
@@ -128,7 +153,7 @@ def check_times(spike_times: list[np.ndarray], start: float, stop: float) -> Non
             raise BadInput(
                 f"channel {channel} has {count} of {len(t)} spikes outside the recording "
                 f"({start:.3f} to {stop:.3f} s; spikes {t[0]:.3f} to {t[-1]:.3f} s); "
-                "expected seconds on the covariates' clock"
+                f"expected seconds on the covariates' clock{remedy}"
             )
 
 

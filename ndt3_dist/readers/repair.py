@@ -1,8 +1,8 @@
 """Samples and times that do not pair: refused by name, or left out and counted.
 
-`covariates.repair: drop` does what is otherwise done by hand. What comes no later than a sample
-before it goes, and so does what lies ahead of all that follows; of samples and times the end that
-has no partner. More than MOST of a series is no slip: it is refused however it is asked for.
+`covariates.repair: drop` does what is otherwise done by hand. What has no time goes, what comes no
+later than a sample before it, and what lies ahead of all that follows; of samples and times the end
+that has no partner. More than MOST of a series is no slip: it is refused however it is asked for.
 """
 
 import numpy as np
@@ -46,19 +46,27 @@ def in_order(
         recipe: Whether they are repaired, None = never; its `drop: [repeated_times]` asks for the
             samples that are no later than one before them alone, however many.
     """
+    finite = np.isfinite(times)
+    drops = recipe is not None and recipe.repair == "drop"
+    if not finite.all():
+        lost, at = int((~finite).sum()), int(np.flatnonzero(~finite)[0])
+        few = recipe is not None and lost <= MOST * len(times)
+        if not (drops and few):
+            raise BadInput(
+                f"{field}: {lost} of {len(times)} are NaN or infinite (the first of sample {at}); "
+                f"{REMEDY if few else 'expected seconds'}"
+            )
+        finite[finite] = in_order(field, times[finite], error_s, recipe)
+        return finite
     said = f"{field} are not strictly ascending"
-    if not np.isfinite(times).all():
-        at = int(np.flatnonzero(~np.isfinite(times))[0])
-        raise BadInput(f"{said}: sample {at} has the time {times[at]}; expected seconds")
     ahead = np.r_[True, times[1:] > np.maximum.accumulate(times)[:-1]][: len(times)]
-    drop = recipe is not None and recipe.repair == "drop"
-    if ahead.all() or (recipe and not drop and "repeated_times" in recipe.drop):
+    if ahead.all() or (recipe and not drops and "repeated_times" in recipe.drop):
         return ahead
     before = np.r_[times[:-1] < np.minimum.accumulate(times[::-1])[::-1][1:], True]
     keep = ahead if ahead.sum() >= before.sum() else before
     lost = int((~keep).sum())
     few = lost <= MOST * len(times)
-    if drop and few:
+    if drops and few:
         return keep
     at = int(np.flatnonzero(np.diff(times) <= 0)[0])
     said += f": {times[at + 1]:.4f} s (sample {at + 1}) after {times[at]:.4f} s"

@@ -38,6 +38,15 @@ def intersect(one: np.ndarray | None, other: np.ndarray | None) -> np.ndarray | 
     return np.concatenate([*found, np.zeros((0, 2))])
 
 
+def shared(each: list[np.ndarray]) -> np.ndarray:
+    """What lies in all of these, each of them ascending and apart, (spans, 2)."""
+    starts = np.sort(np.concatenate([spans[:, 0] for spans in each]))
+    stops = np.sort(np.concatenate([spans[:, 1] for spans in each]))
+    begun = np.searchsorted(starts, starts, side="right")
+    at = np.unique(starts[begun - np.searchsorted(stops, starts, side="right") == len(each)])
+    return np.column_stack([at, stops[np.searchsorted(stops, at, side="right")]])
+
+
 def contains(spans: np.ndarray, times: np.ndarray, slack_s: float) -> np.ndarray:
     """Which times lie in a span, (times,) bool; `slack_s` forgives what was lost in storing."""
     if not len(spans):

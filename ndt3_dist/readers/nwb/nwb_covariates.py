@@ -5,6 +5,7 @@ no value of the result mixes two stretches that were not recorded, or not meant,
 """
 
 from dataclasses import replace
+from itertools import groupby, islice
 
 import numpy as np
 
@@ -17,26 +18,34 @@ from ndt3_dist.readers.options import CovariatesRecipe, ReadOptions
 from ndt3_dist.readers.spans import contains
 
 
-def choose_columns(series: Series, recipe: CovariatesRecipe) -> Series:
-    """The dimensions that a recipe takes, under its names for them."""
-    dims = series.values.shape[1]
-    columns = recipe.columns or list(range(dims))
-    if any(not 0 <= c < dims for c in columns):
-        raise BadInput(f"covariates.columns {columns}: {recipe.path} has {dims} dimensions")
-    names = chosen_names(recipe.names, tuple(series.names[c] for c in columns))
-    values = series.values[:, columns] if recipe.columns else series.values
-    units = tuple(series.units[c] for c in columns)
-    return replace(series, values=values, names=names, units=units)
+def choose_columns(series: list[Series], recipe: CovariatesRecipe) -> list[Series]:
+    """The dimensions that a recipe takes, in its order, under its names for them."""
+    places = [(s, dim) for s in series for dim in range(s.values.shape[1])]
+    columns = recipe.columns or list(range(len(places)))
+    if any(not 0 <= c < len(places) for c in columns):
+        raise BadInput(f"covariates.columns {columns}: {recipe.path} has {len(places)} dimensions")
+    own = tuple(s.names[dim] for s, dim in (places[c] for c in columns))
+    names = iter(chosen_names(recipe.names, own))
+    if not recipe.columns:
+        return [replace(s, names=tuple(islice(names, s.values.shape[1]))) for s in series]
+    chosen = []
+    for _, some in groupby((places[c] for c in columns), key=lambda place: id(place[0])):
+        (one, *_), dims = zip(*some, strict=True)
+        units = tuple(one.units[dim] for dim in dims)
+        values, called = one.values[:, list(dims)], tuple(islice(names, len(dims)))
+        chosen.append(replace(one, values=values, names=called, units=units))
+    return chosen
 
 
-def read_covariates(nwb: NwbFile, recipe: ReadOptions, file_s: float) -> tuple[Series, Series]:
+def read_covariates(
+    nwb: NwbFile, recipe: ReadOptions, file_s: float
+) -> tuple[list[Series], list[Series]]:
     """The covariates as the file has them (all samples with a time of their own, chosen columns),
-    and without those that are held."""
+    by their clocks; and without those that are held."""
     raw = choose_columns(read_side_by_side(nwb, recipe.covariates, file_s), recipe.covariates)
-    kept = raw
-    if "held_values" in recipe.covariates.drop:
-        kept = take(kept, not_held(kept.times, kept.values, kept.error))
-    return raw, kept
+    if "held_values" not in recipe.covariates.drop:
+        return raw, raw
+    return raw, [take(s, not_held(s.times, s.values, s.error)) for s in raw]
 
 
 def take(series: Series, keep: np.ndarray) -> Series:

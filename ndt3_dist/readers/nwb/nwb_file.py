@@ -145,6 +145,16 @@ class TimeSeries:
         """A number beside the data: its conversion or offset."""
         return number(self.group["data"].attrs.get(name, default), f"{self.path}: its {name}")
 
+    def channel_conversion(self) -> np.ndarray | None:
+        """What each channel of the data is multiplied by besides, (channels,); None where the file
+        says nothing."""
+        if "channel_conversion" not in self.group:
+            return None
+        found = self.nwb.numbers(
+            self.group["channel_conversion"], f"{self.path}/channel_conversion"
+        )
+        return found.astype(np.float64, copy=False).ravel()
+
     @property
     def unit(self) -> str:
         return as_str(self.group["data"].attrs.get("unit", ""))
@@ -191,9 +201,15 @@ class Table:
     def is_ragged(self, name: str) -> bool:
         return f"{name}_index" in self.group
 
+    def dtype(self, name: str) -> np.dtype:
+        return self._dataset(name).dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._dataset(name).shape
+
     def column(self, name: str) -> np.ndarray:
         """All values of a column; strings as objects of str."""
-        return self.nwb.read(self._dataset(name), f"{self.path}/{name}")
+        return flat(self.nwb.read(self._dataset(name), f"{self.path}/{name}"))
 
     def rows(self, name: str) -> np.ndarray:
         """A column with one value a row."""
@@ -208,7 +224,7 @@ class Table:
     def numbers(self, name: str) -> np.ndarray:
         """All values of a column of numbers, float64."""
         found = self.nwb.numbers(self._dataset(name), f"{self.path}/{name}")
-        return found.astype(np.float64, copy=False)
+        return flat(found).astype(np.float64, copy=False)
 
     def _dataset(self, name: str):
         try:
@@ -227,7 +243,7 @@ class Table:
         if not fits or ends[-1] != values:
             raise BadInput(
                 f"{self.path}/{name}_index does not divide the {values} values of "
-                f"{self.path}/{name} among {len(self)} {self.path}; the file is damaged"
+                f"{self.path}/{name} among {len(self)} rows; the file is damaged"
             )
         return ends
 
@@ -265,6 +281,11 @@ def groups(h5, path: str) -> Iterator[tuple[str, Any]]:
     for name, found in (h5.get(path) or {}).items():
         if isinstance(found, h5py.Group):
             yield str(name), found
+
+
+def flat(values: np.ndarray) -> np.ndarray:
+    """(n,) of what was written as (n, 1) or (n, 1, 1); anything else as it is."""
+    return values.ravel() if values.ndim > 1 and values.size == len(values) else values
 
 
 def number(value: Any, field: str) -> float:

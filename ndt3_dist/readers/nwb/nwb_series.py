@@ -35,6 +35,7 @@ class Series:
         which: Of the file's samples, (samples,) int.
         of: Samples in the file.
         left_out: Samples and times that were left out because they do not pair.
+        said: What is to be said of them.
     """
 
     times: np.ndarray
@@ -46,10 +47,12 @@ class Series:
     which: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
     of: int = 0
     left_out: int = 0
+    said: tuple[str, ...] = ()
 
 
-def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> Series:
-    """The series of a covariates recipe as one, before columns are chosen.
+def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> list[Series]:
+    """The series of a covariates recipe, before columns are chosen: those that follow each other in
+    the recipe and have the same times are one.
 
     Args:
         recipe: Which series, and how their times are meant.
@@ -57,32 +60,46 @@ def read_side_by_side(nwb: NwbFile, recipe: CovariatesRecipe, file_s: float) -> 
     """
     found = expand(nwb, recipe.path)
     clock = find_series(nwb, recipe.clock) if recipe.clock else None
-    parts = []
+    parts: list[Series] = []
     for item in found:
         values = read_values(item, recipe.offset_is_start)
         refuse_transposed(item, clock or item, values)
         part = read_times(clock or item, len(values), recipe, file_s)
         names = part_names(item, values.shape[1], len(found) > 1)
         values = values if len(part.which) == len(values) else values[part.which]
-        parts.append(replace(part, values=values, names=names))
-    first = parts[0]
-    for item, part in zip(found[1:], parts[1:], strict=True):
-        same = len(part.times) == len(first.times)
-        agree = max(TIMES_AGREE, part.error, first.error)
-        if not same or np.abs(part.times - first.times).max() > agree:
-            raise BadInput(
-                f"{item.path} has other times than {found[0].path}; series side by side need the "
-                "same"
-            )
-    units = [item.unit for item, p in zip(found, parts, strict=True) for _ in p.names]
+        said = ()
+        if not item.attribute("conversion", 1.0):
+            said = (f"{item.path}: its conversion of 0 is taken for 1",)
+        units = (item.unit,) * len(names)
+        parts.append(replace(part, values=values, names=names, units=units, said=said))
+    together = [[parts[0]]]
+    for part in parts[1:]:
+        if agree(together[-1][0], part):
+            together[-1].append(part)
+        else:
+            together.append([part])
+    return [side_by_side(some) for some in together]
+
+
+def agree(one: Series, other: Series) -> bool:
+    """Whether two series have the same times."""
+    if len(one.times) != len(other.times):
+        return False
+    apart = np.abs(one.times - other.times).max()
+    return bool(apart <= max(TIMES_AGREE, one.error, other.error))
+
+
+def side_by_side(parts: list[Series]) -> Series:
+    """Series with the same times as one."""
     if len(parts) == 1:
-        return replace(first, units=tuple(units))
+        return parts[0]
     return replace(
-        first,
+        parts[0],
         left_out=max(p.left_out for p in parts),
         values=np.concatenate([p.values for p in parts], axis=1),
         names=tuple(name for p in parts for name in p.names),
-        units=tuple(units),
+        units=tuple(unit for p in parts for unit in p.units),
+        said=tuple(text for p in parts for text in p.said),
     )
 
 
@@ -94,13 +111,22 @@ def part_names(item: TimeSeries, dims: int, among_others: bool) -> tuple[str, ..
 
 
 def read_values(item: TimeSeries, offset_is_start: bool = False) -> np.ndarray:
-    """Samples in their unit, (samples, dims) float64."""
+    """Samples in their unit, (samples, dims) float64: data x conversion x channel_conversion +
+    offset. A conversion of 0 is none."""
     values = item.data().astype(np.float64, copy=False)
     if not values.size:
         raise BadInput(f"{item.path} has no samples")
     values = values.reshape(len(values), -1)
-    if (conversion := item.attribute("conversion", 1.0)) not in (0.0, 1.0):
-        values *= conversion
+    scale = item.attribute("conversion", 1.0) or 1.0
+    if (by_channel := item.channel_conversion()) is not None:
+        if len(by_channel) != values.shape[1]:
+            raise BadInput(
+                f"{item.path}/channel_conversion has {len(by_channel)} values, the data "
+                f"{values.shape[1]} channels; expected one for each"
+            )
+        scale = scale * by_channel
+    if np.any(scale != 1):
+        values *= scale
     if not offset_is_start and (offset := item.attribute("offset", 0.0)):
         values += offset
     return values
@@ -146,7 +172,7 @@ def stamped_times(times: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Times, period and error of samples with timestamps; of the even clock that coarse ones were
     rounded from, where there is one."""
     error = stored_error(times)
-    steps = np.diff(times)
+    steps = np.diff(times[np.isfinite(times)])
     period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
     if error > EDGE * period and (even := even_clock(times, error)):
         return even.times, even.period, even.error

@@ -59,9 +59,9 @@ def test_an_impulse_sampled_slower_than_the_bins_is_interpolated_to_its_neighbou
     values = np.zeros((20, 1))
     values[4] = 1.0  # at 0.2 s, where bin 10 begins
     binned = bin_covariates(times, values, start_s, BIN_S, 45, 0.1)[:, 0]
-    # Centres 0.17, 0.19, 0.23; bins 7 and 12 hold the samples at 0.15 and 0.25 s.
+    # Centres 0.17, 0.19, 0.21, 0.23; the line falls to 0 at 0.15 and 0.25 s.
     expected = np.zeros(45)
-    expected[[8, 9, 10, 11]] = [0.4, 0.8, 1.0, 0.4]
+    expected[[8, 9, 10, 11]] = [0.4, 0.8, 0.8, 0.4]
     np.testing.assert_allclose(binned, expected, atol=1e-5)
 
 

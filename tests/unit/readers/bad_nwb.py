@@ -241,14 +241,14 @@ KINDS: dict[str, tuple] = {
     "rate_nan": (attribute(f"{VELOCITY}/starting_time", "rate", np.nan), "rate above 0 (found nan"),
     "rate_negative": (attribute(f"{VELOCITY}/starting_time", "rate", -100.0), "rate above 0"),
     "rate_is_period": (attribute(f"{VELOCITY}/starting_time", "rate", 0.01), "rate_is_period=true"),
-    "start_nan": (edit(f"{VELOCITY}/starting_time", (), np.nan), "not strictly ascending"),
+    "start_nan": (edit(f"{VELOCITY}/starting_time", (), np.nan), "1200 of 1200 are NaN"),
     "start_of_another_clock": (
         edit(f"{VELOCITY}/starting_time", (), 1.6e9),
         "spikes outside the recording",
     ),
     "times_missing": (stamps(np.arange(600) / 100), "600 times, 1200 samples"),
     "times_turn_back": (clock_with(700, 2.0), "timestamps are not strictly ascending"),
-    "times_nan": (clock_with(700, np.nan), "timestamps are not strictly ascending"),
+    "times_nan": (clock_with(700, np.nan), "timestamps: 1 of 1200 are NaN or infinite"),
     "times_in_ms": (stamps(np.arange(1200) * 10.0), "its timestamps span 11990 s"),
     "times_are_text": (stamps(["now"] * 1200), f"{VELOCITY}/timestamps"),
     "too_short": (

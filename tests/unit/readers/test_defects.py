@@ -509,8 +509,6 @@ def test_series_side_by_side_have_one_clock_and_keep_their_names_and_units(make)
     recipe = recipe_of(path=both, columns=[2, 0], names=["grip", "x"])
     session, _ = cut(read_nwb(path, recipe), recipe, "a.nwb", "0" * 64)
     assert [(c.name, c.unit) for c in session.covariates] == [("grip", "N"), ("x", "cm/s")]
-    with pytest.raises(BadInput, match="late has other times than processing/behavior/vel"):
-        read_nwb(path, recipe_of(path=["processing/behavior/vel", "processing/behavior/late"]))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ WRONG = {
               "1.0100 s (sample 101) after 500.0000 s; 1 of 1200"),
     "ahead_at_the_end": (changed((1199, 5.0)), np.arange(1199),
                          "5.0000 s (sample 1199) after 11.9800 s; 1 of 1200"),
+    "nan": (changed((3, np.nan)), np.delete(np.arange(COUNT), 3),
+            "1 of 1200 are NaN or infinite (the first of sample 3); correct the file, or"),
+    "nan_at_the_end": (changed(*((k, np.nan) for k in range(1170, 1200))), np.arange(1170),
+                       "30 of 1200 are NaN or infinite (the first of sample 1170)"),
     "few_times": (EVEN[:1150], np.arange(1150), "1150 times, 1200 samples; correct the file, or"),
     "many_times": (np.arange(1203) / 100, np.arange(COUNT), "1203 times, 1200 samples; correct"),
     "few_and_twice": (changed((5, 0.04))[:1190], np.delete(np.arange(1190), 5),
@@ -50,7 +54,7 @@ WRONG = {
 BEYOND = {
     "half_the_times": (EVEN[:600], "600 times, 1200 samples; expected one time a sample"),
     "two_blocks": (np.r_[EVEN[:600], EVEN[:600]], "600 of 1200 would have to go: sort them in"),
-    "nan": (changed((3, np.nan)), "sample 3 has the time nan; expected seconds"),
+    "nan": (changed(*((k, np.nan) for k in range(121))), "121 of 1200 are NaN or infinite"),
     "ms": (changed() * 1000, "its timestamps span 11990 s"),
 }
 
