@@ -13,7 +13,7 @@ import numpy as np
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, ShardCorrupt
-from ndt3_dist.prep.lease import Lease
+from ndt3_dist.lease import Lease
 from ndt3_dist.prep.output import (
     claim,
     put_manifest,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, NoRoom, Withdrawn
-from ndt3_dist.prep.lease import Lease
+from ndt3_dist.lease import Lease
 from ndt3_dist.prep.output import (
     claim,
     commit,

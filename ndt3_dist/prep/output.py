@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import ManifestMismatch, StoreFailed
-from ndt3_dist.prep.lease import FILE
+from ndt3_dist.lease import FILE
 from ndt3_dist.prep.privacy import source_label
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import RecordingFile

@@ -8,7 +8,7 @@ import numpy as np
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
-from ndt3_dist.prep.lease import Lease
+from ndt3_dist.lease import Lease
 from ndt3_dist.prep.output import put_manifest, remove_strays, withdraw, withdrawn
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.corpus import read_index

@@ -13,8 +13,8 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ShardCorrupt, Withdrawn
+from ndt3_dist.lease import check_job
 from ndt3_dist.prep.download import fetched
-from ndt3_dist.prep.lease import check_job
 from ndt3_dist.prep.privacy import pseudonym, source_label
 from ndt3_dist.prep.reading import read
 from ndt3_dist.prep.recipe import Recipe

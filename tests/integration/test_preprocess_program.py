@@ -19,8 +19,8 @@ from pools import pool_of
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
+from ndt3_dist.lease import Lease
 from ndt3_dist.prep import job
-from ndt3_dist.prep.lease import Lease
 from ndt3_dist.prep.pool import ray_pool
 from ndt3_dist.prep.recipe import Recipe, load_recipe
 from ndt3_dist.prep.recordings import find_recordings

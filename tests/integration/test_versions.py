@@ -9,9 +9,8 @@ from refusals import refused
 from s3_server import S3, use
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist import remote, storage, versions
+from ndt3_dist import lease, remote, storage, versions
 from ndt3_dist.errors import BadInput
-from ndt3_dist.prep import lease
 from ndt3_dist.prep.remove import remove_sessions
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import read_manifest

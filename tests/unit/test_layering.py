@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "ndt3_dist"
-GROUND = {"errors", "config", "plain_yaml", "storage", "remote", "log", "append_file"}
+GROUND = {"errors", "config", "plain_yaml", "storage", "remote", "log", "append_file", "lease"}
 CORE = GROUND | {"shards", "data", "model", "checkpoint"}
 MAY_IMPORT = {
     "errors": set(),
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "storage": {"errors", "remote", "versions"},
     "log": {"errors"},
     "append_file": {"errors", "log", "storage"},
+    "lease": {"errors", "log", "storage"},
     "shards": GROUND,
     "readers": GROUND | {"shards"},
     "simulate": GROUND,

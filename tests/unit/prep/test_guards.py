@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist import remote, storage
+from ndt3_dist import lease, remote, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
-from ndt3_dist.prep import combine, job, lease, output, remove
+from ndt3_dist.prep import combine, job, output, remove
 from ndt3_dist.prep.dry_run import dry_rows
 from ndt3_dist.prep.output import claim, differing, withdrawn
 from ndt3_dist.prep.recipe import Recipe, load_recipe

@@ -1,17 +1,18 @@
-"""Two jobs on one output: the second says so; a mark whose job was killed is taken over."""
+"""Two processes on one folder: the second says so; a mark of one that was killed is taken over."""
 
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from ndt3_dist import storage
+from ndt3_dist import lease, storage
 from ndt3_dist.errors import ManifestMismatch
-from ndt3_dist.prep import job, lease
-from ndt3_dist.prep.lease import Lease
+from ndt3_dist.lease import Lease
+from ndt3_dist.prep import job
 from ndt3_dist.prep.output import claim
 from ndt3_dist.prep.recipe import Recipe
 
@@ -29,12 +30,33 @@ def mark(tmp_path, **changes):
 
 def test_a_second_job_is_refused_while_the_first_renews_its_mark(tmp_path):
     with Lease(str(tmp_path)) as first:
-        with pytest.raises(ManifestMismatch, match=f"process {os.getpid()} on .* is at work on"):
+        with pytest.raises(ManifestMismatch, match=f"process {os.getpid()} on .* is at work there"):
             Lease(str(tmp_path)).__enter__()
         first.check()
     assert list(tmp_path.iterdir()) == []
     with Lease(str(tmp_path)):
         pass
+
+
+def test_whoever_waits_goes_on_when_the_first_has_ended(tmp_path):
+    first = Lease(str(tmp_path))
+    first.__enter__()
+    threading.Timer(0.6, lambda: first.__exit__(None, None, None)).start()
+    began = time.monotonic()
+    with Lease(str(tmp_path), wait_s=20):
+        assert time.monotonic() - began > 0.5
+
+
+def test_one_that_could_not_renew_looks_before_it_says_that_it_still_holds(tmp_path):
+    """As a process does that was stopped for a while: its thread has seen nothing yet."""
+    with Lease(str(tmp_path)) as ours:
+        ours._over.set()
+        ours._thread.join()
+        mark(tmp_path, id="other", host="elsewhere", pid=7)
+        assert not ours._missed
+        time.sleep(0.25)
+        with pytest.raises(ManifestMismatch, match="has begun there"):
+            ours.still_held()
 
 
 def test_a_mark_of_a_process_that_is_gone_is_taken_over_at_once(tmp_path, capsys):
@@ -51,14 +73,14 @@ def test_a_mark_of_another_host_is_watched_first(tmp_path, capsys):
     began = time.monotonic()
     with Lease(str(tmp_path)):
         assert time.monotonic() - began > 0.2
-    assert "looking whether that job still runs" in capsys.readouterr().out
+    assert "looking whether that process still runs" in capsys.readouterr().out
 
 
 def test_of_two_that_come_at_once_one_works(tmp_path):
     """Each in a process of its own, at the same moment."""
     program = (
         "import sys, time\n"
-        "from ndt3_dist.prep.lease import Lease\n"
+        "from ndt3_dist.lease import Lease\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
         "with Lease(sys.argv[1]):\n"
         "    time.sleep(1.5)\n"
@@ -72,7 +94,7 @@ def test_of_two_that_come_at_once_one_works(tmp_path):
 def test_a_job_whose_output_was_taken_over_ends(tmp_path):
     with Lease(str(tmp_path)) as ours:
         mark(tmp_path, id="other", host="elsewhere", pid=7)
-        with pytest.raises(ManifestMismatch, match=r"has begun .*process 7 on elsewhere"):
+        with pytest.raises(ManifestMismatch, match=r"has begun there \(7 on elsewhere"):
             ours.check()
         time.sleep(0.3)  # nor does it renew another's mark
         with pytest.raises(ManifestMismatch, match="has begun"):
@@ -84,6 +106,7 @@ def test_a_job_whose_output_was_taken_over_ends(tmp_path):
 def test_a_late_task_of_a_job_that_is_over_writes_nothing(
     tmp_path, write_session, without_ray, monkeypatch
 ):
+    monkeypatch.setattr(lease, "BEAT_S", 5.0)  # the task finds out by itself
     write_session(tmp_path / "nwb" / "a.nwb", seed=0)
     out, real = tmp_path / "c", job.plans_of
 

@@ -1,7 +1,7 @@
-"""One job at a time on an output, on a disk or in a store, without trust in anybody's clock.
+"""One writer at a time of a folder, on a disk or in a store, without trust in anybody's clock.
 
-A job writes its mark beside the corpus and renews it; whoever finds a mark watches whether it is
-renewed. A mark that is not belongs to a job that was killed, and is taken over.
+A preparation or a training writes its mark into the folder and renews it; whoever finds a mark
+watches whether it is renewed. A mark that is not belongs to one that was killed, and is taken over.
 """
 
 import contextlib
@@ -15,15 +15,16 @@ from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, Ndt3DistError
 
 FILE = "job.json"
+"""The mark of a job on its output; a training's is another (`train.start`)."""
 SETTLE_S = 0.3
 BEAT_S = 5.0
 """Time between two renewals; a mark is watched for two and a half of them."""
 
 
-def read_mark(out: str) -> dict:
-    """The mark of the job at work on an output; {} where there is none that can be read."""
+def read_mark(path: str) -> dict:
+    """A mark; {} where there is none that can be read."""
     try:
-        found = storage.read_json(storage.join(out, FILE))
+        found = storage.read_json(path)
     except (FileNotFoundError, BadInput):
         return {}
     return found if isinstance(found, dict) else {}
@@ -34,27 +35,45 @@ def check_job(out: str, job: str) -> None:
 
     A host that was cut off may go on with a task when its job is over and the next one has begun.
     """
-    if job and read_mark(out).get("id") != job:
+    if job and read_mark(storage.join(out, FILE)).get("id") != job:
         raise ManifestMismatch(f"{out}: the job of this task is over; nothing is written")
 
 
 class Lease:
-    """Held as a context: `ManifestMismatch` on entering where another job is at work."""
+    """Held as a context: raises on entering where another process is at work on the folder.
 
-    def __init__(self, out: str):
-        self.out, self.path = out, storage.join(out, FILE)
+    Args:
+        out: The folder.
+        file: Name of the mark in it.
+        remedy: What to do where it is held, for the message.
+        refusal: The error that says so.
+        wait_s: Seconds to wait for whoever holds it.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        file: str = FILE,
+        remedy: str = "wait for it, or choose another out=",
+        refusal: type[Ndt3DistError] = ManifestMismatch,
+        wait_s: float = 0.0,
+    ):
+        self.out, self.path = out, storage.join(out, file)
+        self.remedy, self.refusal, self.wait_s = remedy, refusal, wait_s
         self.mine = {"id": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
         self.mine["space"] = os.readlink("/proc/self/ns/pid")  # containers count on their own
         self._over = threading.Event()
-        self._missed = False
+        self._missed, self._renewed = False, time.monotonic()
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self):
-        if (found := read_mark(self.out)) and self._is_alive(found):
-            raise ManifestMismatch(
-                f"{self.path}: process {found.get('pid')} on {found.get('host')} is at work on "
-                "this output; wait for it, or choose another out="
-            )
+        until = time.monotonic() + self.wait_s
+        while (found := self._mark()) and self._is_alive(found):
+            if time.monotonic() >= until:
+                raise self.refusal(
+                    f"{self.path}: process {found.get('pid')} on {found.get('host')} is at work "
+                    f"there; {self.remedy}"
+                )
         self._write(0)
         # Two that came at once: the later mark stays, and its job alone.
         time.sleep(BEAT_S / 2 if storage.is_remote(self.path) else SETTLE_S)
@@ -63,19 +82,20 @@ class Lease:
         return self
 
     def check(self) -> None:
-        """Raises ManifestMismatch where another job has taken the output over."""
-        found = read_mark(self.out)
+        """Raises where another process has taken the folder over."""
+        found = self._mark()
         if not found:
-            raise ManifestMismatch(f"{self.path}: the mark of this job is gone; start it again")
+            raise self.refusal(f"{self.path}: the mark of this process is gone; start it again")
         if found.get("id") != self.mine["id"]:
-            raise ManifestMismatch(
-                f"{self.path}: another job has begun on this output "
-                f"(process {found.get('pid')} on {found.get('host')}); this one ends"
+            raise self.refusal(
+                f"{self.path}: another process has begun there "
+                f"({found.get('pid')} on {found.get('host')}); this one ends"
             )
+        self._missed = False
 
     def still_held(self) -> None:
-        """The same, where the mark was last seen to be another's, or could not be renewed."""
-        if self._missed:
+        """The same, where the mark was seen to be another's, or was not renewed of late."""
+        if self._missed or time.monotonic() - self._renewed > 2 * BEAT_S:
             self.check()
 
     def __exit__(self, *_) -> None:
@@ -83,7 +103,7 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join()
         with contextlib.suppress(OSError, Ndt3DistError):  # else it is taken over as it stands
-            if read_mark(self.out).get("id") == self.mine["id"]:
+            if self._mark().get("id") == self.mine["id"]:
                 storage.remove(self.path)
 
     def _is_alive(self, found: dict) -> bool:
@@ -94,23 +114,27 @@ class Lease:
                 return False
             except PermissionError:
                 pass  # somebody else's, but there
-        log.say(f"{self.path}: looking whether that job still runs")
+        log.say(f"{self.path}: looking whether that process still runs")
         deadline = time.monotonic() + 2.5 * BEAT_S
         while time.monotonic() < deadline:
             time.sleep(BEAT_S / 5)
-            if read_mark(self.out) != found:
-                return bool(read_mark(self.out))
+            if self._mark() != found:
+                return bool(self._mark())
         return False
+
+    def _mark(self) -> dict:
+        return read_mark(self.path)
 
     def _write(self, beat: int) -> None:
         storage.write_json(self.path, {**self.mine, "beat": beat})
+        self._renewed = time.monotonic()
 
     def _renew(self) -> None:
         beat = 0
         while not self._over.wait(BEAT_S):
             beat += 1
             try:
-                self._missed = read_mark(self.out).get("id") != self.mine["id"]
+                self._missed = self._mark().get("id") != self.mine["id"]
                 if not self._missed:
                     self._write(beat)
             except (OSError, Ndt3DistError) as e:
