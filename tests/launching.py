@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -66,14 +65,15 @@ def break_rank_1(folder, monkeypatch, where: str, also: str = "") -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder / "break"))
 
 
-def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True):
-    """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process."""
+def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True, options=()):
+    """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process.
+
+    Args:
+        options: Of the launcher.
+    """
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     launch.count += 1
-    with socket.socket() as free:  # runs of other tests may be under way
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [deepspeed, "--num_accelerators", str(ranks), "--master_port", port]
+    command = [deepspeed, "--num_accelerators", str(ranks), *options]
     command += ["launch/pretrain.py", "--config", "demo.yaml", f"data.corpus={corpus}"]
     command += [f"run.dir={run_dir}", "run.name=r", "--resume", resume, *SMALL, *extra]
     # One thread a rank: the order in which threads share a sum shows in bf16 gradients.

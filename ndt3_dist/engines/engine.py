@@ -8,7 +8,6 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from ndt3_dist.engines import zero
 from ndt3_dist.engines.adamw import ClippedAdamW
 from ndt3_dist.engines.compile_ops import find_tools
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
+from ndt3_dist.engines.launcher import JOIN_WITHIN, port_of_job
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.contract import Output
 
@@ -66,6 +66,8 @@ def start_distributed() -> tuple[int, int, torch.device]:
 
     Returns:
         rank, world size, device of this process.
+    Raises:
+        BadInput: The job's port is taken.
     """
     find_tools()
     if not torch.cuda.is_available():
@@ -77,12 +79,6 @@ def start_distributed() -> tuple[int, int, torch.device]:
         ("MASTER_ADDR", "127.0.0.1"),
     ):
         os.environ.setdefault(name, value)
-    if "MASTER_PORT" not in os.environ:
-        import socket
-
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            os.environ["MASTER_PORT"] = str(s.getsockname()[1])
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         # Ranks that share a host share its cores; torch would give all of them to each.
         ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
@@ -92,9 +88,10 @@ def start_distributed() -> tuple[int, int, torch.device]:
     from deepspeed.accelerator import get_accelerator
 
     accelerator: Any = get_accelerator()
-    deepspeed.init_distributed(
-        accelerator.communication_backend_name(), timeout=timedelta(minutes=30), verbose=False
-    )
+    with port_of_job():
+        deepspeed.init_distributed(
+            accelerator.communication_backend_name(), timeout=JOIN_WITHIN, verbose=False
+        )
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device(accelerator.device_name(local))
     if device.type == "cuda":

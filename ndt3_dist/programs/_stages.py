@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ def launched(name: str, ranks: int) -> list[str]:
     The launcher is this interpreter's: it works without the environment being activated.
     """
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
-    return [*launcher, "--master_port", free_port(), "--module", f"ndt3_dist.programs.{name}"]
+    return [*launcher, "--module", f"ndt3_dist.programs.{name}"]
 
 
 def stage(name: str, *commands: list[str], kill_when=None) -> None:
@@ -68,10 +67,3 @@ def kill_tree(pid: int) -> None:
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-
-
-def free_port() -> str:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return str(s.getsockname()[1])

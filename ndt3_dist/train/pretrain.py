@@ -12,6 +12,7 @@ from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.patterns import sources_of
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
+from ndt3_dist.engines.launcher import check_launch
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import choose_body
 from ndt3_dist.model.model_config import ModelConfig
@@ -20,7 +21,7 @@ from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.initial import InitialExport, initial_model
 from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
-from ndt3_dist.train.ranks import broadcast, gather
+from ndt3_dist.train.ranks import broadcast, gather, num_hosts
 from ndt3_dist.train.run import Run
 from ndt3_dist.train.start import (
     agree,
@@ -60,6 +61,7 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
 
 def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopSignal) -> dict:
     with log.rank_0_first():
+        check_launch(config.train.ranks)
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
         sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
@@ -149,15 +151,16 @@ def is_over(config: PretrainConfig, start: Checkpoint) -> bool:
 
 
 def announce(config, stream: Stream, shapes, device, body: str, start) -> None:
-    """Print what will run, with every derived number."""
-    world_size = stream.world_size
+    """Print what will run, with every derived number; all ranks call it."""
+    world_size, hosts = stream.world_size, num_hosts()
     train, parameters = config.train, sum(math.prod(s) for s in shapes.values())
     sources, shares, width = stream.plan.sources, stream.plan.shares, config.data.row_tokens
     windows, tokens, rows = sources.num_samples, sources.tokens.sum(), stream.plan.epoch_rows
     blocks = sum(len(s.blocks.rows) for s in sources.every)
     log.say(
         f"run {run_folder(config)}: {parameters:,} parameters, {train.precision}, "
-        f"ZeRO-{train.zero_stage}, {world_size} ranks on {device.type}{body}"
+        f"ZeRO-{train.zero_stage}, {hosts} host{'s' * (hosts > 1)}, {world_size} ranks on "
+        f"{device.type}{body}"
     )
     log.say(
         f"corpus {stream.corpus.manifest.fingerprint[:12]}: {windows} windows, {tokens} tokens, "

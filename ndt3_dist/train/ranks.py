@@ -1,5 +1,7 @@
 """What ranks tell each other."""
 
+import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +19,12 @@ def gather(value: Any) -> list[Any]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def num_hosts() -> int:
+    """Hosts that the ranks are on; all ranks call it."""
+    # The launcher's number tells hosts of one name apart.
+    return len({*gather((socket.gethostname(), os.environ.get("CROSS_RANK")))})
 
 
 def broadcast(call: Callable[[], Any]) -> Any:

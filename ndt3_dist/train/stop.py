@@ -11,7 +11,8 @@ import socket
 import sys
 import threading
 import time
-from pathlib import Path
+
+from ndt3_dist.engines.launcher import launchers
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOOK_S = 1.0
@@ -81,24 +82,6 @@ class StopSignal:
             flush=True,
         )
         os._exit(1)
-
-
-def launchers() -> list:
-    """The processes above this one that belong to the `deepspeed` launcher."""
-    try:
-        import psutil
-    except ImportError:  # not where weights are only fine-tuned: no launcher starts that
-        return []
-    found = []
-    for process in psutil.Process().parents():
-        try:
-            command = process.cmdline()[:5]
-        except psutil.Error:
-            break  # another user's
-        program = any(Path(part).name == "deepspeed" for part in command[:2])
-        if program or any(part.startswith("deepspeed.launcher") for part in command):
-            found.append(process)
-    return found
 
 
 def is_alive(process) -> bool:

@@ -6,7 +6,6 @@ is told from one that is stopped, swapped out, or on a host that is gone.
 
 import contextlib
 import os
-import socket
 import sys
 import threading
 import time
@@ -124,17 +123,11 @@ def say(message: str) -> None:
 def open_store(rank: int, world_size: int, broadcast: Callable[[Callable[[], Any]], Any]):
     """A store of the job whose server is the first rank; all ranks call it."""
 
-    def serve():
-        with socket.socket() as s:
-            s.bind(("", 0))
-            return s.getsockname()[1]
-
-    address, port = os.environ["MASTER_ADDR"], broadcast(serve)
-    timeout = timedelta(seconds=10)
+    address, timeout = os.environ["MASTER_ADDR"], timedelta(seconds=10)
     store = None
     if rank == 0:
-        store = TCPStore(address, port, None, True, timeout, wait_for_workers=False)
-    dist.barrier()
+        store = TCPStore(address, 0, None, True, timeout, wait_for_workers=False)
+    port = broadcast(lambda: store and store.port)
     store = store or TCPStore(address, port, None, False, timeout, wait_for_workers=False)
     store.set(str(rank), "0|starts")
     dist.barrier()

@@ -44,12 +44,8 @@ def done(tmp_path_factory) -> Path:
     assert commands
     here = Path(sys.executable).parent
     env = {**os.environ, "PATH": f"{here}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    script = commands[1].replace(
-        "deepspeed ", f"deepspeed --master_port {29600 + os.getpid() % 300} "
-    )
-    ran = subprocess.run(
-        ["bash", "-euc", script], cwd=folder, env=env, capture_output=True, text=True, timeout=300
-    )
+    script = ["bash", "-euc", commands[1]]
+    ran = subprocess.run(script, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert "NextRow(" in ran.stdout
     return folder

@@ -1,0 +1,54 @@
+"""What becomes of a run that `deepspeed` starts otherwise than was meant."""
+
+import contextlib
+import socket
+
+from launching import launch, log_of, losses
+from ranks import run_ranks
+
+DEFAULT_PORT = 29500
+"""Of every run whose launcher was told none."""
+SHORT = ["train.max_steps=2"]
+
+
+def errors_of(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.startswith("error:")]
+
+
+def test_two_runs_at_once_on_a_host_need_no_port(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folders = [tmp_path / "a", tmp_path / "b"]
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # somebody else has it, which is as good
+            taken.bind(("", DEFAULT_PORT))
+        processes = [launch(folder, corpus, extra=SHORT, wait=False) for folder in folders]
+        codes = [process.wait(timeout=300) for process in processes]
+    assert codes == [0, 0], [log_of(folder) for folder in folders]
+    assert losses(folders[0]) == losses(folders[1])
+    assert len(losses(folders[0])) == 2
+    assert "ZeRO-1, 1 host, 2 ranks on cpu" in log_of(folders[0])
+    (notes,) = tmp_path.glob("ndt3_dist-*")
+    assert notes.stat().st_mode & 0o777 == 0o700
+    assert not list(notes.iterdir())
+
+
+def test_a_hostfile_that_is_not_there_is_refused(corpus, tmp_path):
+    code, log = launch(tmp_path, corpus, extra=SHORT, options=["--hostfile", "absent/hosts"])
+    assert code != 0
+    (error,) = errors_of(log)
+    assert "--hostfile absent/hosts: no such file" in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_other_ranks_than_were_asked_for_are_refused(corpus, tmp_path):
+    code, log = run_ranks(tmp_path, corpus, 1, [*SHORT, "train.ranks=2"])
+    assert code != 0
+    (error,) = errors_of(log)
+    assert "train.ranks is 2, 1 was launched" in error
+    assert not (tmp_path / "r").exists()
+    code, log = run_ranks(tmp_path, corpus, 2, [*SHORT, "train.ranks=2"])
+    assert code == 0, log
+    more = ["train.max_steps=4", "train.ranks=1"]  # a resume may have another number
+    code, log = run_ranks(tmp_path, corpus, 1, more, "auto")
+    assert code == 0, log
+    assert "1 host, 1 ranks on cpu" in log
