@@ -83,7 +83,7 @@ class Lease:
 
     def check(self) -> None:
         """Raises where another process has taken the folder over."""
-        found = self._mark()
+        found, self._missed = self._mark(), True
         if not found:
             raise self.refusal(f"{self.path}: the mark of this process is gone; start it again")
         if found.get("id") != self.mine["id"]:

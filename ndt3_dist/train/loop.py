@@ -173,6 +173,8 @@ class Loop:
         """Metrics of a step to their file, W&B and the console."""
         step = self.state.step
         if self.metrics and self.wandb:
+            if self.run.lease:
+                self.run.lease.still_held()
             self.metrics.write(step, values)
             self.wandb.write(step, values)
             if step % self.config.log.every_steps == 0 or done:

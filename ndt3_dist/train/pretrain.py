@@ -1,6 +1,7 @@
 """Pretraining from a config: what it needs is opened, checked and restored, then the loop runs."""
 
 import math
+from contextlib import ExitStack
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,7 @@ from ndt3_dist.train.start import (
     check_same,
     check_shared,
     find_start,
+    hold,
     refuse_loop,
     restore,
     run_folder,
@@ -53,13 +55,14 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
         the last checkpoint).
     """
     stop = StopSignal(config.checkpoint.stop_within_s)
-    try:
-        return _pretrain(config, resume, init, stop)
-    finally:
-        stop.close()
+    with ExitStack() as held:
+        held.callback(stop.close)
+        return _pretrain(config, resume, init, stop, held)
 
 
-def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopSignal) -> dict:
+def _pretrain(
+    config: PretrainConfig, resume: str, init: str | None, stop: StopSignal, held: ExitStack
+) -> dict:
     with log.rank_0_first():
         check_launch(config.train.ranks)
         cache = default_cache(config.data.cache, config.data.cache_gb)
@@ -78,6 +81,8 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopS
         agree(config, corpus.manifest, start)
         model = initial_model(config)
         check_metric(config.validation.metric, model.targets)
+        lease, start = held.enter_context(hold(config, resume, start))
+        initial = None if start else initial
     folder = run_folder(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     engine = DeepSpeedEngine(
@@ -122,7 +127,7 @@ def _pretrain(config: PretrainConfig, resume: str, init: str | None, stop: StopS
     store = open_store(rank, world_size, broadcast)
     watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
     parts = engine, stream, validation, writer, stop, watch
-    run = Run(config, folder, *parts, shapes, stream.plan.renewed)
+    run = Run(config, folder, *parts, shapes, stream.plan.renewed, lease=lease)
     try:
         loop = Loop(run, state)
         found = loop.go()

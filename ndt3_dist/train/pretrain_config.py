@@ -16,6 +16,9 @@ class RunConfig(Section):
     """Name of the run; its folder is `dir/name`."""
     dir: str = "runs"
     """Folder that holds the runs, shared by all hosts."""
+    wait_s: float = Field(default=0, ge=0)
+    """Seconds to wait for another process that writes the run, as a job that was requeued may while
+    its predecessor saves; 0 = refuse at once."""
     seed: int = 0
     """Seed of the initial weights, the order of the data, dropout and masks."""
 

@@ -12,6 +12,7 @@ import torch
 from ndt3_dist.checkpoint.writer import Slices, Writer
 from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Rows, Share, Step
+from ndt3_dist.lease import Lease
 from ndt3_dist.model.contract import Output, Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.stop import StopSignal
@@ -122,6 +123,7 @@ class Run:
         renewed: Whether it goes on with other data than that of its checkpoint.
         keep_best: Remembers the weights of the best step; None = a checkpoint does.
         save_after_s: Also save after so long; for one process, whose clock is its own.
+        lease: Of the folder, which rank 0 holds; None = nobody else writes there.
     """
 
     config: PretrainConfig
@@ -136,6 +138,7 @@ class Run:
     renewed: bool = False
     keep_best: Callable[[], None] | None = None
     save_after_s: float = math.inf
+    lease: Lease | None = None
 
     @property
     def device(self) -> torch.device:

@@ -64,6 +64,7 @@ class Saving:
             },
         }
         with log.rank_0_first():
+            self._still_ours()
             stream = run.stream.state(state.cursor)
             run.writer.begin(state.step, run.engine.slices(), describe, stream)
         self.step, self.last = state.step, time.monotonic()
@@ -72,8 +73,16 @@ class Saving:
     def commit(self, state: RunState, last: bool = False) -> None:
         """Make the step that was written exist, and delete those that are no longer kept."""
         with log.rank_0_first():
+            if self.run.writer.under_way:
+                self._still_ours()
             self.run.writer.finish(last)
         self._prune(state)
+
+    def _still_ours(self) -> None:
+        """Raises, on all ranks, where another process has taken the folder over."""
+        lease = self.run.lease
+        if lease or self.run.stream.world_size > 1:
+            broadcast(lambda: lease.check() if lease else None)
 
     def _prune(self, state: RunState) -> None:
         if not self.run.is_first:

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
@@ -14,6 +16,7 @@ from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
+from ndt3_dist.lease import Lease
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -21,6 +24,8 @@ from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
 
 STARTS = "starts.jsonl"
+LEASE = "lease.json"
+"""Mark of the process that writes a run."""
 SHARED_WITHIN_S = 10.0
 """Time that a network file system has until all hosts see what one wrote."""
 
@@ -40,7 +45,7 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     """
     run = run_folder(config)
     if resume == "never":
-        if set(storage.list_names(run)) - {FOLDER}:  # faults are of a start that failed
+        if set(storage.list_names(run)) - {FOLDER, LEASE}:  # left by a start that failed
             raise ResumeMismatch(
                 f"{run}: the run exists; go on with --resume auto, or choose another run.name"
             )
@@ -55,6 +60,48 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     if not resume.isdigit():
         raise ResumeMismatch(f"--resume {resume}: expected never, auto or a step number")
     return open_step(run, int(resume))
+
+
+@contextmanager
+def hold(
+    config: PretrainConfig, resume: str, start: Checkpoint | None
+) -> Iterator[tuple[Lease | None, Checkpoint | None]]:
+    """The run's lease in a block, which rank 0 holds and has; all ranks call it.
+
+    Returns:
+        The lease (None on other ranks), and the checkpoint to go on from: a newer one than `start`
+        where another process has written it meanwhile.
+    Raises:
+        ResumeMismatch: On all ranks: another process writes this run, or has begun it.
+    """
+    lease = Lease(
+        run_folder(config),
+        LEASE,
+        "wait for it (run.wait_s), stop it, or choose another run.name",
+        ResumeMismatch,
+        config.run.wait_s,
+    )
+
+    def take() -> bool:
+        """Whether there is another start than before."""
+        lease.__enter__()
+        try:
+            now = find_start(config, resume)
+        except BaseException:
+            lease.__exit__()
+            raise
+        return (now and now.meta["step"]) != (start and start.meta["step"])
+
+    moved, first = broadcast(take), dist.get_rank() == 0
+    try:
+        if moved:
+            start = choose(config)
+            if start:
+                check_same(config, start)
+        yield lease if first else None, start
+    finally:
+        if first:
+            lease.__exit__()
 
 
 def choose(config: PretrainConfig, before: int | None = None) -> Checkpoint | None:
