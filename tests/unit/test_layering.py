@@ -51,6 +51,7 @@ LAZY = {
     "wandb": {"train/run_metrics.py"},
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
+    "hdf5plugin": {"readers/hdf5.py"},
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},

@@ -1,16 +1,17 @@
 """MATLAB v7.3 files, which are HDF5: sizes are looked at before anything is read.
 
-References are followed from cells and struct arrays alone, never back to what holds them, and
-never into another file.
+References are followed from cells and struct arrays alone, never back to what holds them.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.hdf5 import has_foreign_data, refuse_bomb, refuse_elsewhere
+from ndt3_dist.readers.hdf5 import HDF5Array, open_hdf5, refuse_bomb
+from ndt3_dist.readers.inside import Group
 from ndt3_dist.readers.matlab.mat_values import (
     MOST_DEPTH,
     MOST_VALUES,
@@ -27,39 +28,31 @@ class V73File(MatFile):
     """MATLAB v7.3, which is HDF5: axes are in the other order, cells hold references."""
 
     def __init__(self, path: Path):
-        import h5py
-
-        self.h5, self.size = h5py.File(path, "r"), path.stat().st_size
+        self.file = ExitStack()
+        self.h5, self.size = self.file.enter_context(open_hdf5(path)), path.stat().st_size
         self.bytes = self.values = 0
-        refuse_elsewhere(self.h5)
 
     def close(self) -> None:
-        self.h5.close()
+        self.file.close()
 
     def __getitem__(self, field: str) -> Any:
-        import h5py
-
         parts = field.split(".")
         node, walked = self.h5, []
-        while parts and isinstance(node, h5py.Group) and parts[0] in node:
+        while parts and isinstance(node, Group) and parts[0] in node:
             walked.append(parts.pop(0))
             node = node[walked[-1]]
-        if isinstance(node, h5py.Group) and parts:
+        if isinstance(node, Group) and parts:
             raise missing(field, ".".join(walked), [n for n in node if not str(n).startswith("#")])
         return dig(self._value(node, ".".join(walked), MOST_DEPTH), parts, field, ".".join(walked))
 
     def _value(self, node, field: str, depth: int) -> Any:
-        import h5py
-
-        if _file_number(node) != _file_number(self.h5):
-            raise BadInput(f"{field} lies in another file; refused")
         if not depth:  # which ends circles too
             raise BadInput(f"{field} is nested {MOST_DEPTH} deep or leads back to itself; refused")
         self._count(0, field)
         self.values += 1
         if "MATLAB_sparse" in node.attrs or "MATLAB_object_decode" in node.attrs:
             return Foreign("sparse array or object")
-        if isinstance(node, h5py.Group):
+        if isinstance(node, Group):
             # Members of a struct array are references without a class of their own.
             each = {n: self._value(node[n], f"{field}.{n}", depth - 1) for n in node}
             lists = [
@@ -72,15 +65,11 @@ class V73File(MatFile):
                 raise BadInput(f"{field} is a struct array whose fields differ in length")
             elements = [{n: each[n][at] for n in lists} for at in np.ndindex(shape)]
             return objects(elements, shape)
-        if not isinstance(node, h5py.Dataset):
-            raise BadInput(f"{field} is a {type(node).__name__}; expected an array, cell or struct")
         return self._array(node, field, depth)
 
     def _array(self, node, field: str, depth: int) -> Any:
         kind = node.attrs.get("MATLAB_class", b"")
         kind = kind.decode() if isinstance(kind, bytes) else str(kind)
-        if has_foreign_data(node.id):
-            raise BadInput(f"{field} keeps its data in another file; refused")
         self._account(node, field)
         if node.attrs.get("MATLAB_empty", 0):
             if kind == "char":
@@ -112,23 +101,17 @@ class V73File(MatFile):
     def _target(self, ref, field: str):
         if not ref:
             raise BadInput(f"{field} is an empty reference; the file is damaged")
-        return self.h5[ref]
+        return self.h5.referred(ref, field)
 
     def _account(self, node, field: str) -> None:
         """Refuse an array by what it declares, before memory is taken."""
         declared = int(np.prod(node.shape or (), dtype=object)) * node.dtype.itemsize
         self.bytes += declared
-        for unpacked, stored in ((declared, node.id.get_storage_size()), (self.bytes, self.size)):
+        for unpacked, stored in ((declared, node.stored_bytes), (self.bytes, self.size)):
             refuse_bomb(field, unpacked, stored)
-
-
-def _file_number(node) -> int:
-    from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]
-
-    return h5o.get_info(node.id).fileno
 
 
 def _is_reference(node) -> bool:
     import h5py
 
-    return isinstance(node, h5py.Dataset) and h5py.check_dtype(ref=node.dtype) is h5py.Reference
+    return isinstance(node, HDF5Array) and h5py.check_dtype(ref=node.dtype) is h5py.Reference

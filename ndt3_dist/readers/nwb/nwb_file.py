@@ -1,4 +1,4 @@
-"""An NWB file as its groups and datasets, through h5py.
+"""An NWB file as its groups and datasets, of HDF5.
 
 pynwb builds every object of a file before the first value can be read, which costs several times
 the reading itself; what is needed here is little and fixed by the NWB 2 schema
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.hdf5 import FREE_BYTES, refuse_bomb, refuse_elsewhere
+from ndt3_dist.readers.hdf5 import FREE_BYTES, open_hdf5, refuse_bomb, stands_for
+from ndt3_dist.readers.inside import Group
 
 STRINGS = 32
 """Strings that are read at once: all may be the same one, as long as the file."""
@@ -24,15 +25,15 @@ PLACES = ("acquisition", "analysis", "processing", "scratch", "stimulus")
 
 
 class NwbFile:
-    """An open file of so many bytes."""
+    """An open file of so many bytes: its root, and what was read of it."""
 
-    def __init__(self, h5, size: int):
+    def __init__(self, h5: Group, size: int):
         self.h5, self.size, self.unpacked = h5, size, 0
 
     def read(self, dataset, field: str) -> np.ndarray:
         """The values of a dataset, after a look at what it declares; strings as objects of str."""
         declared = dataset.size * max(dataset.dtype.itemsize, 8)  # numbers become float64
-        self._count(field, declared, dataset.id.get_storage_size())
+        self._count(field, declared, dataset.stored_bytes)
         if dataset.dtype.kind in "OS":
             return self._strings(dataset, field)
         return np.asarray(dataset[()])
@@ -69,7 +70,9 @@ class NwbFile:
     def text(self, path: str) -> str | None:
         """A string of the file, such as general/session_id."""
         found = self.h5.get(path)
-        return as_str(found[()]) if found is not None else None
+        if found is None:
+            return None
+        return as_str(self.read(found, path)) if found.size else ""
 
     def table(self, path: str) -> "Table | None":
         found = self.h5.get(path)
@@ -88,14 +91,16 @@ class NwbFile:
         return {
             name: Table(self, group, f"intervals/{name}")
             for name, group in groups(self.h5, "intervals")
+            if group is not None
         }
 
     def children(self, path: str) -> dict[str, Any]:
-        """Groups below a path ("" = those where recipes' paths begin), by name."""
+        """Groups below a path ("" = those where recipes' paths begin), by name; None for what lies
+        in another file, which is refused once it is read."""
         if not path:
-            known = {name: self.h5[name] for name in PLACES if name in self.h5}
+            known = {name: group for name, group in groups(self.h5, "") if name in PLACES}
             usual = ("acquisition", "processing")
-            return {name: group for name, group in known.items() if len(group) or name in usual}
+            return {n: g for n, g in known.items() if g is None or len(g) or n in usual}
         return {} if is_series(self.h5[path]) else dict(groups(self.h5, path))
 
     def series(self, path: str) -> "TimeSeries | None":
@@ -256,15 +261,13 @@ def open_nwb(path: Path) -> Iterator[NwbFile]:
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     if not h5py.is_hdf5(path):
-        raise BadInput(f"{path}: not an NWB file (not HDF5); expected NWB 2 recordings (.nwb)")
+        what = stands_for(path) or "not HDF5"
+        raise BadInput(f"{path}: not an NWB file ({what}); expected NWB 2 recordings (.nwb)")
     try:
-        with h5py.File(path, "r") as h5:
-            refuse_elsewhere(h5, unread="specifications")
-            version = as_str(h5.attrs.get("nwb_version", ""))
-            if not version.startswith("2"):
-                version_text = f"NWB {version}" if version else "no nwb_version"
-                raise BadInput(f"not a readable NWB file ({version_text}); expected NWB 2")
-            yield NwbFile(h5, path.stat().st_size)
+        with open_hdf5(path) as h5:
+            nwb = NwbFile(h5, path.stat().st_size)
+            check_version(nwb)
+            yield nwb
     except BadInput as e:
         message = str(e)
         raise BadInput(message if str(path) in message else f"{path}: {message}") from e
@@ -274,13 +277,19 @@ def open_nwb(path: Path) -> Iterator[NwbFile]:
         raise BadInput(f"{path}: not a readable NWB file ({type(e).__name__}: {reason})") from e
 
 
-def groups(h5, path: str) -> Iterator[tuple[str, Any]]:
-    """Name and group of each group that lies at a path."""
-    import h5py
+def check_version(nwb: NwbFile) -> None:
+    """Raise BadInput for any NWB but 2; NWB 1 says its version in a dataset."""
+    said = nwb.h5.attrs.get("nwb_version")
+    version = as_str(nwb.text("nwb_version") or "" if said is None else said)
+    if not version.startswith("2"):
+        text = f"NWB {version.removeprefix('NWB-')}" if version else "no nwb_version"
+        raise BadInput(f"not a readable NWB file ({text}); expected NWB 2")
 
-    for name, found in (h5.get(path) or {}).items():
-        if isinstance(found, h5py.Group):
-            yield str(name), found
+
+def groups(h5: Group, path: str) -> Iterator[tuple[str, Group | None]]:
+    """Name and group of each group that lies at a path; None for what lies in another file."""
+    found = h5.get(path)
+    return found.groups() if isinstance(found, Group) else iter(())
 
 
 def flat(values: np.ndarray) -> np.ndarray:
@@ -304,9 +313,7 @@ def split_up(value: Any) -> list[str]:
 
 
 def is_dataset(found: Any) -> bool:
-    import h5py
-
-    return isinstance(found, h5py.Dataset)
+    return found is not None and not isinstance(found, Group)
 
 
 def holds_text(found: Any) -> bool:
@@ -316,9 +323,7 @@ def holds_text(found: Any) -> bool:
 
 
 def is_series(group) -> bool:
-    import h5py
-
-    if not isinstance(group, h5py.Group) or "colnames" in group.attrs:  # a table's column
+    if not isinstance(group, Group) or "colnames" in group.attrs:  # a table's column
         return False
     return is_dataset(group.get("data"))
 

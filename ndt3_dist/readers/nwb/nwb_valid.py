@@ -37,6 +37,7 @@ def table_spans(nwb: NwbFile, recipe: ReadOptions) -> tuple[np.ndarray, float]:
     rule = recipe.validity
     tables = nwb.intervals()
     if rule.table not in tables:
+        nwb.table(f"intervals/{rule.table}")  # which says where it lies in another file
         raise BadInput(
             f"no intervals {rule.table!r}; the file has {', '.join(sorted(tables)) or 'none'}"
         )

@@ -144,10 +144,6 @@ def both(*changes):
     return change
 
 
-def unread(f: h5py.File, name: str) -> None:
-    f.create_dataset(name, (4,), "f8", external="secret.bin")
-
-
 def declares(*shape: int):
     """Samples of which no chunk is written: the file stays small."""
     return put(
@@ -158,6 +154,14 @@ def declares(*shape: int):
 
 KINDS: dict[str, tuple] = {
     "nwb_1": (attribute("/", "nwb_version", "1.0.5"), "NWB 1.0.5); expected NWB 2"),
+    "nwb_1_as_it_was_written": (
+        lambda f: (
+            f.attrs.__delitem__("nwb_version"),
+            f.__setitem__("nwb_version", "NWB-1.0.5"),
+            f.__setitem__("acquisition/raw", h5py.ExternalLink("raw.h5", "/x")),
+        ),
+        "(NWB 1.0.5); expected NWB 2",
+    ),
     "no_version": (lambda f: f.attrs.__delitem__("nwb_version"), "no nwb_version"),
     "no_units": (delete("units"), "no units with spike times"),
     "no_spike_times": (delete(TIMES), "no units with spike times"),
@@ -259,8 +263,8 @@ KINDS: dict[str, tuple] = {
         "shorter than a window",
     ),
     "external_link": (
-        put("scratch/x", lambda f, n: f.__setitem__(n, h5py.ExternalLink("other.h5", "/x"))),
-        "scratch/x is an external link",
+        put(TIMES, lambda f, n: f.__setitem__(n, h5py.ExternalLink("other.h5", "/x"))),
+        "units/spike_times is an external link",
     ),
     "external_data": (
         put(TIMES, lambda f, n: f.create_dataset(n, (480,), "f8", external="other.bin")),
@@ -274,14 +278,6 @@ KINDS: dict[str, tuple] = {
     "huge": (
         put(TIMES, lambda f, n: f.create_dataset(n, (1 << 40,), "f8", chunks=True)),
         "units/spike_times declares 8796.1 GB",
-    ),
-    "unread_data_elsewhere": (
-        put("acquisition/x", unread),
-        "acquisition/x keeps its data in another file",
-    ),
-    "unread_virtual": (
-        put("acquisition/x", virtual),
-        "acquisition/x keeps its data in another file",
     ),
     "huge_samples": (declares(1 << 40), f"{VELOCITY}/data declares"),
     "huge_in_two_dimensions": (declares(1 << 20, 1 << 20), f"{VELOCITY}/data declares"),
@@ -428,7 +424,20 @@ KINDS_BY_RECIPE: dict[str, tuple] = {
 def whole_files(good: bytes) -> dict[str, tuple[bytes, str]]:
     """The same for files that are no NWB files to begin with."""
     return {
-        "empty": (b"", "not HDF5"),
+        "empty": (b"", "not an NWB file (an empty file; copy or download it again)"),
+        "git_lfs": (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "(a Git LFS pointer, not the file itself; run git lfs pull)",
+        ),
+        "git_annex": (
+            b"/annex/objects/SHA256E-s12345--4d7a.nwb\n",
+            "(a pointer of git-annex, not the file itself; run git annex get)",
+        ),
+        "page": (
+            b"\n<!DOCTYPE html>\n<html><body>Log in</body></html>\n",
+            "(an HTML page: the download failed or needs a login)",
+        ),
+        "error_of_a_store": (b"<?xml version='1.0'?><Error/>", "(an XML page, such as a store's"),
         "text": (b"time,spikes\n" * 500, "not HDF5"),
         "archive": (b"PK\x03\x04" + bytes(5000), "not HDF5"),
         "half": (good[: len(good) // 2], "not a readable NWB file"),
