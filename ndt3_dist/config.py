@@ -157,9 +157,9 @@ def _explain(schema: type[BaseModel], error: Any) -> str:
         near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
         return f"unknown key {dotted} ({hint})"
-    found = error.get("input")
+    found, said = error.get("input"), error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{dotted} is missing"
     if isinstance(found, Mapping):
-        return f"{dotted + ': ' if dotted else ''}{error['msg'].removeprefix('Value error, ')}"
-    return f"{dotted} is {found!r}: {error['msg']}"
+        return f"{dotted + ': ' if dotted else ''}{said}"
+    return f"{dotted} is {found!r}: {said}"

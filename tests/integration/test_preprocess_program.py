@@ -58,7 +58,7 @@ def run_here(one_ray, monkeypatch, capsys):
 
     def run(folder: Path, *overrides: str) -> SimpleNamespace:
         program = str(ROOT / "data_prep/preprocess.py")
-        monkeypatch.setattr(job, "ray_pool", pool_of(one_ray))
+        monkeypatch.setattr(job, "workers", pool_of(one_ray))
         monkeypatch.setattr(
             sys, "argv", [program, "--recipe", str(NWB_YAML), *SETTINGS, *overrides]
         )
@@ -170,7 +170,11 @@ def test_any_number_of_workers_writes_the_bytes_that_one_writes(finished, run_he
         run_here(folder, f"source={folder}/nwb", f"out={folder}/by8", "num_workers=8").returncode
         == 0
     )
-    for name in ("by2", "by8"):
+    alone = run_program(folder, "source=nwb", "out=by0", "num_workers=0")
+    small = run_program(folder, "source=nwb", "out=auto", "num_workers=auto")
+    assert "in this process" in small.stdout
+    assert "in this process" not in alone.stdout
+    for name in ("by2", "by8", "by0", "auto"):
         assert hashes(folder / name) == hashes(folder / "corpus")
         assert len(hashes(folder / name)) >= 6
 

@@ -91,3 +91,11 @@ def test_seconds_without_their_unit_are_refused():
     with pytest.raises(ValidationError, match="reaches beyond 1, the whole session"):
         Recipe(dataset="d", splits=[rule])
     assert Recipe(dataset="d", splits=[{**rule, "unit": "s"}])
+
+
+@pytest.mark.parametrize("workers", ["many", "-1", "1.5"])
+def test_workers_are_a_number_or_auto(nwb_yaml, workers):
+    assert load_recipe(nwb_yaml).num_workers == "auto"
+    assert load_recipe(nwb_yaml, ["num_workers=3"]).num_workers == 3
+    with pytest.raises(BadInput, match=r"num_workers is .*: expected auto, or a whole number"):
+        load_recipe(nwb_yaml, [f"num_workers={workers}"])
