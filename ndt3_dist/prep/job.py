@@ -71,7 +71,7 @@ def prepare(recipe: Recipe) -> Manifest:
         with workers(recipe, new) as run_all:
             stages.begin("session tasks")
             spools, failed = run_sessions(recipe, key, new, before, run_all, lease)
-            spools, claims = one_of_each(spools, before)
+            spools, claims = one_of_each(recipe, spools, before)
             failed = sorted([*failed, *claims], key=lambda f: f.source)
             if not spools and not before:
                 first = f"{failed[0].source}: {failed[0].error}" if failed else "was taken out"
@@ -164,7 +164,9 @@ def check_shared(recipe: Recipe, source: RecordingFile, result, label: str) -> N
     )
 
 
-def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict], list[Failure]]:
+def one_of_each(
+    recipe: Recipe, spools: list[dict], before: Manifest | None
+) -> tuple[list[dict], list[Failure]]:
     """Spools whose session no other claims, and the failures of those that claim one together.
 
     Which of them is right cannot be known: none is taken, and one that the corpus has stays. Of
@@ -175,6 +177,10 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
     for session in sorted((s["session"] for s in spools), key=lambda s: s["source"]):
         if first.setdefault(session["source_sha256"], session["source"]) == session["source"]:
             claims.setdefault(session["id"], []).append(session["source"])
+    by_name = recipe.reader == "nwb" and recipe.session_from == "content"
+    advice = "give the files different session ids, "
+    advice += "say session_from=file_name where their names have them, " if by_name else ""
+    advice += "or prepare them as two datasets"
     kept, failed = [], []
     for spool in spools:
         session, source = spool["session"]["id"], spool["session"]["source"]
@@ -185,10 +191,7 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
             continue
         reason = f"is the same file as {same}"
         if same == source:
-            reason = (
-                f"is session {session}, as {', '.join(others[:3])} is; give the files different "
-                "session ids, or prepare them as two datasets"
-            )
+            reason = f"is session {session}, as {', '.join(others[:3])} is; {advice}"
         failed.append(Failure(source=source, error=reason))
         print(f"failed: {source}: {reason}", file=sys.stderr, flush=True)
     return kept, failed

@@ -21,7 +21,7 @@ Split = Literal["train", "val", "calibration", "test"]
 RUNTIME_KEYS = {"source", "out", "num_workers", "ray_address", "allow_failures", "rebuild"}
 
 
-LATER_KEYS = ("options", "preprocess")
+LATER_KEYS = ("options", "preprocess", "session_from")
 """Keys that recipes did not have at first: their defaults are no part of the identity, so that
 corpora of before stay those of the same recipe."""
 
@@ -130,6 +130,14 @@ class Recipe(ReadOptions):
         for call in self.preprocess:
             if isinstance(call, dict) and not isinstance(call.get("call"), str):
                 raise ValueError(f"preprocess {call}: expected call: package.module:function in it")
+        return self
+
+    @model_validator(mode="after")
+    def _session_from_has_an_effect(self):
+        if self.session_from != "content" and self.reader != "nwb" and ":" not in self.reader:
+            raise ValueError(
+                f"session_from is for NWB; reader {self.reader} takes mat.session, mat.file_name"
+            )
         return self
 
     @model_validator(mode="after")

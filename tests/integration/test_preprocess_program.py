@@ -383,6 +383,26 @@ def test_recordings_that_claim_one_session_fail_by_name_and_the_rest_is_kept(
     assert "is session t-A-02, as c.nwb is" in manifest.failed[0].error
 
 
+def test_files_that_hold_one_session_id_are_told_apart_by_their_names_on_request(
+    tmp_path, without_ray, write_session
+):
+    for number, name in enumerate(("sub-A_ses-01", "sub-A_ses-02", "late")):
+        write_session(tmp_path / "nwb" / f"{name}.nwb", seed=number, session="day")
+    with pytest.raises(BadInput, match="say session_from=file_name where their names have them"):
+        job.prepare(recipe_of(tmp_path / "nwb", tmp_path / "c"))
+    recipe = recipe_of(tmp_path / "nwb", tmp_path / "by_name", "session_from=file_name")
+    manifest = job.prepare(recipe)
+    assert manifest.failed == []
+    assert [s.id for s in manifest.sessions] == ["t-A-01", "t-A-02", "t-A-late"]
+    for seed, part in enumerate(("dry", "wet")):  # of one session: no name tells them apart
+        write_session(tmp_path / "nwb" / f"sub-A_ses-03_{part}.nwb", seed=8 + seed)
+    failed = job.prepare(recipe).failed
+    assert [f.source for f in failed] == ["sub-A_ses-03_dry.nwb", "sub-A_ses-03_wet.nwb"]
+    assert "session_from" not in failed[0].error
+    with pytest.raises(ManifestMismatch, match=r"another recipe .session_from differ"):
+        job.prepare(recipe_of(tmp_path / "nwb", tmp_path / "by_name"))
+
+
 def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
     rule = "splits=[{intervals: {train: [0, 0.5], test: [0.5, 1]}}]"
     recipe = recipe_of(recordings / "nwb", tmp_path / "c", rule)
