@@ -1,8 +1,8 @@
 """One schema for every run: YAML on disk, frozen and checked in memory.
 
-Precedence: the defaults below < the YAML file < `section.key=value` on the command line. Unknown
-keys are refused with the nearest known name, and every problem is reported at once. YAML files are
-whole: no includes, anchors or interpolation.
+Precedence: the defaults below < the YAML file < `section.key=value` on the command line, the later
+of two. Unknown keys are refused with the nearest known name, and every problem is reported at once,
+with who said it. YAML files are whole: no includes, anchors or interpolation.
 """
 
 import difflib
@@ -20,6 +20,7 @@ from ndt3_dist.errors import BadInput
 
 PROJECT = Path(__file__).resolve().parent.parent
 """The checkout, where there is one."""
+COMMAND_LINE = "command line"
 
 
 class Section(BaseModel):
@@ -106,19 +107,23 @@ def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: not valid YAML: {e}") from e
     if not isinstance(values, dict):
-        raise BadInput(f"{path}: expected sections with keys, found {type(values).__name__}")
+        found = "is empty" if values is None else f"is {str(values)[:40]!r}"
+        needed = [f"{key}: ..." for key, f in schema.model_fields.items() if f.is_required()]
+        raise BadInput(f"{path}: {found}; expected keys, at least {', '.join(needed)}")
     for override in overrides:
         key, eq, text = override.partition("=")
         if not eq or not key:
             raise BadInput(f"{override!r} is not an override; expected section.key=value")
-        set_key(values, key, parse_scalar(text))
-    return check(schema, values, str(path))
+        set_key(values, key, parse_scalar(text, key))
+    return check(schema, values, str(path), [o.partition("=")[0] for o in overrides])
 
 
-def parse_scalar(text: str) -> Any:
+def parse_scalar(text: str, key: str) -> Any:
     """A command-line value as YAML would read it; what is not YAML stays text."""
     try:
         return plain_yaml.load(text)
+    except plain_yaml.KeyTwice as e:
+        raise BadInput(f"{COMMAND_LINE}: {key}: {e.problem}") from e
     except yaml.YAMLError:
         return text
 
@@ -129,18 +134,35 @@ def set_key(values: dict, dotted: str, value: Any) -> None:
     for parent in parents:
         child = values.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise BadInput(f"{dotted}: {parent} is a value, not a section")
+            raise BadInput(f"{COMMAND_LINE}: {dotted}: {parent} is a value, not a section")
         values = child
     values[last] = value
 
 
-def check(schema: type[C], values: Mapping, where: str) -> C:
-    """Validate `values`; all problems in one BadInput, unknown keys with the nearest name."""
+def check(schema: type[C], values: Mapping, where: str, overridden: Sequence[str] = ()) -> C:
+    """Validate `values`; all problems in one BadInput, unknown keys with the nearest name.
+
+    Args:
+        where: Says whose they are, but for the keys `a.b` that the command line has `overridden`.
+    """
     try:
         return schema.model_validate(values)
     except ValidationError as e:
-        problems = [_explain(schema, error) for error in e.errors()]
-        raise BadInput(f"{where}: " + "; ".join(problems)) from e
+        problems: dict[str, list[str]] = {}
+        for error in e.errors():
+            source = _blamed(error["loc"], where, [key.split(".") for key in overridden])
+            problems.setdefault(source, []).append(_explain(schema, error))
+        said = (f"{source}: {'; '.join(each)}" for source, each in problems.items())
+        raise BadInput("; ".join(said)) from e
+
+
+def _blamed(loc: tuple, where: str, overridden: list[list[str]]) -> str:
+    """Who said what is wrong at a place: `where`, the command line, or both."""
+    place = [str(part) for part in loc]
+    if any(place[: len(key)] == key for key in overridden):
+        return COMMAND_LINE
+    inside = any(key[: len(place)] == place for key in overridden)
+    return f"{where} and the {COMMAND_LINE}" if inside else where
 
 
 def _explain(schema: type[BaseModel], error: Any) -> str:
@@ -157,9 +179,9 @@ def _explain(schema: type[BaseModel], error: Any) -> str:
         near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
         return f"unknown key {dotted} ({hint})"
-    found = error.get("input")
+    found, said = error.get("input"), error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return f"{dotted} is missing"
     if isinstance(found, Mapping):
-        return f"{dotted + ': ' if dotted else ''}{error['msg'].removeprefix('Value error, ')}"
-    return f"{dotted} is {found!r}: {error['msg']}"
+        return f"{dotted + ': ' if dotted else ''}{said}"
+    return f"{dotted} is {found!r}: {said}"

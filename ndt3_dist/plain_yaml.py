@@ -25,6 +25,10 @@ class WrittenFloat(float):
     text: str
 
 
+class KeyTwice(yaml.constructor.ConstructorError):
+    """A key that a mapping has twice."""
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of the core schema."""
 
@@ -36,8 +40,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
                 if key.value in seen:
-                    problem = f"key {key.value!r} is there twice"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                    raise KeyTwice(None, None, f"key {key.value!r} is there twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
 
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.prep import job
+from ndt3_dist.prep.workers import run_here
 
 
 @pytest.fixture(scope="session")
@@ -54,17 +55,8 @@ def write_session():
     return nwb_files.write_session
 
 
-def in_process(task, arguments, shared=()):
-    """What a Ray pool does, one task after the other."""
-    for number, args in enumerate(arguments):
-        try:
-            yield number, task(*args, *shared)
-        except Exception as e:
-            yield number, e
-
-
 @pytest.fixture
 def without_ray(monkeypatch):
     """`job.prepare` in this process."""
-    monkeypatch.setattr(job, "ray_pool", pool_of(in_process))
-    return in_process
+    monkeypatch.setattr(job, "workers", pool_of(run_here))
+    return run_here

@@ -1,8 +1,8 @@
-"""A pool that stands in for `job.ray_pool`: it runs tasks by a function, and starts nothing."""
+"""A pool that stands in for `job.workers`: it runs tasks by a function, and starts nothing."""
 
 
 def pool_of(run_all) -> type:
-    """A class in place of `ray_pool` whose block gives `run_all`."""
+    """A class in place of `workers` whose block gives `run_all`."""
 
     class Pool:
         def __init__(self, *_):

@@ -1,4 +1,4 @@
-"""Run a preparation on Ray: session tasks, then shard tasks, then the manifest.
+"""Run a preparation: session tasks, then shard tasks, then the manifest.
 
 The driver decides, workers do: any number of workers gives the same bytes. A recording that fails
 fails alone, by name; the manifest lists it and the rest is committed. Recordings that are added
@@ -22,13 +22,14 @@ from ndt3_dist.prep.output import (
     removed_hashes,
     withdrawn,
 )
-from ndt3_dist.prep.pool import RunAll, ray_pool
+from ndt3_dist.prep.pool import RunAll
 from ndt3_dist.prep.privacy import key_of, pseudonym, reason_of, source_label
 from ndt3_dist.prep.progress import Progress, StageTimes, describe, warn_of_rate
 from ndt3_dist.prep.reading import check_calls
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import RecordingFile, find_recordings
 from ndt3_dist.prep.stages import ShardPlan, plan_shards, session_task, shard_task
+from ndt3_dist.prep.workers import with_address, workers
 from ndt3_dist.shards.manifest import Failure, Manifest, Shard
 
 
@@ -44,6 +45,7 @@ def prepare(recipe: Recipe) -> Manifest:
     """
     if not recipe.out:
         raise BadInput("out is empty; give out=FOLDER for the corpus")
+    recipe = with_address(recipe)
     check_places(recipe)
     check_calls(recipe)
     stages = StageTimes()
@@ -65,11 +67,11 @@ def prepare(recipe: Recipe) -> Manifest:
                 return before
             log.say(f"{recipe.out}: what had failed is gone from the source; nothing else is new")
             return commit(recipe, there, [], [], [], lease.check)
-        stages.begin("starting Ray")
-        with ray_pool(recipe, len(new)) as run_all:
+        stages.begin("starting workers")
+        with workers(recipe, new) as run_all:
             stages.begin("session tasks")
             spools, failed = run_sessions(recipe, key, new, before, run_all, lease)
-            spools, claims = one_of_each(spools, before)
+            spools, claims = one_of_each(recipe, spools, before)
             failed = sorted([*failed, *claims], key=lambda f: f.source)
             if not spools and not before:
                 first = f"{failed[0].source}: {failed[0].error}" if failed else "was taken out"
@@ -79,7 +81,7 @@ def prepare(recipe: Recipe) -> Manifest:
             plans = plans_of(recipe, spools, there) if spools else []
             stages.begin("shard tasks")
             shards = run_shards(recipe, plans, run_all, lease)
-            stages.begin("ending Ray")
+            stages.begin("ending workers")
         stages.begin("manifest")
         manifest = commit(recipe, there, spools, shards, failed, lease.check)
     log.say(stages.table())
@@ -162,7 +164,9 @@ def check_shared(recipe: Recipe, source: RecordingFile, result, label: str) -> N
     )
 
 
-def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict], list[Failure]]:
+def one_of_each(
+    recipe: Recipe, spools: list[dict], before: Manifest | None
+) -> tuple[list[dict], list[Failure]]:
     """Spools whose session no other claims, and the failures of those that claim one together.
 
     Which of them is right cannot be known: none is taken, and one that the corpus has stays. Of
@@ -173,6 +177,10 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
     for session in sorted((s["session"] for s in spools), key=lambda s: s["source"]):
         if first.setdefault(session["source_sha256"], session["source"]) == session["source"]:
             claims.setdefault(session["id"], []).append(session["source"])
+    by_name = recipe.reader == "nwb" and recipe.session_from == "content"
+    advice = "give the files different session ids, "
+    advice += "say session_from=file_name where their names have them, " if by_name else ""
+    advice += "or prepare them as two datasets"
     kept, failed = [], []
     for spool in spools:
         session, source = spool["session"]["id"], spool["session"]["source"]
@@ -183,10 +191,7 @@ def one_of_each(spools: list[dict], before: Manifest | None) -> tuple[list[dict]
             continue
         reason = f"is the same file as {same}"
         if same == source:
-            reason = (
-                f"is session {session}, as {', '.join(others[:3])} is; give the files different "
-                "session ids, or prepare them as two datasets"
-            )
+            reason = f"is session {session}, as {', '.join(others[:3])} is; {advice}"
         failed.append(Failure(source=source, error=reason))
         print(f"failed: {source}: {reason}", file=sys.stderr, flush=True)
     return kept, failed

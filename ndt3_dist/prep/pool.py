@@ -2,15 +2,21 @@
 
 import logging
 import os
+import resource
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from ndt3_dist import log
 from ndt3_dist.errors import ClusterFailed
 from ndt3_dist.prep.recipe import Recipe
 
 RunAll = Callable[..., Iterator[tuple[int, Any]]]
+LONGEST_PLACE = 23
+"""Bytes of the path of a place for Ray: its sockets have 107, of which it takes 64, we 20."""
 MOST_PENDING = 1000
 """Tasks that Ray knows of at once: enough to make a cluster grow, few enough to be waited for."""
 
@@ -42,6 +48,31 @@ def answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
+def check_loopback() -> None:
+    """Raises OSError where this machine cannot talk to itself; Ray would try for many minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname(), timeout=10).close()
+
+
+def own_folder() -> str:
+    """A new folder for Ray's sockets and logs, with a short path, for this user alone.
+
+    Raises:
+        OSError: There is no place for it.
+    """
+    for place in (os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"):
+        if place and len(os.fsencode(place)) <= LONGEST_PLACE and os.access(place, os.W_OK):
+            return tempfile.mkdtemp(prefix="ndt3_ray_", dir=place)
+    raise OSError(
+        f"no folder for its sockets: TMPDIR is {tempfile.gettempdir()}, and nothing can be written "
+        f"to /tmp; set RAY_TMPDIR to a folder whose path has {LONGEST_PLACE} bytes at most"
+    )
+
+
+def in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__
+
+
 class ray_pool:
     """A Ray to run tasks on; ours ends with the block.
 
@@ -50,35 +81,64 @@ class ray_pool:
     Tasks of workers and hosts that are lost are repeated, three times each.
 
     Raises:
-        ClusterFailed: A cluster cannot be reached, or lost the hosts of one task again and again.
+        ClusterFailed: Ray is not there or does not start, a cluster cannot be reached, or lost the
+            hosts of one task again and again.
     """
 
     def __init__(self, recipe: Recipe, tasks: int):
-        self.address = recipe.ray_address
-        self.workers = recipe.num_workers or min(os.cpu_count() or 1, max(tasks, 1))
+        self.address = recipe.ray_address or "local"
+        asked = recipe.num_workers
+        cores = min(os.cpu_count() or 1, max(tasks, 1))
+        self.workers = asked if isinstance(asked, int) and asked else cores
+        self.folder = ""
 
     def __enter__(self) -> RunAll:
         for key, value in {**SETTINGS, **(LOCAL if self.address == "local" else CLUSTER)}.items():
             os.environ.setdefault(key, value)
-        import ray
-        from ray.exceptions import RayError
-
-        self.ray = ray
-        quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self.address == "local":
-            ray.init("local", num_cpus=self.workers, include_dashboard=False, **quiet)
-            return self._run_all
         try:
-            answers(self.address)
-            ray.init(self.address, **quiet)
-        except (OSError, RuntimeError, ValueError, RayError) as e:
-            lines = [line for line in str(e).splitlines() if line.strip()] or [type(e).__name__]
+            import ray
+        except ImportError as e:
             raise ClusterFailed(
-                f"ray_address {self.address}: no cluster to be had there ({lines[-1]}); give "
-                "HOST:PORT of its head on one of its hosts, with the same versions of Ray and "
-                "Python, and RAY_AUTH_MODE=token where it has a token"
+                f"Ray cannot be imported ({in_a_line(e)}); pip install 'ndt3_dist[prep]', or say "
+                "num_workers=0 to prepare in this process"
             ) from e
+        self.ray = ray
+        try:
+            self._start()
+        except BaseException as e:
+            self.__exit__()
+            if not isinstance(e, Exception):
+                raise
+            raise ClusterFailed(self._advice(e)) from e  # Ray raises plain Exception, too
         return self._run_all
+
+    def _start(self) -> None:
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        if self.address == "local":
+            check_loopback()
+            self.folder = own_folder()
+            settings |= {"num_cpus": self.workers, "include_dashboard": False}
+            settings |= {"_temp_dir": f"{self.folder}/r"}  # Ray lets everybody into that one
+        else:
+            answers(self.address)
+        self.ray.init(self.address, **settings)
+
+    def _advice(self, error: Exception) -> str:
+        if self.address != "local":
+            return (
+                f"ray_address {self.address}: no cluster to be had there ({in_a_line(error)}); "
+                "give HOST:PORT of its head on one of its hosts, with the same versions of Ray and "
+                "Python, and RAY_AUTH_MODE=token where it has a token"
+            )
+        files, processes = (
+            resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC)
+        )
+        limits = f"{processes if processes >= 0 else 'any number of'} processes, {files} open files"
+        return (
+            f"Ray did not start ({in_a_line(error)}); it needs the address 127.0.0.1, a /dev/shm "
+            f"that can be written, processes and files (allowed here: {limits}); num_workers=0 "
+            "prepares in this process without it"
+        )
 
     def _run_all(
         self, task: Callable, arguments: list[tuple], shared: tuple = ()
@@ -105,10 +165,15 @@ class ray_pool:
                     result = e  # each time again: it may be the task
                 except RayError as e:
                     raise ClusterFailed(
-                        f"Ray lost a task and gave it up ({' '.join(str(e).split())[:300]}); run "
+                        f"Ray lost a task and gave it up ({in_a_line(e)}); run "
                         "the same command again, what is finished is kept"
                     ) from e
                 yield number, result
 
     def __exit__(self, *_) -> None:
-        self.ray.shutdown()
+        try:
+            self.ray.shutdown()
+        except Exception as e:  # what was to be done is done
+            log.warn(f"Ray did not end as it should: {in_a_line(e)}")
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ndt3_dist import storage
 from ndt3_dist.config import Section, load_config
@@ -22,7 +22,7 @@ RUNTIME_KEYS = {"source", "out", "num_workers", "ray_address", "allow_failures",
 
 
 LATER_KEYS = {
-    "": ("options", "preprocess"),
+    "": ("options", "preprocess", "session_from"),
     "spikes": ("table", "peak", "peak_is", "observed", "trial_of", "repair", "trust_clock"),
     "covariates": ("repair", "resample", "causal", "outside"),
 }
@@ -71,16 +71,25 @@ class Recipe(ReadOptions):
     """Length of a window (chop); NDT3's is 2 s."""
     splits: list[SplitRule] = [SplitRule(intervals={"train": (0, 1)})]
     shard_mb: float = Field(default=32, gt=0)
-    num_workers: int = Field(default=0, ge=0)
-    """Workers of a local Ray; 0 = one for each core. A cluster has one for each of its CPUs."""
-    ray_address: str = "local"
-    """local = a Ray of our own on the loopback address; else HOST:PORT of a cluster's head, or
-    auto on one of its hosts."""
+    num_workers: int | Literal["auto"] = "auto"
+    """Workers of a local Ray; 0 = this process alone, without Ray; auto = this process where the
+    recordings have less than 16 MB together (one counts as 1 MB at least), else a worker for each
+    core. A cluster has one for each of its CPUs."""
+    ray_address: str = ""
+    """local = this machine; else HOST:PORT of a cluster's head, or auto on one of its hosts; empty
+    = the cluster of RAY_ADDRESS where that is set and num_workers is auto, else this machine."""
     allow_failures: int = Field(default=0, ge=0)
     """Exit with 0 although so many recordings failed."""
     rebuild: bool = False
     """Make the corpus anew where recordings that it has have changed."""
     privacy: PrivacyRecipe = PrivacyRecipe()
+
+    @field_validator("num_workers", mode="before")
+    @classmethod
+    def _workers(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and value >= 0):
+            raise ValueError("expected auto, or a whole number from 0")
+        return value
 
     @model_validator(mode="after")
     def _whole_windows(self):
@@ -112,10 +121,27 @@ class Recipe(ReadOptions):
         return self
 
     @model_validator(mode="after")
+    def _one_place_to_run(self):
+        if self.num_workers == 0 and self.ray_address not in ("", "local"):
+            raise ValueError(
+                f"num_workers 0 is this process alone, and ray_address {self.ray_address} is a "
+                "cluster; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _calls_are_complete(self):
         for call in self.preprocess:
             if isinstance(call, dict) and not isinstance(call.get("call"), str):
                 raise ValueError(f"preprocess {call}: expected call: package.module:function in it")
+        return self
+
+    @model_validator(mode="after")
+    def _session_from_has_an_effect(self):
+        if self.session_from != "content" and self.reader != "nwb" and ":" not in self.reader:
+            raise ValueError(
+                f"session_from is for NWB; reader {self.reader} takes mat.session, mat.file_name"
+            )
         return self
 
     @model_validator(mode="after")

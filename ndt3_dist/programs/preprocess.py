@@ -11,7 +11,7 @@ import argparse
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file
-from ndt3_dist.prep.dry_run import dry_line, dry_rows
+from ndt3_dist.prep.dry_run import dry_line, dry_rows, num_broken
 from ndt3_dist.prep.job import prepare
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.shards.summary import corpus_table, text_table
@@ -33,7 +33,7 @@ def main() -> int:
     if args.dry_run:
         rows = dry_rows(recipe)
         log.say(f"{text_table(rows)}\n{dry_line(rows)}")
-        return 0
+        return 1 if num_broken(rows) > recipe.allow_failures else 0
     manifest = prepare(recipe)
     log.say(corpus_table(manifest))
     log.say(f"corpus {manifest.fingerprint[:12]} at {recipe.out}")

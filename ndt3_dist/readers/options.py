@@ -135,6 +135,9 @@ class ReadOptions(Section):
     as package.module:function, called with the path of a file and these options."""
     options: dict[str, Any] = {}
     """For such a function."""
+    session_from: Literal["content", "file_name"] = "content"
+    """Where an NWB file's session id is from: content = its general/session_id, where it has one;
+    file_name = what follows ses- in its name. Where that is not there: all of the name."""
     bin_size_ms: float = Field(default=20, gt=0)
     spikes: SpikesRecipe = SpikesRecipe()
     covariates: CovariatesRecipe = CovariatesRecipe()

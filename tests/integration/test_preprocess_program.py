@@ -58,7 +58,7 @@ def run_here(one_ray, monkeypatch, capsys):
 
     def run(folder: Path, *overrides: str) -> SimpleNamespace:
         program = str(ROOT / "data_prep/preprocess.py")
-        monkeypatch.setattr(job, "ray_pool", pool_of(one_ray))
+        monkeypatch.setattr(job, "workers", pool_of(one_ray))
         monkeypatch.setattr(
             sys, "argv", [program, "--recipe", str(NWB_YAML), *SETTINGS, *overrides]
         )
@@ -170,7 +170,11 @@ def test_any_number_of_workers_writes_the_bytes_that_one_writes(finished, run_he
         run_here(folder, f"source={folder}/nwb", f"out={folder}/by8", "num_workers=8").returncode
         == 0
     )
-    for name in ("by2", "by8"):
+    alone = run_program(folder, "source=nwb", "out=by0", "num_workers=0")
+    small = run_program(folder, "source=nwb", "out=auto", "num_workers=auto")
+    assert "in this process" in small.stdout
+    assert "in this process" not in alone.stdout
+    for name in ("by2", "by8", "by0", "auto"):
         assert hashes(folder / name) == hashes(folder / "corpus")
         assert len(hashes(folder / name)) >= 6
 
@@ -379,6 +383,26 @@ def test_recordings_that_claim_one_session_fail_by_name_and_the_rest_is_kept(
     assert "is session t-A-02, as c.nwb is" in manifest.failed[0].error
 
 
+def test_files_that_hold_one_session_id_are_told_apart_by_their_names_on_request(
+    tmp_path, without_ray, write_session
+):
+    for number, name in enumerate(("sub-A_ses-01", "sub-A_ses-02", "late")):
+        write_session(tmp_path / "nwb" / f"{name}.nwb", seed=number, session="day")
+    with pytest.raises(BadInput, match="say session_from=file_name where their names have them"):
+        job.prepare(recipe_of(tmp_path / "nwb", tmp_path / "c"))
+    recipe = recipe_of(tmp_path / "nwb", tmp_path / "by_name", "session_from=file_name")
+    manifest = job.prepare(recipe)
+    assert manifest.failed == []
+    assert [s.id for s in manifest.sessions] == ["t-A-01", "t-A-02", "t-A-late"]
+    for seed, part in enumerate(("dry", "wet")):  # of one session: no name tells them apart
+        write_session(tmp_path / "nwb" / f"sub-A_ses-03_{part}.nwb", seed=8 + seed)
+    failed = job.prepare(recipe).failed
+    assert [f.source for f in failed] == ["sub-A_ses-03_dry.nwb", "sub-A_ses-03_wet.nwb"]
+    assert "session_from" not in failed[0].error
+    with pytest.raises(ManifestMismatch, match=r"another recipe .session_from differ"):
+        job.prepare(recipe_of(tmp_path / "nwb", tmp_path / "by_name"))
+
+
 def test_every_window_is_dealt_to_one_shard_of_its_split(recordings, tmp_path):
     rule = "splits=[{intervals: {train: [0, 0.5], test: [0.5, 1]}}]"
     recipe = recipe_of(recordings / "nwb", tmp_path / "c", rule)
@@ -415,7 +439,9 @@ def test_a_dry_run_lists_what_would_be_read_and_writes_nothing(recordings, tmp_p
     shutil.copytree(recordings / "nwb", tmp_path / "nwb")
     write_nwb(tmp_path / "nwb" / "d.nwb", [[0.25, 0.5]])  # without a velocity
     done = run_program(tmp_path, "source=nwb", "out=corpus", "--dry-run")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # as the job would end
+    allowed = run_program(tmp_path, "source=nwb", "--dry-run", "--allow-failures", "1")
+    assert (allowed.returncode, allowed.stdout) == (0, done.stdout)
     rows = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "t-A-a" in rows["a.nwb"]
     assert rows["a.nwb"].split()[-1] == "6"

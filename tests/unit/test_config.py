@@ -99,6 +99,41 @@ def test_a_file_that_is_not_yaml_is_named(tmp_path):
         load_config(PretrainConfig, tmp_path / "c.yaml")
 
 
+@pytest.mark.parametrize(
+    ("schema", "keys"), [(Recipe, "dataset: ..."), (PretrainConfig, "run: ..., data: ..., model")]
+)
+def test_a_file_without_keys_is_called_so(tmp_path, schema, keys):
+    for text, found in (("", "is empty"), ("# soon", "is empty"), ("- a", r"is \"\['a'\]\"")):
+        (tmp_path / "c.yaml").write_text(text)
+        with pytest.raises(BadInput, match=rf"c\.yaml: {found}; expected keys, at least {keys}"):
+            load_config(schema, tmp_path / "c.yaml", ["dataset=a"])
+
+
+def test_a_wrong_value_is_blamed_on_the_file_or_the_command_line_that_said_it(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("dataset: a\nshard_mb: -1\ncovariates: {quantile: 3}\n")
+
+    def said(*overrides: str) -> str:
+        with pytest.raises(BadInput) as e:
+            load_config(Recipe, path, overrides)
+        return str(e.value).replace(str(path), "FILE")
+
+    assert said("bin_size_ms=fast").startswith("command line: bin_size_ms is 'fast'")
+    assert "FILE: covariates.quantile is 3" in said("bin_size_ms=fast", "covariates.max_gap_ms=9")
+    assert "FILE: covariates.quantile is 3" not in said("covariates.quantile=2")
+    assert "command line: covariates.quantile is 2" in said("covariates.quantile=2")
+    assert "command line: covariates.quantile is 4" in said("covariates={quantile: 4}")
+    assert "command line: unknown key bin_size" in said("bin_size=20")
+    assert said("dataset.x=1") == "command line: dataset.x: dataset is a value, not a section"
+    whole = "shard_mb=4", "covariates.quantile=1"
+    assert said(*whole, "window_ms=30").startswith("FILE and the command line: window_ms 30 is not")
+    path.write_text("dataset: a\nwindow_ms: 30\n")
+    with pytest.raises(BadInput, match=r"r\.yaml: window_ms 30 is not"):
+        load_config(Recipe, path)
+    with pytest.raises(BadInput, match=r"command line: optim\.lr is -1"):
+        load_config(PretrainConfig, DEMO, ["optim.lr=-1"])
+
+
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_is_whole_and_valid(path: Path):
     values = yaml.safe_load(path.read_text())
@@ -180,9 +215,25 @@ def test_a_key_that_is_there_twice_is_refused_by_name_and_line(tmp_path):
     (tmp_path / "r.yaml").write_text("dataset: a\nsource: b\ndataset: c\n")
     with pytest.raises(BadInput, match=r"(?s)key 'dataset' is there twice.*line 3"):
         load_config(Recipe, tmp_path / "r.yaml", [])
+    (tmp_path / "r.yaml").write_text("dataset: a\nspikes:\n  kind: units\n  kind: events\n")
+    with pytest.raises(BadInput, match=r"(?s)key 'kind' is there twice.*line 4"):
+        load_config(Recipe, tmp_path / "r.yaml", [])
+    (tmp_path / "c.yaml").write_text(DEMO.read_text() + "\nrun: {name: again}\n")
+    with pytest.raises(BadInput, match="key 'run' is there twice"):
+        load_config(PretrainConfig, tmp_path / "c.yaml")
+    for override in ("covariates={path: a, path: b}", "splits=[{match: a, match: b}]"):
+        key = override.partition("=")[0]
+        with pytest.raises(BadInput, match=f"^command line: {key}: key '[a-z]*' is there twice$"):
+            load_config(Recipe, PROJECT / "data_prep" / "recipes" / "nwb.yaml", [override])
     (tmp_path / "r.yaml").write_text("dataset: " + "9" * 5000)
     with pytest.raises(BadInput, match="a number of 5000 digits"):
         load_config(Recipe, tmp_path / "r.yaml", [])
+
+
+def test_of_two_values_on_the_command_line_the_later_wins_and_brackets_may_be_text():
+    nwb_yaml = PROJECT / "data_prep" / "recipes" / "nwb.yaml"
+    assert load_config(Recipe, nwb_yaml, ["dataset=a", "dataset=b"]).dataset == "b"
+    assert load_config(Recipe, nwb_yaml, ["pattern=[ab]*.nwb"]).pattern == "[ab]*.nwb"
 
 
 @pytest.mark.parametrize(("file", "typed"), [("on_spike", "on_leap"), ("on_leap", "on_spike")])

@@ -37,7 +37,8 @@ def read_nwb(path: str | Path, recipe: ReadOptions) -> Recording:
 
 def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
     subject = nwb.text("general/subject/subject_id") or _entity(path, "sub") or path.parent.name
-    session = nwb.text("general/session_id") or _entity(path, "ses") or path.stem
+    own = nwb.text("general/session_id") if recipe.session_from == "content" else None
+    session = own or _entity(path, "ses") or path.stem
     found = Recording(subject, session, [], [], 0.0, 0.0)
     read = _take_counts if recipe.spikes.kind == "counts" else _take_spikes
     start_error, ends_s = read(found, nwb, recipe)

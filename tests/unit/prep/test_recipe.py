@@ -82,8 +82,17 @@ def test_identity_ignores_where_and_how_a_corpus_is_made_but_not_what():
     here = Recipe(dataset="t", source="a", out="b", num_workers=1, allow_failures=True)
     there = Recipe(dataset="t", source="c", out="s3://d", num_workers=8, ray_address="auto")
     assert here.sha256() == there.sha256()
-    for changes in ({"bin_size_ms": 10}, {"shard_mb": 1}, {"licence": "CC0-1.0"}):
+    assert Recipe(dataset="t", session_from="content").identity() == here.identity()
+    assert "session_from" not in here.identity()
+    more = {"licence": "CC0-1.0"}, {"session_from": "file_name"}
+    for changes in ({"bin_size_ms": 10}, {"shard_mb": 1}, *more):
         assert Recipe(dataset="t", **changes).sha256() != here.sha256()
+
+
+def test_session_from_is_refused_where_a_reader_has_its_own_keys_for_it():
+    with pytest.raises(ValidationError, match=r"reader xds takes mat.session, mat.file_name"):
+        Recipe(dataset="t", reader="xds", session_from="file_name")
+    assert Recipe(dataset="t", reader="lab:read", session_from="file_name")
 
 
 def test_seconds_without_their_unit_are_refused():
@@ -91,3 +100,11 @@ def test_seconds_without_their_unit_are_refused():
     with pytest.raises(ValidationError, match="reaches beyond 1, the whole session"):
         Recipe(dataset="d", splits=[rule])
     assert Recipe(dataset="d", splits=[{**rule, "unit": "s"}])
+
+
+@pytest.mark.parametrize("workers", ["many", "-1", "1.5"])
+def test_workers_are_a_number_or_auto(nwb_yaml, workers):
+    assert load_recipe(nwb_yaml).num_workers == "auto"
+    assert load_recipe(nwb_yaml, ["num_workers=3"]).num_workers == 3
+    with pytest.raises(BadInput, match=r"num_workers is .*: expected auto, or a whole number"):
+        load_recipe(nwb_yaml, [f"num_workers={workers}"])

@@ -11,6 +11,7 @@ from streams import one_stream
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
 from ndt3_dist.prep import job, remove
+from ndt3_dist.prep.dry_run import dry_rows, num_broken
 from ndt3_dist.prep.output import withdrawn
 from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.prep.remove import remove_sessions
@@ -106,6 +107,9 @@ def test_what_was_taken_out_does_not_come_back_unnoticed(
     assert [s.id for s in manifest.sessions] == ["removed-000000", "t-A-b"]
     assert manifest.failed == []  # nothing that is kept names it again
     assert "renamed.nwb: was taken out of this corpus" in capsys.readouterr().err
+    rows = dry_rows(recipe)
+    assert [row["problem"] for row in rows] == ["", "was taken out of this corpus"]
+    assert num_broken(rows) == 0
     # Nor does it with a corpus that is made anew, killed or not.
     for killed in (True, False):
         if killed:
