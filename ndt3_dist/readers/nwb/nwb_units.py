@@ -68,6 +68,8 @@ def tables_of_units(nwb: NwbFile) -> list[str]:
         above = waiting.pop(0)
         for name, group in groups(nwb.h5, above or "/"):
             path = f"{above}/{name}".lstrip("/")
+            if group is None:
+                continue
             if as_str(group.attrs.get("neurodata_type", "")) == "Units":
                 found.append(path)
             elif path.count("/") < DEEPEST - 1 and name != "specifications":

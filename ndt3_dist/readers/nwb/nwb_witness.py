@@ -119,7 +119,9 @@ def _below(path: str, read: str) -> bool:
 
 def series(nwb: NwbFile, above: str = "") -> Iterator[Witness]:
     """All series of a file that say when they are, without reading their samples."""
-    for name in nwb.children(above):
+    for name, group in nwb.children(above).items():
+        if group is None:  # lies in another file
+            continue
         path = f"{above}/{name}".lstrip("/")
         if (item := nwb.series(path)) is None:
             yield from series(nwb, path)

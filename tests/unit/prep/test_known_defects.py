@@ -37,7 +37,7 @@ SHOWN_BY = {
     11: "shards/test_shards.py::test_pickles_archives_and_trailing_bytes_are_no_arrays",
     12: "readers/test_defects.py::test_a_rate_that_holds_the_period_is_read_where_said_and_else_"
     "refused",
-    13: "prep/test_lease.py::test_of_two_that_come_at_once_one_works",
+    13: "test_lease.py::test_of_two_that_come_at_once_one_works",
     14: "readers/test_defects.py::test_bins_before_the_first_spike_are_kept_in_spikes_and_"
     "covariates",
     15: "readers/test_defects.py::test_a_channel_is_its_electrode_id_whatever_the_order_and_"
