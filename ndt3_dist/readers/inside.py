@@ -26,6 +26,7 @@ class Group:
 
     def __init__(self, path: str, root: "Group | None" = None):
         self.path, self.root = path, root or self
+        self._known: dict[str, Any] = {}  # members that lie here and were opened
 
     def names(self) -> list[str]:
         """Of all members."""
@@ -60,9 +61,12 @@ class Group:
                 continue
             if not isinstance(found, Group):
                 raise KeyError(path)
+            if name in found._known:
+                found = found._known[name]
+                continue
             to = found.target(name)
             if to is None:
-                found = found.member(name)
+                found._known[name] = found = found.member(name)
             elif not links:
                 raise BadInput(f"{found.below(name)} is a link that leads nowhere")
             else:
