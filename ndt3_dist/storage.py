@@ -179,6 +179,13 @@ class atomic_file:
             raise value
 
 
+def as_new(path: str | Path) -> None:
+    """Give a file the mode that the umask gives to new ones, where a library gave it another."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    Path(path).chmod(0o666 & ~mask)
+
+
 def no_room(path: str | Path, needed: int | None = None) -> NoRoom:
     """The error for a disk without room at `path` (`needed` in bytes, where known)."""
     folder = nearest_folder(path)

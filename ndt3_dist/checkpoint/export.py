@@ -142,6 +142,7 @@ def write_export(
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".model.safetensors.tmp"
     save_file(weights, str(partial), metadata={"format": "pt"})
+    storage.as_new(partial)
     partial.replace(folder / "model.safetensors")
     if readout:
         readout.save(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import read_export_config
@@ -96,7 +96,7 @@ class Readout:
     def save(self, folder: str | Path) -> None:
         """Write `FILE` into the folder of an export."""
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        save_file(arrays, Path(folder) / FILE)
+        (Path(folder) / FILE).write_bytes(save(arrays))
 
 
 def load_readout(path: str | Path, session: str, channels: int) -> Readout | None:

@@ -74,6 +74,7 @@ def import_checkpoint(
         storage.write_bytes(staging / "README.md", model_card(described, normalisation).encode())
         if moments:
             save_file(moments, str(staging / OPTIMIZER), metadata={"format": "pt"})
+            storage.as_new(staging / OPTIMIZER)
         staging.replace(folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

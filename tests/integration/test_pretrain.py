@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from launching import kill_all, launch, losses
+from modes import assert_modes
 from ranks import run_ranks
 
 import ndt3_dist
@@ -36,6 +37,7 @@ def test_a_run_trains_and_reports(undisturbed):
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert steps_of(undisturbed / "r") == [4, 8, 12]
     assert (undisturbed / "r" / "latest").read_text() == "00000012\n"
+    assert_modes(undisturbed / "r")
 
 
 def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
