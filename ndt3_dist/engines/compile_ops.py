@@ -6,6 +6,9 @@ Run as `python -m ndt3_dist.engines.compile_ops`, as setup does; without a compi
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from ndt3_dist import log
 
 
 def find_tools() -> None:
@@ -18,13 +21,48 @@ def find_tools() -> None:
         os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
 
 
+def say_if_it_compiles(accelerator: Any) -> None:
+    """Say beforehand where DeepSpeed compiles its collective of CPUs; it does so without a word.
+
+    Args:
+        accelerator: DeepSpeed's; others than CPUs have no such operator.
+    """
+    builder = accelerator.create_op_builder("ShareMemCommBuilder")
+    if builder is None:
+        return
+    from torch.utils.cpp_extension import _get_build_directory, include_paths
+
+    folder = Path(_get_build_directory(builder.name, False))
+    sources = [os.path.abspath(builder.deepspeed_src_path(path)) for path in builder.sources()]
+    if not is_compiled(folder, builder.name, sources, include_paths()[0]):
+        log.say("DeepSpeed compiles its collective of CPUs, for this environment: about 40 s, once")
+
+
+def is_compiled(folder: Path, name: str, sources: list[str], torch_headers: str) -> bool:
+    """Whether a folder of torch's extensions has an operator, made by this very environment.
+
+    Environments share that folder, and each compiles again what another one has compiled.
+    """
+    try:
+        made = (folder / f"{name}.so").stat().st_mtime
+        how = (folder / "build.ninja").read_text()
+    except FileNotFoundError:
+        return False
+    new_enough = all(made >= os.stat(source).st_mtime for source in sources)
+    return (
+        new_enough and all(f"{path}\n" in how for path in sources) and f" {torch_headers} " in how
+    )
+
+
 def main() -> None:
     find_tools()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if os.environ["DS_ACCELERATOR"] != "cpu":
         return
+    from deepspeed.accelerator import get_accelerator
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
+    say_if_it_compiles(get_accelerator())
     ShareMemCommBuilder().load(verbose=False)
 
 

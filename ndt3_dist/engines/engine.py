@@ -17,7 +17,7 @@ from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines import zero
 from ndt3_dist.engines.adamw import ClippedAdamW
-from ndt3_dist.engines.compile_ops import find_tools
+from ndt3_dist.engines.compile_ops import find_tools, say_if_it_compiles
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
 from ndt3_dist.engines.launcher import JOIN_WITHIN, port_of_job
 from ndt3_dist.errors import BadInput
@@ -88,6 +88,7 @@ def start_distributed() -> tuple[int, int, torch.device]:
     from deepspeed.accelerator import get_accelerator
 
     accelerator: Any = get_accelerator()
+    say_if_it_compiles(accelerator)
     with port_of_job():
         deepspeed.init_distributed(
             accelerator.communication_backend_name(), timeout=JOIN_WITHIN, verbose=False
