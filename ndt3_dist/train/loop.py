@@ -22,6 +22,7 @@ from ndt3_dist.train.run import Run
 from ndt3_dist.train.run_metrics import MetricsFile, Wandb, console_line, validation_line
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.schedule import learning_rate
+from ndt3_dist.train.settings import write_config
 from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.step import Losses, run_micro_batches
 from ndt3_dist.train.watch import WAITS
@@ -38,7 +39,7 @@ class Loop:
         self.metrics = MetricsFile(run.folder, state.step, run.targets) if run.is_first else None
         self.wandb = Wandb(run.config, run.folder) if run.is_first else None
         if self.metrics:
-            run.writer.before_commit = self.metrics.flush
+            run.writer.before_commit = self.before_commit
         self.total = total_steps(run.config, run.stream.steps_in(run.config.train.epochs))
         self.canary = Canary(run.engine, state.step)
         bf16_gpu = run.device.type == "cuda" and run.config.train.precision == "bf16"
@@ -95,6 +96,13 @@ class Loop:
         self.saving.commit(state, last=True)
         first, last = self.first_last or (None, float("nan"))
         return {"steps": state.step, "loss_first": first, "loss_last": last}
+
+    def before_commit(self) -> None:
+        """What rank 0 writes before a checkpoint exists: what is said of its steps."""
+        assert self.metrics
+        self.metrics.flush()
+        if len(self.state.settings) > 1:  # else it is there since the start
+            write_config(self.config, self.run.folder)
 
     def agree(self, totals: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
         """What all ranks have for the step; and whether one is to stop, or still writes."""

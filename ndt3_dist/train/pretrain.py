@@ -24,6 +24,7 @@ from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather, num_hosts
 from ndt3_dist.train.run import Run
+from ndt3_dist.train.settings import change_line, changed
 from ndt3_dist.train.start import (
     agree,
     check_same,
@@ -110,17 +111,23 @@ def _pretrain(
         held_out = open_held_out(config, corpus) if config.validation.every_steps else None
         validation = Validation(config, held_out, model, rank, world_size) if held_out else None
     announce(config, stream, shapes, device, body, start)
-    metric = config.validation.metric
+    metric, changes = config.validation.metric, {}
     state = RunState(Best(metric), cursor=stream.start)
     if start:
         state = RunState.of(metric, start.meta, stream.start)
+        changes = changed(start.meta["config"], config.model_dump(mode="json"))
+        if is_over(config, start):
+            log.say(over_run(folder, state, changes))
+        elif changes:
+            log.warn(change_line(state.step, changes))
+            state.settings = [*state.settings, {"from_step": state.step, "changed": changes}]
         if rank == 0:
             # Newer steps belong to a future that is now run again; no resume may find them.
             for newer in [s for s in steps_of(folder) if s > state.step]:
                 set_aside(folder, newer)
     if rank == 0:
         remove_remnants(folder)
-        write_run_files(config, stream, start, init)
+        write_run_files(config, stream, start, init, changes)
     with log.rank_0_first():
         check_shared(folder)
     writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)
@@ -153,6 +160,15 @@ def is_over(config: PretrainConfig, start: Checkpoint) -> bool:
     """Whether a checkpoint is the last of its run."""
     best = start.meta["best"] or {"waited": 0}
     return is_done(config, start.meta["step"], start.meta["epochs"], best["waited"])
+
+
+def over_run(folder: str, state: RunState, changes: dict[str, list]) -> str:
+    """What is said of a run that has nothing left to do."""
+    unused = f"; {', '.join(changes)} trained nothing" if changes else ""
+    return (
+        f"{folder} is over with step {state.step}: train.max_steps, train.epochs or "
+        f"validation.patience are reached, and nothing more is trained{unused}"
+    )
 
 
 def announce(config, stream: Stream, shapes, device, body: str, start) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
-import yaml
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.export import normalisation
@@ -22,6 +21,7 @@ from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
+from ndt3_dist.train.settings import write_config
 
 STARTS = "starts.jsonl"
 LEASE = "lease.json"
@@ -228,9 +228,18 @@ def check_shared(run: str | Path, wait_s: float = SHARED_WITHIN_S) -> None:
 
 
 def write_run_files(
-    config: PretrainConfig, stream: Stream, start: Checkpoint | None, init: str | None
+    config: PretrainConfig,
+    stream: Stream,
+    start: Checkpoint | None,
+    init: str | None,
+    changes: dict[str, list],
 ) -> None:
-    """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
+    """normalisation.json (for exports), a line of starts.jsonl for this start, and of a new run
+    config.yaml, which else follows with its first checkpoint.
+
+    Args:
+        changes: Settings that differ from those before (`settings.changed`).
+    """
     run, corpus = run_folder(config), stream.corpus
     manifest = corpus.manifest
     allowed = named(corpus.path, [s.id for s in manifest.sessions], config.data)
@@ -240,8 +249,8 @@ def write_run_files(
         for s, taken in zip(manifest.sessions, allowed, strict=True)
         if taken and s.id in with_windows
     ]
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    storage.write_bytes(storage.join(run, "config.yaml"), text.encode())
+    if not start:
+        write_config(config, run)
     norms, path = normalisation(manifest, seen), storage.join(run, "normalisation.json")
     if start and storage.exists(path):  # sessions that a run has seen stay seen
         norms["sessions"] = {**storage.read_json(path)["sessions"], **norms["sessions"]}
@@ -251,6 +260,8 @@ def write_run_files(
     entry["epochs"] = stream.plan.epochs(stream.start)
     if init and not start:
         entry["init"] = init
+    if changes:
+        entry["changed"] = changes
     entry["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     starts = storage.join(run, STARTS)
     storage.write_bytes(starts, (storage.read_text(starts) + json.dumps(entry) + "\n").encode())

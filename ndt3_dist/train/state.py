@@ -59,6 +59,7 @@ class RunState:
         skipped: Steps in a row that moved no weight.
         rolled_back: How often it went back to the weights of an earlier checkpoint.
         losses: The last ones, oldest first.
+        settings: The first start, and those that changed any: its step and what it changed.
     """
 
     best: Best
@@ -67,13 +68,16 @@ class RunState:
     skipped: int = 0
     rolled_back: int = 0
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSSES))
+    settings: list[dict] = field(default_factory=lambda: [{"from_step": 0, "changed": {}}])
 
     @classmethod
     def of(cls, metric: str, meta: dict, cursor: Cursor) -> "RunState":
         """As a checkpoint.json has it."""
         losses = deque(meta.get("losses", ()), LOSSES)
         best, counts = Best.of(metric, meta["best"]), (meta["skipped"], meta["rolled_back"])
-        return cls(best, meta["step"], cursor, *counts, losses)
+        found = cls(best, meta["step"], cursor, *counts, losses)
+        found.settings = meta.get("settings", found.settings)
+        return found
 
     def state(self) -> dict:
         """What checkpoint.json keeps besides the step; the cursor goes into stream.json."""
@@ -82,4 +86,5 @@ class RunState:
             "rolled_back": self.rolled_back,
             "skipped": self.skipped,
             "losses": list(self.losses),
+            "settings": self.settings,
         }

@@ -13,6 +13,7 @@ from modes import assert_modes
 from ranks import run_ranks
 
 import ndt3_dist
+from ndt3_dist import plain_yaml
 from ndt3_dist.checkpoint.export import export, verify_export
 from ndt3_dist.checkpoint.steps import open_step, steps_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
@@ -257,3 +258,28 @@ def test_wandb_offline_has_the_lines_of_metrics_jsonl(corpus, tmp_path):
     metrics = [{k: v for k, v in m.items() if k != "step"} for m in read_metrics(tmp_path / "r")]
     assert told == metrics
     assert {"loss", "grad_norm", "lr", "tokens", "wait_s", "tflops"} <= set(told[0])
+
+
+def test_other_settings_are_said_kept_by_step_and_are_those_of_the_newest_step(
+    undisturbed, corpus, tmp_path
+):
+    shutil.copytree(undisturbed / "r", tmp_path / "r")
+    run = tmp_path / "r"
+    before = (run / "config.yaml").read_text()
+    code, log = run_ranks(tmp_path, corpus, 1, ["optim.lr=1e-4"], "auto")
+    assert code == 0, log
+    assert "is over with step 12" in log
+    assert "optim.lr trained nothing" in log
+    assert (run / "config.yaml").read_text() == before
+    changes = ["optim.lr=1e-4", "train.max_steps=16", "checkpoint.every_steps=3"]
+    code, log = run_ranks(tmp_path, corpus, 1, changes, "auto")
+    assert code == 0, log
+    lr = plain_yaml.load(before)["optim"]["lr"]
+    assert "settings changed after step 12: " in log
+    assert f"optim.lr {lr} -> 0.0001" in log
+    assert plain_yaml.load((run / "config.yaml").read_text())["optim"]["lr"] == 1e-4
+    kept = open_step(run, 16).meta["settings"]
+    assert [start["from_step"] for start in kept] == [0, 12]
+    assert kept[1]["changed"]["optim.lr"] == [lr, 1e-4]
+    last = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])
+    assert last["changed"] == kept[1]["changed"]
