@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -38,6 +39,8 @@ from ndt3_dist.train.throughput import Speed, measure
 
 MARK = "demo"
 """File in a run that says: made by this program, which may remove it."""
+MADE = "made-by-demo.txt"
+"""File beside corpora of recordings with the names of those that it made."""
 
 
 def main() -> None:
@@ -74,6 +77,7 @@ def main() -> None:
         args.recordings = str(Path(args.recordings).absolute())
         if not Path(args.recordings).is_file():
             raise BadInput(f"{args.recordings}: no such file; expected one NWB recording")
+    refuse_other_checkout(Path(sys.argv[0]).resolve())
     if (PROJECT / "configs").is_dir() and Path.cwd().is_relative_to(PROJECT):
         os.chdir(PROJECT)
     began = time.perf_counter()
@@ -85,8 +89,8 @@ def main() -> None:
     export, kept = run / "export", args.keep and (run / "export" / "config.json").is_file()
     if run.exists() and any(run.iterdir()) and not (run / MARK).is_file():
         raise BadInput(f"{run} is not a demo's and stays as it is; choose another --name")
-    if args.recordings and not kept and (Path(corpus) / "recipe.json").is_file():
-        shutil.rmtree(corpus)  # of another recording of that name, or of other covariates
+    if args.recordings and not kept:
+        make_way(Path(corpus))
     oracle = prepare(args, corpus)
     for old in (run / "readout", run / "finetuned", run / "scratch") if kept else (run,):
         if old.exists():
@@ -110,6 +114,30 @@ def main() -> None:
     decoders = {name: str(run / name / "export") for name in commands}
     result = evaluate(decoders, corpus, fit_split=split, stride=min(stride, window))
     summarise(args, run, corpus, export, resumed, result, oracle, time.perf_counter() - began)
+
+
+def refuse_other_checkout(script: Path) -> None:
+    """Raise BadInput where the package is not that beside the script that was called."""
+    beside = script.parent.parent
+    if script.parent.name == "launch" and (beside / "ndt3_dist").is_dir() and beside != PROJECT:
+        raise BadInput(
+            f"{script}: Python finds the package of {PROJECT}, and would run that; "
+            f"call {beside}/.venv/bin/python (make setup), or set PYTHONPATH={beside}"
+        )
+
+
+def make_way(corpus: Path) -> None:
+    """Remove the corpus of an earlier demo, of a recording of that name or of other covariates, and
+    note that the next one is a demo's. Raises BadInput where it is not."""
+    note = corpus.parent / MADE
+    made = note.read_text().splitlines() if note.is_file() else []
+    if corpus.exists() and any(corpus.iterdir()):
+        if corpus.name not in made:
+            raise BadInput(f"{corpus} is not a demo's and stays as it is; choose another --name")
+        log.say(f"removing {corpus} of an earlier demo")
+        shutil.rmtree(corpus)
+    if corpus.name not in made:
+        storage.write_bytes(note, "".join(f"{name}\n" for name in [*made, corpus.name]).encode())
 
 
 def prepare(args, corpus: str) -> float | None:
