@@ -17,6 +17,7 @@ from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines import zero
 from ndt3_dist.engines.adamw import ClippedAdamW
+from ndt3_dist.engines.aside import aside
 from ndt3_dist.engines.compile_ops import find_tools, say_if_it_compiles
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
 from ndt3_dist.engines.launcher import JOIN_WITHIN, port_of_job
@@ -61,9 +62,11 @@ def deepspeed_dict(train: TrainConfig, world_size: int) -> dict:
     }
 
 
-def start_distributed() -> tuple[int, int, torch.device]:
+def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
     """Join the job that the launcher made, or be a job of one.
 
+    Args:
+        shown: Let DeepSpeed print; else it goes to `aside.SAID`.
     Returns:
         rank, world size, device of this process.
     Raises:
@@ -84,12 +87,13 @@ def start_distributed() -> tuple[int, int, torch.device]:
         ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     quiet_deepspeed()
-    import deepspeed
-    from deepspeed.accelerator import get_accelerator
+    with aside(shown):
+        import deepspeed
+        from deepspeed.accelerator import get_accelerator
 
-    accelerator: Any = get_accelerator()
+        accelerator: Any = get_accelerator()
     say_if_it_compiles(accelerator)
-    with port_of_job():
+    with port_of_job(), aside(shown):
         deepspeed.init_distributed(
             accelerator.communication_backend_name(), timeout=JOIN_WITHIN, verbose=False
         )
@@ -125,8 +129,18 @@ class DeepSpeedEngine:
     """A model under DeepSpeed: micro-steps that accumulate, then one optimiser step."""
 
     def __init__(
-        self, optim: OptimConfig, train: TrainConfig, seed: int, model: Any, world_size: int
+        self,
+        optim: OptimConfig,
+        train: TrainConfig,
+        seed: int,
+        model: Any,
+        world_size: int,
+        shown: bool = False,
     ):
+        """
+        Args:
+            shown: Let DeepSpeed print; else it goes to `aside.SAID`.
+        """
         quiet_deepspeed()
         import deepspeed
 
@@ -143,11 +157,12 @@ class DeepSpeedEngine:
             weight_decay=optim.weight_decay,
             fused=fused,
         )
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=self.optimizer,  # pyright: ignore[reportArgumentType]
-            config=deepspeed_dict(train, world_size),
-        )
+        with aside(shown):
+            engine, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=self.optimizer,  # pyright: ignore[reportArgumentType]
+                config=deepspeed_dict(train, world_size),
+            )
         self.deepspeed: Any = engine
         self.model, self.device = model, next(model.parameters()).device
         self.seed = seed

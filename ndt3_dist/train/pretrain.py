@@ -31,6 +31,7 @@ from ndt3_dist.train.start import (
     check_shared,
     find_start,
     hold,
+    keep_chatter,
     refuse_loop,
     restore,
     run_folder,
@@ -75,7 +76,8 @@ def _pretrain(
         if start:
             check_same(config, start)
         initial = InitialExport(init, config.model) if init and not start else None
-    rank, world_size, device = start_distributed()
+    shown = config.log.level == "debug"
+    rank, world_size, device = start_distributed(shown)
     with log.rank_0_first():
         accumulation(config.train, world_size)
         body = attention_body(config, device)
@@ -87,8 +89,9 @@ def _pretrain(
     folder = run_folder(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     engine = DeepSpeedEngine(
-        config.optim, config.train, config.run.seed, model.to(device), world_size
+        config.optim, config.train, config.run.seed, model.to(device), world_size, shown
     )
+    keep_chatter(folder, rank)
     with log.rank_0_first():
         if start:
             start = restore(config, resume, start, engine)

@@ -57,6 +57,8 @@ class CheckpointConfig(Section):
 class LogConfig(Section):
     every_steps: int = Field(default=10, ge=1)
     """Steps per console line; metrics.jsonl and W&B get every step."""
+    level: Literal["info", "debug"] = "info"
+    """debug shows what DeepSpeed prints, which else goes to RUN/logs/rank*.txt."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     wandb_project: str = "ndt3_dist"
 

@@ -14,6 +14,7 @@ from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step, steps_of
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
+from ndt3_dist.engines.aside import SAID
 from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.lease import Lease
 from ndt3_dist.shards.manifest import Manifest
@@ -26,6 +27,8 @@ from ndt3_dist.train.settings import write_config
 STARTS = "starts.jsonl"
 LEASE = "lease.json"
 """Mark of the process that writes a run."""
+LOGS = "logs"
+"""Folder of what DeepSpeed printed, by rank."""
 SHARED_WITHIN_S = 10.0
 """Time that a network file system has until all hosts see what one wrote."""
 
@@ -45,7 +48,7 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     """
     run = run_folder(config)
     if resume == "never":
-        if set(storage.list_names(run)) - {FOLDER, LEASE}:  # left by a start that failed
+        if set(storage.list_names(run)) - {FOLDER, LEASE, LOGS}:  # of a start that failed
             raise ResumeMismatch(
                 f"{run}: the run exists; go on with --resume auto, or choose another run.name"
             )
@@ -198,6 +201,13 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
                 f"{start.folder}: {section}.{key} was {theirs[section].get(key)}, "
                 f"is now {ours[section][key]}; restore it, or start another run"
             )
+
+
+def keep_chatter(run: str, rank: int) -> None:
+    """Write what DeepSpeed has printed on this rank to RUN/logs/."""
+    if SAID.getvalue():
+        path = storage.join(run, LOGS, f"rank{rank:05d}.txt")
+        storage.write_bytes(path, SAID.getvalue().encode())
 
 
 def check_shared(run: str | Path, wait_s: float = SHARED_WITHIN_S) -> None:
