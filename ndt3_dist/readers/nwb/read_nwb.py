@@ -29,7 +29,7 @@ def read_nwb(path: str | Path, recipe: ReadOptions) -> Recording:
 
 def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
     subject = nwb.text("general/subject/subject_id") or _entity(path, "sub") or path.parent.name
-    session = nwb.text("general/session_id") or _entity(path, "ses") or path.stem
+    session = nwb.text("general/session_id") or _entity(path, "ses") or _stem(path)
     found = Recording(subject, session, [], [], 0.0, 0.0)
     if recipe.spikes.kind == "counts":
         counts = read_counts(nwb, recipe)
@@ -71,6 +71,11 @@ def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
     found.add_error(start_error)
     check_times(found.spike_times, found.start_s, found.stop_s)
     return found
+
+
+def _stem(path: Path) -> str:
+    """A file's name less .nwb, or less the .nwb.zarr of a folder."""
+    return path.stem.removesuffix(".nwb") if path.suffix == ".zarr" else path.stem
 
 
 def _entity(path: Path, name: str) -> str | None:
