@@ -20,7 +20,7 @@ def write_small_nwb(
     """Write one recording.
 
     Args:
-        path: Where.
+        path: Where; a folder, a Zarr store, where it ends in .zarr.
         units: Spike times of each unit in s; an empty list writes no units table.
         electrodes: Electrode row of each unit; None leaves the column out.
         groups: Electrode group (array) of each electrode row.
@@ -61,9 +61,26 @@ def write_small_nwb(
         samples = TimeSeries(name="cursor_vel", data=covariates, **{"unit": "cm/s", **series})
         behavior.add(BehavioralTimeSeries(time_series=samples, name="Velocity"))
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zarr":
+        from hdmf_zarr import NWBZarrIO
+
+        with NWBZarrIO(path=str(path), mode="w") as io:
+            io.write(nwb)
+        return path
     with NWBHDF5IO(path=path, mode="w") as io:
         io.write(nwb)
     return path
+
+
+def write_twin(path: Path) -> Path:
+    """The same recording as a Zarr store beside it, by hdmf-zarr."""
+    from hdmf_zarr import NWBZarrIO
+    from pynwb import NWBHDF5IO
+
+    twin = path.with_name(f"{path.name}.zarr")
+    with NWBHDF5IO(path, "r", load_namespaces=True) as near, NWBZarrIO(str(twin), "w") as far:
+        far.export(src_io=near, write_args={"link_data": False})
+    return twin
 
 
 def write_session(path: Path, seed: int, seconds: float = 12.0, **changes) -> Path:

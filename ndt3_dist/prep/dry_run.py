@@ -11,6 +11,7 @@ from ndt3_dist.prep.reading import check_calls, read
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import RecordingFile, find_recordings
 from ndt3_dist.prep.windows import label_intervals
+from ndt3_dist.readers.on_disk import sha256_of
 from ndt3_dist.shards.manifest import session_id
 
 TAKEN_OUT = "was taken out of this corpus"
@@ -33,7 +34,7 @@ def row_of(recipe: Recipe, key: bytes, source: RecordingFile, gone: Collection[s
     if storage.is_remote(source.path):
         return row
     try:
-        if gone and storage.sha256_file(source.path) in gone:
+        if gone and sha256_of(source.path) in gone:
             raise BadInput(TAKEN_OUT)
         recording = read(source.path, recipe)
         subject = pseudonym(key, "subject", recording.subject)

@@ -16,6 +16,7 @@ from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import RecordingFile
 from ndt3_dist.prep.stages import streams_among
 from ndt3_dist.prep.streams import describe
+from ndt3_dist.readers.on_disk import sha256_of
 from ndt3_dist.shards.manifest import (
     MANIFEST,
     VERSION,
@@ -125,7 +126,7 @@ def is_another(source: RecordingFile, session: Session) -> bool:
     if storage.is_remote(source.path):
         return source.sha256 not in ("", session.source_sha256)
     try:
-        return storage.sha256_file(source.path) != session.source_sha256
+        return sha256_of(source.path) != session.source_sha256
     except OSError as e:
         log.warn(
             f"{session.source}: cannot be read now ({e.strerror}); the corpus keeps what it has"

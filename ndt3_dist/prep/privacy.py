@@ -14,7 +14,7 @@ from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import RecordingFile
 
 SHORTEST_KEY = 16
-SUFFIXES = (".nwb", ".mat")
+SUFFIXES = (".nwb", ".mat", ".zarr")
 """What a label keeps of a file's name."""
 LONGEST = 600
 """Characters of a failure's reason."""
@@ -87,5 +87,5 @@ def reason_of(error: Exception, key: bytes, source: RecordingFile) -> str:
     return clean(reason, key, source.name)[:LONGEST]
 
 
-COMMON = {"nwb", "mat", "sub", "ses", "session", "data", "units", "spikes"}
+COMMON = {"nwb", "mat", "zarr", "sub", "ses", "session", "data", "units", "spikes"}
 """Parts of names that say nothing of anybody."""

@@ -1,11 +1,12 @@
 """The recordings of a recipe: found, sorted and measured before any work begins.
 
-A source is a file, a folder, its like in a store, or the list of assets that DANDI keeps of each
-dandiset (assets.jsonld), whose recordings lie in its bucket under names without meaning.
+A recording is a file, or a folder whose name ends in .zarr. A source is a recording, a folder of
+them, their like in a store, or the list of assets that DANDI keeps of each dandiset
+(assets.jsonld), whose recordings lie in its bucket under names without meaning.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.readers.on_disk import FOLDER, size_of
 
 LISTING = "assets.jsonld"
 
@@ -57,19 +59,28 @@ def find_recordings(recipe: Recipe) -> list[RecordingFile]:
 
 def _local(recipe: Recipe) -> list[RecordingFile]:
     root = Path(recipe.source)
-    if root.is_file():
-        return [RecordingFile(str(root), root.name, root.stat().st_size)]
-    found = ((p, p.relative_to(root).as_posix()) for p in files_below(root))
-    # A link to nothing is a recording too, which fails by name.
+    if root.is_file() or root.name.endswith(FOLDER):
+        return [RecordingFile(str(root), root.name, local_bytes(root))]
+    found = {p.relative_to(root).as_posix(): p for p in files_below(root)}
+    folders = {n for n, p in found.items() if n.endswith(FOLDER) and p.is_dir()}
     return [
-        RecordingFile(str(p), name, p.stat().st_size if p.exists() else 0)
-        for p, name in found
-        if matches(name, recipe.pattern)
+        RecordingFile(str(found[name]), name, local_bytes(found[name]))
+        for name in taken(found, folders, recipe.pattern)
     ]
 
 
+def local_bytes(path: Path) -> int:
+    """Of a recording; 0 where it cannot be told. A link to nothing is a recording too, which
+    fails by name."""
+    try:
+        return size_of(path)
+    except (OSError, BadInput):
+        return 0
+
+
 def files_below(root: Path) -> Iterator[Path]:
-    """All files below a folder, then those behind links to other folders, each folder once."""
+    """All files below a folder, then those behind links to other folders, each folder once;
+    a folder that is a recording is as a file."""
     waiting, seen = [str(root)], set()
     while waiting:
         for folder, below, names in os.walk(waiting.pop(0)):
@@ -77,22 +88,45 @@ def files_below(root: Path) -> Iterator[Path]:
                 below.clear()
                 continue
             seen.add(real)
-            below.sort()
+            whole = [name for name in below if name.endswith(FOLDER)]
+            below[:] = sorted(set(below) - set(whole))
             paths = (os.path.join(folder, name) for name in below)
             waiting += [path for path in paths if os.path.islink(path)]
-            yield from (Path(folder) / name for name in names)
+            yield from (Path(folder) / name for name in [*names, *whole])
 
 
 def _remote(recipe: Recipe) -> list[RecordingFile]:
     found = storage.walk(recipe.source)
+    if recipe.source.rstrip("/").endswith(FOLDER) and "" not in found:
+        source = recipe.source.rstrip("/")
+        return [RecordingFile(source, source.rsplit("/", 1)[-1], sum(found.values()))]
     if len(found) == 1 and "" in found:
         name = recipe.source.split("?")[0].rsplit("/", 1)[-1]  # less what signs a URL
         return [RecordingFile(recipe.source, name, found[""])]
+    sizes: dict[str, int] = {}
+    folders = set()
+    for name, size in found.items():
+        *above, _ = parts = name.split("/")
+        at = next((i for i, part in enumerate(above) if part.endswith(FOLDER)), len(above))
+        whole = "/".join(parts[: at + 1])
+        folders |= {whole} if at < len(above) else set()
+        sizes[whole] = sizes.get(whole, 0) + size
     return [
-        RecordingFile(storage.join(recipe.source, name), name, size)
-        for name, size in found.items()
-        if matches(name, recipe.pattern)
+        RecordingFile(storage.join(recipe.source, name), name, sizes[name])
+        for name in taken(sizes, folders, recipe.pattern)
     ]
+
+
+def taken(names: Collection[str], folders: set[str], pattern: str) -> list[str]:
+    """Names that are of a pattern. A folder X.nwb.zarr is also where X.nwb is, unless there is a
+    file of this name: then it is the same recording once more."""
+
+    def is_taken(name: str) -> bool:
+        short = name.removesuffix(FOLDER)
+        instead = name in folders and short not in names and matches(short, pattern)
+        return instead or matches(name, pattern)
+
+    return [name for name in names if is_taken(name)]
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -119,9 +153,16 @@ def _listed(recipe: Recipe) -> list[RecordingFile]:
             name, size, urls = asset["path"], int(asset["contentSize"]), list(asset["contentUrl"])
             if not matches(name, recipe.pattern):
                 continue
+            if name.endswith(FOLDER):
+                raise BadInput(
+                    f"{recipe.source}: {name} is a folder, which no list leads to; download it "
+                    "(dandi download) and give the folder as the source"
+                )
             # The archive's API comes first, and sends on to the bucket that the other one names.
             path = next((url for url in urls if "/blobs/" in url), urls[0])
             digest = asset.get("digest", {}).get("dandi:sha2-256", "")
+        except BadInput:
+            raise
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
             raise BadInput(
                 f"{recipe.source}: asset {number} lacks path, contentSize or contentUrl ({e}); "

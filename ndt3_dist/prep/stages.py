@@ -20,6 +20,7 @@ from ndt3_dist.prep.reading import read
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.recordings import RecordingFile
 from ndt3_dist.prep.windows import cut
+from ndt3_dist.readers.on_disk import size_of
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.index import streams_of
 from ndt3_dist.shards.manifest import (
@@ -90,7 +91,7 @@ def session_task(
         found = read_spool(recipe.out, label, source_sha256, recipe.sha256())
         if found:
             return {**found, "base": base, "reused": True}
-        recording, length = read(path, recipe), path.stat().st_size
+        recording, length = read(path, recipe), size_of(path)
     recording.subject = pseudonym(key, "subject", recording.subject)
     recording.session = pseudonym(key, "session", recording.session)
     session, samples = cut(recording, recipe, label, source_sha256)

@@ -27,14 +27,6 @@ FILTERS = {
     32026: "blosc2",
 }
 """Registered filters that files have and HDF5 itself does not."""
-BEGINS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run git lfs pull"),
-    (b"/annex/objects/", "a pointer of git-annex, not the file itself; run git annex get"),
-    (b"<!doctype html", "an HTML page: the download failed or needs a login"),
-    (b"<html", "an HTML page: the download failed or needs a login"),
-    (b"<?xml", "an XML page, such as a store's error: the download failed or needs a login"),
-)
-"""How files begin, in small letters, that have the name of a recording and are none."""
 
 
 @contextmanager
@@ -53,16 +45,6 @@ def open_hdf5(path: Path) -> Iterator["HDF5Group"]:
         ) from e
     with h5:
         yield HDF5Group(h5)
-
-
-def stands_for(path: Path) -> str:
-    """What a file is that only has the name of a recording; "" where nothing is known of it."""
-    with path.open("rb") as f:
-        start = f.read(256)
-    if not start:
-        return "an empty file; copy or download it again"
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return next((what for begin, what in BEGINS if text.startswith(begin)), "")
 
 
 def refuse_bomb(field: str, unpacked: int, stored: int) -> None:

@@ -4,13 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
+from nwb_files import write_twin
 from s3_server import S3, use
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep import job
-from ndt3_dist.prep.recipe import load_recipe
+from ndt3_dist.prep.recipe import Recipe, load_recipe
+from ndt3_dist.prep.recordings import find_recordings
 from ndt3_dist.prep.remove import remove_sessions
+from ndt3_dist.readers.on_disk import sha256_of
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.verify import verify_corpus
 
@@ -88,5 +91,20 @@ def test_a_corpus_in_a_store_is_that_of_a_disk_whatever_the_store_does(
     assert [s.source for s in one.sessions] == ["c.nwb"]
     assert storage.list_names("s3://out/one") == ["manifest.json", "recipe.json", "shards"]
     assert read_manifest("s3://out/one") == one
+
+    # A recording that is a folder of objects: fetched whole, and of the same bytes as its twin.
+    twin = write_twin(tmp_path / "s3" / "lab" / "raw" / "sub-B" / "c.nwb")
+    (tmp_path / "s3" / "lab" / "folders").mkdir()
+    twin = twin.rename(tmp_path / "s3" / "lab" / "folders" / twin.name)
+    server.fail("units/spike_times/0", "503", 1)
+    far = prepare("s3://lab/folders", "s3://out/folder")
+    assert server.faults[-1][3] == 0
+    assert (far.sessions[0].source, far.sessions[0].source_sha256) == (twin.name, sha256_of(twin))
+    (whole,) = find_recordings(Recipe(dataset="t", source=f"s3://lab/folders/{twin.name}/"))
+    assert (whole.name, whole.bytes) == (twin.name, far.sessions[0].source_bytes)
+    shards = tmp_path / "s3" / "out"
+    assert files_below(shards / "folder" / "shards") == files_below(shards / "one" / "shards")
+    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("ndt3_dist_*/*.zarr"))
+
     with pytest.raises(BadInput, match="s3://lab/nothing: no such file or folder"):
         prepare("s3://lab/nothing", "s3://out/two")

@@ -52,6 +52,8 @@ LAZY = {
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
     "hdf5plugin": {"readers/hdf5.py"},
+    "numcodecs": {"readers/nwb/zarr_chunks.py"},
+    "zarr": set(),
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},

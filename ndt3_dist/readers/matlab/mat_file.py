@@ -15,6 +15,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.matlab.mat_v5 import V5File
 from ndt3_dist.readers.matlab.mat_v73 import V73File
 from ndt3_dist.readers.matlab.mat_values import MatFile
+from ndt3_dist.readers.on_disk import away, stands_for
 
 __all__ = ["MatFile", "open_mat"]
 
@@ -24,9 +25,11 @@ def open_mat(path: str | Path) -> Iterator[MatFile]:
     """Open a file; whatever goes wrong within is one BadInput that names it."""
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
+        raise BadInput(f"{path}: {away(path) or 'no such file'}")
+    if not (is_hdf5 := _is_hdf5(path)) and (what := stands_for(path)):
+        raise BadInput(f"{path}: not a MATLAB file ({what}); expected save -v7 or -v7.3")
     try:
-        mat = V73File(path) if _is_hdf5(path) else V5File(path)
+        mat = V73File(path) if is_hdf5 else V5File(path)
         try:
             yield mat
         finally:

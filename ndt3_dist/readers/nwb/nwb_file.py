@@ -1,4 +1,4 @@
-"""An NWB file as its groups and datasets, of HDF5.
+"""An NWB file as its groups and datasets, of HDF5 or of a Zarr store.
 
 pynwb builds every object of a file before the first value can be read, which costs several times
 the reading itself; what is needed here is little and fixed by the NWB 2 schema
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.readers.hdf5 import FREE_BYTES, open_hdf5, refuse_bomb, stands_for
+from ndt3_dist.readers.hdf5 import FREE_BYTES, open_hdf5, refuse_bomb
 from ndt3_dist.readers.inside import Group
+from ndt3_dist.readers.nwb.zarr_store import open_zarr
+from ndt3_dist.readers.on_disk import away, stands_for
 
 STRINGS = 32
 """Strings that are read at once: all may be the same one, as long as the file."""
@@ -256,16 +258,9 @@ class Table:
 @contextmanager
 def open_nwb(path: Path) -> Iterator[NwbFile]:
     """Open a file; whatever goes wrong within is one BadInput that names it."""
-    import h5py
-
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    if not h5py.is_hdf5(path):
-        what = stands_for(path) or "not HDF5"
-        raise BadInput(f"{path}: not an NWB file ({what}); expected NWB 2 recordings (.nwb)")
     try:
-        with open_hdf5(path) as h5:
-            nwb = NwbFile(h5, path.stat().st_size)
+        with root_of(path) as (root, size):
+            nwb = NwbFile(root, size)
             check_version(nwb)
             yield nwb
     except BadInput as e:
@@ -275,6 +270,23 @@ def open_nwb(path: Path) -> Iterator[NwbFile]:
         # h5py raises anything from KeyError to RuntimeError on a damaged file.
         reason = " ".join(str(e).split())[:200]
         raise BadInput(f"{path}: not a readable NWB file ({type(e).__name__}: {reason})") from e
+
+
+@contextmanager
+def root_of(path: Path) -> Iterator[tuple[Group, int]]:
+    """The root of a file or of a store, and its bytes."""
+    import h5py
+
+    if path.is_dir():
+        yield open_zarr(path)
+        return
+    if not path.is_file():
+        raise BadInput(f"{path}: {away(path) or 'no such file'}")
+    if not h5py.is_hdf5(path):
+        what = stands_for(path) or "not HDF5"
+        raise BadInput(f"{path}: not an NWB file ({what}); expected NWB 2 recordings (.nwb)")
+    with open_hdf5(path) as h5:
+        yield h5, path.stat().st_size
 
 
 def check_version(nwb: NwbFile) -> None:

@@ -38,7 +38,7 @@ def read_nwb(path: str | Path, recipe: ReadOptions) -> Recording:
 def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
     subject = nwb.text("general/subject/subject_id") or _entity(path, "sub") or path.parent.name
     own = nwb.text("general/session_id") if recipe.session_from == "content" else None
-    session = own or _entity(path, "ses") or path.stem
+    session = own or _entity(path, "ses") or _stem(path)
     found = Recording(subject, session, [], [], 0.0, 0.0)
     read = _take_counts if recipe.spikes.kind == "counts" else _take_spikes
     start_error, ends_s = read(found, nwb, recipe)
@@ -128,6 +128,11 @@ def _check_clocks(found: Recording, nwb: NwbFile, recipe: ReadOptions) -> None:
         if not (len(found.covariate_times) and is_part(nwb, found.spike_times, *edges, recipe)):
             raise
         check_lasts(*extent(found.spike_times))
+
+
+def _stem(path: Path) -> str:
+    """A file's name less .nwb, or less the .nwb.zarr of a folder."""
+    return path.stem.removesuffix(".nwb") if path.suffix == ".zarr" else path.stem
 
 
 def _entity(path: Path, name: str) -> str | None:

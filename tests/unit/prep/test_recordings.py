@@ -11,13 +11,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from nwb_files import write_twin
 
 from ndt3_dist import remote, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, StoreFailed
 from ndt3_dist.prep import job
 from ndt3_dist.prep.download import fetched, own_folder
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import find_recordings, matches
+from ndt3_dist.prep.recordings import RecordingFile, find_recordings, matches
 from ndt3_dist.readers.options import CovariatesRecipe
 
 
@@ -32,6 +33,76 @@ def test_a_source_is_named_by_its_path_below_the_folder(tmp_path):
     with fetched(alone) as (path, sha256):
         assert path == tmp_path / "sub-A" / "a.nwb"
         assert sha256.startswith("5994471abb01112a")
+
+
+def test_a_folder_that_is_a_recording_is_found_as_one_and_not_walked(tmp_path):
+    for name in ("b.nwb", "b.nwb.zarr/0", "sub-A/a.nwb.zarr/units/0.nwb", "c.zarr/0", "d.nwb.zarr"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    (tmp_path / "sub-A" / "a.nwb.zarr" / ".zgroup").write_bytes(b"{}")
+
+    def found(**keys):
+        recipe = Recipe(**{"dataset": "t", "source": str(tmp_path), **keys})
+        return [(s.name, s.bytes) for s in find_recordings(recipe)]
+
+    a = ("sub-A/a.nwb.zarr", 7)
+    assert found() == [("b.nwb", 5), a]  # b.nwb.zarr is b.nwb once more
+    assert found(pattern="**/*.nwb.zarr") == [("b.nwb.zarr", 5), ("d.nwb.zarr", 5), a]
+    assert found(pattern="*.zarr") == [("b.nwb.zarr", 5), ("c.zarr", 5), ("d.nwb.zarr", 5)]
+    assert found(source=str(tmp_path / a[0])) == [("a.nwb.zarr", 7)]
+    (tmp_path / "sub-A" / "a.nwb.zarr" / "link").symlink_to("/etc/passwd")
+    assert found()[1] == (a[0], 0)  # it fails by name, when it is read
+
+
+def test_a_folder_and_its_hdf5_twin_make_the_same_corpus(tmp_path, write_session, without_ray):
+    corpora = []
+    for number, name in enumerate(("sub-A_ses-1", "sub-B_ses-2")):
+        path = write_session(tmp_path / "hdf5" / f"{name}.nwb", number, subject="", session=None)
+        twin = write_twin(path)
+        twin.rename(tmp_path / twin.name)
+        (tmp_path / "zarr").mkdir(exist_ok=True)
+        (tmp_path / twin.name).rename(tmp_path / "zarr" / twin.name)
+    for kind in ("hdf5", "zarr"):
+        covariates = CovariatesRecipe(path="processing/behavior/Velocity/cursor_vel")
+        keys = {"source": str(tmp_path / kind), "out": str(tmp_path / f"{kind}_corpus")}
+        recipe = Recipe(dataset="t", covariates=covariates, shard_mb=0.02, **keys)
+        corpora.append((job.prepare(recipe), tmp_path / f"{kind}_corpus" / "shards"))
+        assert job.prepare(recipe) == corpora[-1][0]  # complete already
+    (near, near_shards), (far, far_shards) = corpora
+    assert [s.source for s in far.sessions] == ["sub-A_ses-1.nwb.zarr", "sub-B_ses-2.nwb.zarr"]
+    of_source = {"source": "", "source_sha256": "", "source_bytes": 0}
+    assert [s.model_copy(update=of_source) for s in far.sessions] == [
+        s.model_copy(update=of_source) for s in near.sessions
+    ]
+    names = sorted(p.name for p in near_shards.iterdir())
+    assert len(names) > 2
+    assert names == sorted(p.name for p in far_shards.iterdir())
+    for name in names:
+        assert (near_shards / name).read_bytes() == (far_shards / name).read_bytes()
+
+    chunk = tmp_path / "zarr" / "sub-A_ses-1.nwb.zarr" / "units" / "id" / "0"
+    chunk.write_bytes(chunk.read_bytes()[::-1])
+    with pytest.raises(ManifestMismatch, match=r"sub-A_ses-1\.nwb\.zarr changed since"):
+        job.prepare(Recipe(dataset="t", covariates=covariates, shard_mb=0.02, **keys))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//x", "./x"])
+def test_a_folder_of_a_store_with_a_name_that_leads_out_of_it_is_refused(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(storage, "walk", lambda url: {".zgroup": 2, name: 5})
+    monkeypatch.setattr(storage, "chunks", lambda url: iter([b"12345"]))
+    source = RecordingFile("s3://lab/a.nwb.zarr", "a.nwb.zarr", 7)
+    with pytest.raises(BadInput, match="which leads out of it; refused"), fetched(source):
+        pass
+
+
+def test_a_link_of_git_annex_without_its_content_is_called_so(tmp_path):
+    path = tmp_path / "a.nwb"
+    path.symlink_to("../.git/annex/objects/x1/y2/SHA256E-s9--ab.nwb/SHA256E-s9--ab.nwb")
+    said = r"a\.nwb: its content is not here; run git annex get"
+    with pytest.raises(BadInput, match=said), fetched(RecordingFile(str(path), "a.nwb", 0)):
+        pass
 
 
 def test_a_source_without_a_recording_is_refused(tmp_path):
@@ -172,6 +243,16 @@ def test_a_list_that_is_none_is_refused(tmp_path, text, said):
     with pytest.raises(BadInput, match=said) as caught:
         find_recordings(Recipe(dataset="t", source=str(tmp_path / "assets.jsonld")))
     assert "assets.jsonld" in str(caught.value)
+
+
+def test_a_folder_in_a_list_is_refused_where_the_pattern_asks_for_it(tmp_path):
+    folder = {"path": "a.nwb.zarr", "contentSize": 1, "contentUrl": ["https://x/zarr/2/"]}
+    file = {"path": "b.nwb", "contentSize": 1, "contentUrl": ["https://x/blobs/1"]}
+    (tmp_path / "assets.jsonld").write_text(json.dumps([folder, file]))
+    keys = {"dataset": "t", "source": str(tmp_path / "assets.jsonld")}
+    assert [s.name for s in find_recordings(Recipe(**keys))] == ["b.nwb"]
+    with pytest.raises(BadInput, match=r"a\.nwb\.zarr is a folder, which no list leads to"):
+        find_recordings(Recipe(**keys, pattern="**/*.nwb.zarr"))
 
 
 def test_a_server_that_sends_no_parts_is_named_and_no_wrong_bytes_are_taken(web, monkeypatch):

@@ -86,6 +86,15 @@ def test_a_compressed_variable_is_compared_with_its_checksum(tmp_path):
     assert "x does not end where it says" in refusal(path, recipe({"spikes": "x"}))
 
 
+def test_what_stands_for_a_file_is_called_so(tmp_path):
+    path = tmp_path / "a.mat"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    assert "not a MATLAB file (a Git LFS pointer, not the file itself; run git" in refusal(path)
+    path.unlink()
+    path.symlink_to(".git/annex/objects/x1/y2/SHA256E-s9--ab.mat")
+    assert "its content is not here; run git annex get" in refusal(path)
+
+
 def test_references_that_lead_back_to_themselves_are_refused(tmp_path):
     path = write_mat(tmp_path / "a.mat", fields(), "7.3")
     with h5py.File(path, "a") as f:
