@@ -4,6 +4,7 @@ Run as `python -m ndt3_dist.engines.compile_ops`, as setup does; without a compi
 """
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,10 @@ def is_compiled(folder: Path, name: str, sources: list[str], torch_headers: str)
         how = (folder / "build.ninja").read_text()
     except FileNotFoundError:
         return False
+    with_these = [f" {path.replace(' ', '$ ')}\n" for path in sources]
+    with_these.append(f" {shlex.quote(torch_headers)} ")
     new_enough = all(made >= os.stat(source).st_mtime for source in sources)
-    return (
-        new_enough and all(f"{path}\n" in how for path in sources) and f" {torch_headers} " in how
-    )
+    return new_enough and all(words in how for words in with_these)
 
 
 def main() -> None:
