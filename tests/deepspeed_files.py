@@ -17,6 +17,7 @@ from lightning_file import upstream_state as state_of
 from safetensors.torch import save_file
 
 from ndt3_dist.engines.compile_ops import find_tools
+from ndt3_dist.engines.engine import unname_buffers
 
 RANKS = 2
 FROZEN = "backbone.space_encoder.weight"
@@ -120,6 +121,7 @@ def run_rank(rank: int, port: int, out: str) -> None:
 
     deepspeed.init_distributed("gloo", verbose=False)
 
+    unname_buffers()
     for name, options in VARIANTS.items():
         engine = engine_of(**options)
         for _ in range(2):
