@@ -101,7 +101,7 @@ def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
     device = torch.device(accelerator.device_name(local))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif int(os.environ["WORLD_SIZE"]) > 1:
+    else:
         unname_buffers()
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device
 

@@ -31,7 +31,10 @@ def main() -> None:
         help="checkpoint of NDT3's own code -> export",
         epilog="Example: python checkpoints/convert.py import ndt3_45m.ckpt exports/ndt3_45m",
     )
-    import_.add_argument("ckpt", help="Lightning checkpoint; nothing that it names is run")
+    import_.add_argument(
+        "ckpt",
+        help="Lightning checkpoint, a file or DeepSpeed's folder; nothing that it names is run",
+    )
     import_.add_argument("out", help="folder to make")
     import_.add_argument(
         "--allow-partial", action="store_true", help="take what fits, initialise the rest anew"

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.export import describe_export, write_export
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.upstream.deepspeed_folder import open_checkpoint
 from ndt3_dist.upstream.hyperparameters import number, read_config
 from ndt3_dist.upstream.lightning import LightningFile
 from ndt3_dist.upstream.pickles import brief
@@ -37,6 +38,7 @@ def import_checkpoint(
     """Write an upstream checkpoint as an export.
 
     Args:
+        path: Its file, or the folder that DeepSpeed has made of it.
         out: Folder to make; it appears whole or not at all.
         allow_partial: Go on where entries are missing, unexpected or of another shape.
         with_optimizer: Also write AdamW's moments, as optimizer.safetensors.
@@ -51,7 +53,7 @@ def import_checkpoint(
         raise BadInput(f"{out}: exports are written to a local folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{folder}: exists and is not empty; choose another folder or remove it")
-    with LightningFile(path) as file:
+    with open_checkpoint(path) as file:
         config = read_config(file, state_dict(file)[0])
         plan = make_plan(file, config)
         if plan.problems and not allow_partial:
@@ -85,11 +87,11 @@ def trained_of(file: LightningFile) -> dict:
     """Step, epochs and source of the checkpoint, for config.json."""
     step, epoch = (file.content.get(k) for k in ("global_step", "epoch"))
     return {
-        "run": file.path.name,
+        "run": file.origin.name,
         "step": step if type(step) is int else 0,
         "epochs": float(epoch) if type(epoch) is int else 0.0,
         "corpus": "unknown",
-        "imported": {"from": "joel99/ndt3", "sha256": storage.sha256_file(file.path)},
+        "imported": {"from": "joel99/ndt3", "sha256": file.sha256()},
     }
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 
+from ndt3_dist import storage
 from ndt3_dist.upstream.pickles import Inert, Name, Reader, brief
 from ndt3_dist.upstream.torch_zip import MOST_PICKLE_BYTES, TorchZip
 
-PACKAGES = ("context_general_bci", "omegaconf", "pathlib", "typing", "enum")
+PACKAGES = ("context_general_bci", "omegaconf", "pathlib", "typing", "enum", "deepspeed")
 """Packages of which any name may occur; nothing of them is imported or called."""
 
 PLAIN = "bool bytes complex dict float frozenset int list long object set str tuple unicode"
@@ -40,7 +41,10 @@ ALLOWED = {
     *(f"torch.{name}" for name in DTYPES),
     *(str(dtype) for dtype in DTYPES.values()),
     "torch.Size",
+    "torch.Tensor",
     "torch.device",
+    "torch.nn.parameter.Parameter",
+    "torch._tensor._rebuild_from_type_v2",
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_tensor_v2",
     "collections.OrderedDict",
@@ -73,6 +77,7 @@ class LightningFile(TorchZip):
 
     Attributes:
         content: What the pickle holds, as plain data, Inert records and Views.
+        origin: What was asked for: the file, or the folder that it lies in.
     Raises:
         CheckpointCorrupt: It is damaged, or holds what is refused; names it.
         Unsupported: It has torch's format before 1.6, or another byte order.
@@ -80,6 +85,7 @@ class LightningFile(TorchZip):
 
     def __init__(self, path: str | Path):
         super().__init__(path)
+        self.origin = self.path
         self.kept: tuple[Storage, torch.Tensor] | None = None  # that was read last
         self.reader = Reader(f"{self.path}: data.pkl", is_known, self._build, self._storage)
         try:
@@ -118,6 +124,11 @@ class LightningFile(TorchZip):
             case "torch._utils._rebuild_parameter", (View() as view, bool(), dict()):
                 return view
             case (
+                "torch._tensor._rebuild_from_type_v2",  # one that has attributes
+                (Name("torch._utils") as inner, Name(), tuple() as args, _),
+            ):
+                return self._build(inner, args)
+            case (
                 "torch._utils._rebuild_tensor_v2",
                 (
                     Storage() as held,
@@ -130,7 +141,10 @@ class LightningFile(TorchZip):
                 ),
             ):
                 return self._view(held, offset, shape, stride)
-        if kind.module in ("collections", "torch._utils") or str(kind) == "torch.Size":
+        if (
+            kind.module in ("collections", "torch._utils", "torch._tensor")
+            or str(kind) == "torch.Size"
+        ):
             raise self.reader.refuse(f"builds a {kind} from unexpected arguments")
         return Inert(kind, args)
 
@@ -150,6 +164,9 @@ class LightningFile(TorchZip):
                 f"{held.elements} elements"
             )
         return View(held, offset, shape, stride)
+
+    def sha256(self) -> str:
+        return storage.sha256_file(self.path)
 
     def elements(self, held: Storage) -> torch.Tensor:
         """All elements of a storage, (elements,), in memory of its own."""

@@ -47,6 +47,11 @@ def to_ndt3(export: str | Path, out: str | Path, like: str | Path | None = None)
     """
     if storage.is_remote(out) or Path(out).exists():
         raise BadInput(f"{out}: exists or is remote; choose another file on a disk")
+    if like and Path(like).is_dir():
+        raise BadInput(
+            f"{like}: a folder, as DeepSpeed writes it; --like takes one file, which Lightning's "
+            "convert_zero_checkpoint_to_fp32_state_dict makes of it"
+        )
     model = load_model(export)
     if read_export_config(export).get("readout"):
         log.warn(f"{export}: its readout stays behind; upstream decodes with the weights alone")

@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import time
+from pathlib import Path
 
 from launching import launch, log_of, losses
 from ranks import run_ranks
@@ -52,3 +54,13 @@ def test_other_ranks_than_were_asked_for_are_refused(corpus, tmp_path):
     code, log = run_ranks(tmp_path, corpus, 1, more, "auto")
     assert code == 0, log
     assert "1 host, 1 ranks on cpu" in log
+
+
+def test_a_run_of_one_rank_leaves_no_memory_behind(corpus, tmp_path):
+    before = set(Path("/dev/shm").glob("deepspeed*"))
+    code, log = run_ranks(tmp_path, corpus, 1, SHORT)
+    assert code == 0, log
+    deadline = time.monotonic() + 20  # a run beside this one has its own for a moment
+    while not set(Path("/dev/shm").glob("deepspeed*")) <= before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
