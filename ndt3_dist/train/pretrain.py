@@ -27,6 +27,7 @@ from ndt3_dist.train.run import Run
 from ndt3_dist.train.settings import change_line, changed
 from ndt3_dist.train.start import (
     agree,
+    check_possible,
     check_same,
     check_shared,
     find_start,
@@ -70,6 +71,7 @@ def _pretrain(
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
         sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
+        check_possible(config, len(corpus.index))
         start = find_start(config, resume)
         if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)

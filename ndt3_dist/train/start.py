@@ -1,6 +1,8 @@
 """Where a run starts: anew or from a checkpoint, as it was begun, and alike on all ranks."""
 
 import json
+import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.aside import SAID
-from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.lease import Lease
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.faults import FOLDER
@@ -63,6 +65,29 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     if not resume.isdigit():
         raise ResumeMismatch(f"--resume {resume}: expected never, auto or a step number")
     return open_step(run, int(resume))
+
+
+def check_possible(config: PretrainConfig, windows: int) -> None:
+    """Refuse, before anything begins, a folder that cannot be written and a step beyond the run.
+
+    Args:
+        windows: Of the corpus in an epoch.
+    """
+    run, most = run_folder(config), math.ceil(windows * config.train.epochs)
+    if config.train.global_batch > most:
+        raise BadInput(
+            f"train.global_batch {config.train.global_batch} is more than the whole run: "
+            f"{windows} windows in {config.train.epochs:g} epochs are at most {most} rows"
+        )
+    if storage.is_remote(run):
+        return
+    folder = Path(run).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise BadInput(f"run.dir {config.run.dir}: {folder} is a file; expected a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BadInput(f"run.dir {config.run.dir}: nothing can be written in {folder}")
 
 
 @contextmanager
