@@ -71,7 +71,7 @@ def _pretrain(
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
         sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
-        check_possible(config, len(corpus.index))
+        check_possible(config, int(corpus.first[-1]))
         start = find_start(config, resume)
         if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)
