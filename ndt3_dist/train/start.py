@@ -8,12 +8,14 @@ import torch.distributed as dist
 import yaml
 
 from ndt3_dist import log, storage
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.checkpoint.export import normalisation
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step, steps_of
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import CheckpointCorrupt, ResumeMismatch, StoreFailed
+from ndt3_dist.model.load import read_export_config
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -183,7 +185,7 @@ def check_shared(run: str | Path, wait_s: float = SHARED_WITHIN_S) -> None:
 def write_run_files(
     config: PretrainConfig, stream: Stream, start: Checkpoint | None, init: str | None
 ) -> None:
-    """config.yaml, normalisation.json (for exports), and a line of starts.jsonl for this start."""
+    """config.yaml, normalisation.json and lineage.json (for exports), a line of starts.jsonl."""
     run, corpus = run_folder(config), stream.corpus
     manifest = corpus.manifest
     allowed = named(corpus.path, [s.id for s in manifest.sessions], config.data)
@@ -199,7 +201,11 @@ def write_run_files(
     if start and storage.exists(path):  # sessions that a run has seen stay seen
         norms["sessions"] = {**storage.read_json(path)["sessions"], **norms["sessions"]}
     storage.write_json(path, norms)
-    entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
+    step, was = (start.meta["step"], start.meta["fingerprint"]) if start else (0, "")
+    before = lineage.of_export(read_export_config(init)) if init and not start else []
+    now = lineage.stage(manifest, seen, "train", from_step=step)
+    lineage.begin(run, now, before, was)
+    entry = {"from_step": step, "ranks": dist.get_world_size()}
     entry["fingerprint"] = manifest.fingerprint
     entry["epochs"] = stream.plan.epochs(stream.start)
     if init and not start:
