@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ndt3_dist import storage
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step
 from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
@@ -65,6 +66,8 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
         "epochs": checkpoint.meta["epochs"],
         "corpus": checkpoint.meta["fingerprint"],
     }
+    if (stages := lineage.at_step(run, checkpoint.meta["step"])) is not None:
+        trained["lineage"] = stages
     model = checkpoint.meta["config"]["model"]
     if model.get("build", NDT3_BUILD) == NDT3_BUILD:
         model = check(ModelConfig, model, f"{checkpoint.folder}: model")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ndt3_dist import log
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.data.continuous import Piece, choose_covariates, read_pieces, sessions_with
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import STRIDE, slide
@@ -17,7 +18,7 @@ from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.readout import Readout, load_readout
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.shards.corpus import Corpus
-from ndt3_dist.shards.manifest import Session
+from ndt3_dist.shards.manifest import Manifest, Session
 
 
 @dataclass
@@ -25,20 +26,18 @@ class TestData:
     """The bins that every decoder of a session is scored on.
 
     Attributes:
-        session: Manifest entry.
+        manifest: Of the corpus.
+        session: Its entry in it.
         pieces: Test pieces in order of time.
         scale: Raw units per stored unit, (dims,).
         truth: Recorded covariates in raw units, (bins, dims), NaN where not valid.
-        window: Bins of a corpus window.
-        bin_ms: Bin size in ms.
     """
 
+    manifest: Manifest
     session: Session
     pieces: list[Piece]
     scale: np.ndarray
     truth: np.ndarray
-    window: int
-    bin_ms: float
 
     def score(self, predicted: np.ndarray) -> dict:
         """Scores of predictions in stored units, (bins, dims)."""
@@ -69,8 +68,21 @@ def read_test_data(path: str, session: str, split: str = "test") -> TestData:
         raise BadInput(f"{path}: session {entry.id} has no covariates to decode")
     scale = np.array([c.scale for c in entry.covariates])
     truth = np.concatenate([r.covariates for r in pieces]).astype(np.float64) * scale
-    manifest = corpus.manifest
-    return TestData(entry, pieces, scale, truth, manifest.window_bins, manifest.bin_size_ms)
+    return TestData(corpus.manifest, entry, pieces, scale, truth)
+
+
+def warn_of_seen(folder: str, data: TestData, split: str) -> None:
+    """Say where an export may have been fitted to the bins that it is scored on."""
+    stages = lineage.of_export(read_export_config(folder))
+    for stage in lineage.seen(stages, data.manifest, data.session, split):
+        hashes = stage["sessions"].items()
+        name = next(name for name, sha256 in hashes if sha256 == data.session.source_sha256)
+        log.warn(
+            f"{folder} may have seen what it is scored on: the recording of {data.session.id} is "
+            f"{name} of corpus {stage['corpus'][:12]}, to whose split {stage['split']} it was "
+            f"fitted for {stage['steps']} steps; train without it (data.exclude), or score a "
+            "recording that it has not seen"
+        )
 
 
 def decoded_by(folder: str, data: TestData) -> list[str]:
@@ -91,10 +103,10 @@ def export_scale(folder: str, data: TestData) -> np.ndarray:
     in units of the session's scale. Raises BadInput for another bin size or other covariates.
     """
     norms = read_normalisation(folder)
-    if norms["bin_size_ms"] != data.bin_ms:
+    if norms["bin_size_ms"] != data.manifest.bin_size_ms:
         raise BadInput(
             f"{folder} decodes bins of {norms['bin_size_ms']:g} ms, the corpus has "
-            f"{data.bin_ms:g}; prepare the recording with the export's bin size"
+            f"{data.manifest.bin_size_ms:g}; prepare the recording with the export's bin size"
         )
     fitted = norms["sessions"].get(data.session.id)
     if fitted is None:
@@ -182,14 +194,14 @@ def evaluate(
     if reserved := {"ridge", "mean"} & {*exports}:
         raise BadInput(f"an export is called {reserved.pop()}, as a row of ours is; rename it")
     data = read_test_data(corpus, session, split)
-    context = context or data.window
+    context = context or data.manifest.window_bins
     stride = stride or min(STRIDE, context)
     if history < 0 or folds < 2:
         raise BadInput(f"history {history}, folds {folds}: expected at least 0, and at least 2")
     if not 1 <= stride <= context:
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
     for folder in exports.values():
-        read_export_config(folder)  # says best what is no export
+        warn_of_seen(folder, data, split)
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
     common = [n for n in data.names if all(n in names for names in decoded.values())]
     if not common:
@@ -213,7 +225,7 @@ def evaluate(
     found["ridge"], ridge = ridge_predictions(corpus, data, fit_split, history, folds)
     return {
         "session": data.session.id,
-        "bin_ms": data.bin_ms,
+        "bin_ms": data.manifest.bin_size_ms,
         "context": context,
         "dims": [f"{c.name} ({c.unit})" for c in data.session.covariates],
         "history": ridge.history,

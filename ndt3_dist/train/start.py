@@ -11,6 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ndt3_dist import log, storage
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.checkpoint.export import normalisation
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step, steps_of
 from ndt3_dist.data.continuous import sessions_with
@@ -19,6 +20,7 @@ from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.aside import SAID
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.lease import Lease
+from ndt3_dist.model.load import read_export_config
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -269,7 +271,7 @@ def write_run_files(
     init: str | None,
     changes: dict[str, list],
 ) -> None:
-    """normalisation.json (for exports), a line of starts.jsonl for this start, and of a new run
+    """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and of a new run
     config.yaml, which else follows with its first checkpoint.
 
     Args:
@@ -290,7 +292,11 @@ def write_run_files(
     if start and storage.exists(path):  # sessions that a run has seen stay seen
         norms["sessions"] = {**storage.read_json(path)["sessions"], **norms["sessions"]}
     storage.write_json(path, norms)
-    entry = {"from_step": start.meta["step"] if start else 0, "ranks": dist.get_world_size()}
+    step, was = (start.meta["step"], start.meta["fingerprint"]) if start else (0, "")
+    before = lineage.of_export(read_export_config(init)) if init and not start else []
+    now = lineage.stage(manifest, seen, "train", from_step=step)
+    lineage.begin(run, now, before, was)
+    entry = {"from_step": step, "ranks": dist.get_world_size()}
     entry["fingerprint"] = manifest.fingerprint
     entry["epochs"] = stream.plan.epochs(stream.start)
     if init and not start:

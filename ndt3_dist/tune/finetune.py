@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ndt3_dist import log, storage
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.checkpoint.export import describe_export, normalisation, write_export
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, remove_remnants
 from ndt3_dist.checkpoint.writer import Writer
@@ -105,15 +106,19 @@ def fit_and_export(
     if stopped:
         return {**fields, "export": "", "seconds": round(time.perf_counter() - began, 1)}
     weights = merge(weights, config.lora.alpha / max(config.lora.rank, 1))
+    parent = read_export_config(init) if init else None
+    stages = lineage.of_export(parent) if parent else []
+    stages.append(lineage.stage(data.manifest, [data.session], config.data.fit, steps=best.step))
     trained = {
         "run": config.run.name,
         "step": best.step,
         "epochs": 0.0,
         "corpus": data.manifest.fingerprint,
         "session": data.session.id,
+        "lineage": stages,
     }
-    if init:
-        trained["init"] = read_export_config(init)["trained"]
+    if parent:
+        trained["init"] = {k: v for k, v in parent["trained"].items() if k != "lineage"}
     if config.train.refit:
         trained["refit"] = True
     decoder = NDT3(model.config).to(next(model.parameters()).device)

@@ -154,11 +154,20 @@ def test_rank_counts_that_do_not_divide_the_batch_name_those_that_do(corpus, tmp
     assert "these can: 1, 3" in log
 
 
-def test_an_export_holds_the_fp32_masters_bit_for_bit(undisturbed, tmp_path):
+def test_an_export_holds_the_fp32_masters_bit_for_bit(undisturbed, corpus, tmp_path):
     import torch
 
     config = export(undisturbed / "r", tmp_path / "e", None, "fp32", print)
     assert config["trained"]["step"] == 12
+    manifest = Corpus(corpus).manifest
+    (stage,) = config["trained"]["lineage"]
+    seen = {name: manifest.named(name).source_sha256 for name in ("t-S-01", "t-S-02")}
+    assert stage == {
+        "corpus": manifest.fingerprint,
+        "split": "train",
+        "steps": 12,
+        "sessions": seen,  # the third has no train split
+    }
     model = ndt3_dist.load_model(tmp_path / "e")
     checkpoint = open_step(undisturbed / "r", 12)
     for name, parameter in model.named_parameters():
@@ -198,6 +207,9 @@ def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
     first = open_step(tmp_path / "plain" / "r", 1)
     assert first.meta["adam_step"] == 1
     assert first.meta["epochs"] < 1
+    stages = config["trained"]["lineage"]
+    after = export(tmp_path / "plain" / "r", tmp_path / "after", None, "fp32", print)
+    assert after["trained"]["lineage"] == [*stages, {**stages[0], "steps": 1}]
     for name, weight in weights.items():
         assert torch.equal(first.master(name), weight), name
     # Moments so large that a step's own gradient is lost in them.

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_corpus import make_recording, write_corpus
 
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.order import generator
 from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.evaluate.session import evaluate
-from ndt3_dist.model.load import load_model
+from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import targets
 from ndt3_dist.model.tokenise import Layout
@@ -50,6 +52,34 @@ def test_a_decoder_is_fitted_exported_and_tuned_again(corpus, tmp_path):
     norms = json.loads((tmp_path / "again" / "export" / "normalisation.json").read_text())
     assert list(norms["sessions"]) == ["t-S-03"]
     assert load_model(again["export"]).config.dropout == 0.2
+    stages = [lineage.of_export(read_export_config(f["export"])) for f in (again, scratch)]
+    assert [len(s) for s in stages] == [2, 1]  # from scratch the export's weights are not used
+    for stage in stages[0]:
+        assert (stage["corpus"], stage["split"]) == (
+            read_manifest(corpus).fingerprint,
+            "calibration",
+        )
+        assert stage["sessions"] == {"t-S-03": read_manifest(corpus).named("t-S-03").source_sha256}
+
+
+def test_scores_of_what_a_decoder_may_have_seen_are_warned_of(corpus, tmp_path, capsys):
+    tuned = finetune(tune_config(corpus, tmp_path), None)["export"]
+    manifest = read_manifest(corpus)
+    sha256 = manifest.named("t-S-03").source_sha256
+    splits = [{"intervals": {"calibration": (0, 0.3), "test": (0.3, 1)}}]
+    for name, source in (("same", sha256), ("other", "7" * 64)):
+        recordings = [make_recording(3, 31, [40])]
+        write_corpus(tmp_path / name, recordings, splits=splits, source_sha256=source)
+    capsys.readouterr()
+    evaluate({"tuned": tuned}, corpus, history=3)  # splits of one corpus share no bin
+    evaluate({"tuned": tuned}, str(tmp_path / "other"), history=3)
+    assert "may have seen" not in capsys.readouterr().err
+    evaluate({"tuned": tuned}, str(tmp_path / "same"), history=3)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tuned} may have seen what it is scored on" in line
+    assert f"t-S-03 of corpus {manifest.fingerprint[:12]}, to whose split calibration" in line
+    evaluate({"tuned": tuned}, corpus, split="calibration", fit_split="test", history=3)
+    assert "may have seen" in capsys.readouterr().err
 
 
 def test_fine_tuning_never_overwrites_a_run_and_needs_something_to_start_from(corpus, tmp_path):

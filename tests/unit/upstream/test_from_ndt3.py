@@ -56,9 +56,11 @@ def test_an_import_has_a_bin_size_and_no_scales(tmp_path):
     norms = read_normalisation(tmp_path / "out")
     assert norms == {"bin_size_ms": 20.0, "window_bins": 100, "sessions": {}}
     assert "units of the scale of the session" in (tmp_path / "out" / "README.md").read_text()
-    data = SimpleNamespace(bin_ms=20.0, session=SimpleNamespace(id="s"), scale=np.array([3.0]))
+    manifest = SimpleNamespace(bin_size_ms=20.0)
+    session, scale = SimpleNamespace(id="s"), np.array([3.0])
+    data = SimpleNamespace(manifest=manifest, session=session, scale=scale)
     assert export_scale(str(tmp_path / "out"), data).tolist() == [3.0]  # type: ignore[arg-type]
-    data.bin_ms = 50.0
+    manifest.bin_size_ms = 50.0
     with pytest.raises(BadInput, match="decodes bins of 20 ms, the corpus has 50"):
         export_scale(str(tmp_path / "out"), data)  # type: ignore[arg-type]
 
