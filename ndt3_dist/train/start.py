@@ -271,8 +271,8 @@ def write_run_files(
     init: str | None,
     changes: dict[str, list],
 ) -> None:
-    """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and of a new run
-    config.yaml, which else follows with its first checkpoint.
+    """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and
+    of a new run config.yaml, which else follows with its first checkpoint.
 
     Args:
         changes: Settings that differ from those before (`settings.changed`).
