@@ -33,6 +33,8 @@ def read_units(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
         times = on_session_clock(nwb, units, times, ends, recipe.trial_of)
         repair.append("sort_restarts")  # trials may lie in any order
     times, ends, said = in_order(times, ends, lambda unit: f"unit {units.rows('id')[unit]}", repair)
+    if not len(times):
+        raise BadInput("has zero spikes in all its units, and some without a time")
     found = Spikes(np.split(times, ends[:-1]), [Array(name="units", channels=len(ends))])
     found.error, found.said = error, said
     if "obs_intervals" in units.colnames:
@@ -132,20 +134,23 @@ def read_observed(units: Table, which: str) -> tuple[np.ndarray | None, float, l
             "seconds"
         )
     each = [part for part in of_each(units, spans) if len(part)]
+    silent = len(units) - len(each)
+    unsaid = [f"{silent} of {len(units)} units have no obs_intervals"] if silent else []
     if all(np.array_equal(part, each[0]) for part in each[1:]):
-        return every, error, []
+        return every, error, unsaid
     each = [merge(part, error) for part in each]
     common, lasts = shared(each), float(np.diff(every).sum())
     if which == "any":
         missed = 1 - sum(float(np.diff(part).sum()) for part in each) / (len(each) * lasts)
-        return every, error, [f"{missed:.1%} of the time of its units was not observed"]
+        told = f"{missed:.1%} of the time of its units was not observed"
+        return every, error, [told, *unsaid]
     if not len(common):
         raise BadInput(
             "its units have obs_intervals that they nowhere share; spikes.observed=any takes what "
             "any of them has, and counts a unit as silent where it was not observed"
         )
     told = f"observed {np.diff(common).sum():.1f} s that all units share, of {lasts:.1f} s of any"
-    return common, error, [f"{told} (spikes.observed)"]
+    return common, error, [f"{told} (spikes.observed)", *unsaid]
 
 
 def of_each(units: Table, spans: np.ndarray) -> Iterator[np.ndarray]:

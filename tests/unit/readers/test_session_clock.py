@@ -121,6 +121,14 @@ def test_times_that_count_from_their_trial_are_put_on_the_clock_where_a_column_s
     assert "no column 'x'" in refusal(path, recipe_of({"trial_of": "x"}))
 
 
+def test_a_table_that_nobody_reads_and_cannot_be_read_is_in_nobodys_way(nights):
+    add_table(nights, "laps", [0, 1], [1, 2])
+    with h5py.File(nights, "a") as f:
+        del f["intervals/laps/start_time"]
+        f["intervals/laps/start_time"] = ["a", "b"]
+    assert len(read_nwb(nights, recipe_of()).spike_times) == 8
+
+
 def test_spikes_that_end_long_before_a_table_are_told_of(write_nwb, tmp_path):
     path = write_nwb(tmp_path / "a.nwb", [np.arange(0.5, 60, 0.1)])
     add_table(path, "epochs", [0, 400], [400, 700])

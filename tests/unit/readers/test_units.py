@@ -147,6 +147,13 @@ def test_units_that_share_nothing_are_refused_with_the_way_on(write_nwb, tmp_pat
     assert read_nwb(same, recipe_of()).said == []
 
 
+def test_units_that_do_not_say_when_they_were_observed_are_counted(write_nwb, tmp_path):
+    path = observed(write_nwb, tmp_path / "a.nwb", [(0, 50)], np.zeros((0, 2)), [(0, 50)])
+    recording = read_nwb(path, recipe_of())
+    np.testing.assert_allclose(recording.spans, [[0, 50]])
+    assert recording.said == ["1 of 3 units have no obs_intervals"]
+
+
 def alm_like(step_s: float = 17.0) -> np.ndarray:
     """Snippets of trials, joined: each begins before the one before it has ended."""
     draw = np.random.default_rng(3)
