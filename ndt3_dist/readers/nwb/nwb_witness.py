@@ -135,9 +135,9 @@ def series(nwb: NwbFile, above: str = "") -> Iterator[Witness]:
 def span_of(item: TimeSeries) -> tuple[float, float] | None:
     """First and last time of a series in s, None where it says nothing that can be believed."""
     try:
-        if item.num_timestamps():
+        if number := item.num_timestamps():
             times = item.group["timestamps"]
-            first, last = float(times[0]), float(times[-1])
+            first, last = (float(np.ravel(times[at : at + 1])[0]) for at in (0, number - 1))
         else:
             rate, samples = item.rate or 0.0, len(item.group["data"])
             if not rate >= 1:  # no signal is slower: it may be a period
