@@ -170,13 +170,18 @@ def model_card(config: dict, normalisation: dict) -> str:
     if shapes := config.get("readout", {}).get("shapes"):
         what += "\nreadout.safetensors has gains of its expected counts for the session"
         what += ", and what reads\nits covariates." if "hidden" in shapes else "."
+    chain = lineage.of_export(config)
+    stages = "\n".join(lineage.lines(chain))
+    seen = dict.fromkeys(name for stage in chain for name in stage["sessions"] or ())
     name = "NDT3" if "layers" in model else "Model"
-    sessions = "\n".join(f"- {name}" for name in normalisation["sessions"])
+    sessions = "\n".join(f"- {name}" for name in seen or normalisation["sessions"])
     return f"""# {name}, {config["parameters"]:,} parameters
 
 {what}
 Bins of {normalisation["bin_size_ms"]:g} ms. Trained by ndt3_dist, run `{trained["run"]}`, step
-{trained["step"]} ({trained["epochs"]:.2f} epochs), corpus fingerprint `{trained["corpus"][:16]}`.
+{trained["step"]}. Stages of training, oldest first:
+
+{stages}
 
     import ndt3_dist
     model = {opened}

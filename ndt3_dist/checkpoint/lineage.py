@@ -51,6 +51,21 @@ def of_export(config: dict) -> list[dict]:
     return [*stages]
 
 
+def lines(stages: list[dict]) -> list[str]:
+    """What a model card says of stages, a line each."""
+    found = []
+    for number, stage in enumerate(stages, 1):
+        sessions = stage["sessions"]
+        saw = (
+            "nobody wrote down which sessions" if sessions is None else f"{len(sessions)} sessions"
+        )
+        found.append(
+            f"{number}. {stage['steps']} steps on split {stage['split']} of corpus "
+            f"`{str(stage['corpus'])[:16]}`: {saw}"
+        )
+    return found
+
+
 def _is_stage(value: Any) -> bool:
     if not isinstance(value, dict) or {"corpus", "split", "steps", "sessions"} - {*value}:
         return False

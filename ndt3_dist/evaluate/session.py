@@ -71,18 +71,19 @@ def read_test_data(path: str, session: str, split: str = "test") -> TestData:
     return TestData(corpus.manifest, entry, pieces, scale, truth)
 
 
-def warn_of_seen(folder: str, data: TestData, split: str) -> None:
-    """Say where an export may have been fitted to the bins that it is scored on."""
-    stages = lineage.of_export(read_export_config(folder))
-    for stage in lineage.seen(stages, data.manifest, data.session, split):
+def seen_lines(folder: str, manifest: Manifest, session: Session, split: str) -> list[str]:
+    """Where an export may have been fitted to the bins that it is scored on, a line each."""
+    found, stages = [], lineage.of_export(read_export_config(folder))
+    for stage in lineage.seen(stages, manifest, session, split):
         hashes = stage["sessions"].items()
-        name = next(name for name, sha256 in hashes if sha256 == data.session.source_sha256)
-        log.warn(
-            f"{folder} may have seen what it is scored on: the recording of {data.session.id} is "
+        name = next(name for name, sha256 in hashes if sha256 == session.source_sha256)
+        found.append(
+            f"{folder} may have seen what it is scored on: the recording of {session.id} is "
             f"{name} of corpus {stage['corpus'][:12]}, to whose split {stage['split']} it was "
             f"fitted for {stage['steps']} steps; train without it (data.exclude), or score a "
             "recording that it has not seen"
         )
+    return found
 
 
 def decoded_by(folder: str, data: TestData) -> list[str]:
@@ -167,6 +168,7 @@ def evaluate(
     folds: int = FOLDS,
     context: int = 0,
     stride: int = 0,
+    refuse_seen: bool = False,
 ) -> dict:
     """Score one or more exports and a ridge on the same bins of one session.
 
@@ -183,9 +185,12 @@ def evaluate(
         folds: Contiguous parts of `fit_split`, held back in turn to choose penalty and history.
         context: Bins that a prediction sees; 0 = a corpus window.
         stride: Bins decoded by one pass; 0 = 10, or the context where that is shorter.
+        refuse_seen: Raise BadInput where an export may have seen what it is scored on, which is
+            else warned of.
     Returns:
-        session, bin_ms, context, dims (names with units), history and penalty of the ridge, scores
-        by decoder, and for plots truth and predictions by decoder in raw units, (bins, dims).
+        session, bin_ms, context, seen (what is warned of), dims (names with units), history and
+        penalty of the ridge, scores by decoder, and for plots truth and predictions by decoder in
+        raw units, (bins, dims).
     """
     if split == fit_split:
         raise BadInput(
@@ -200,8 +205,12 @@ def evaluate(
         raise BadInput(f"history {history}, folds {folds}: expected at least 0, and at least 2")
     if not 1 <= stride <= context:
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
-    for folder in exports.values():
-        warn_of_seen(folder, data, split)
+    folders = exports.values()
+    seen = [line for f in folders for line in seen_lines(f, data.manifest, data.session, split)]
+    if seen and refuse_seen:
+        raise BadInput(seen[0])
+    for line in seen:
+        log.warn(line)
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}
     common = [n for n in data.names if all(n in names for names in decoded.values())]
     if not common:
@@ -227,6 +236,7 @@ def evaluate(
         "session": data.session.id,
         "bin_ms": data.manifest.bin_size_ms,
         "context": context,
+        "seen": seen,
         "dims": [f"{c.name} ({c.unit})" for c in data.session.covariates],
         "history": ridge.history,
         "penalty": ridge.penalty,

@@ -1,15 +1,15 @@
 """Take sessions out of a corpus, with every byte of them, and say which runs have seen them."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ndt3_dist import log, storage
-from ndt3_dist.errors import BadInput, Ndt3DistError
+from ndt3_dist.errors import BadInput
 from ndt3_dist.lease import Lease
 from ndt3_dist.prep.output import put_manifest, remove_strays, withdraw, withdrawn
+from ndt3_dist.prep.seen_by import runs_that_saw
 from ndt3_dist.shards.cache import Cache
 from ndt3_dist.shards.corpus import read_index
 from ndt3_dist.shards.manifest import (
@@ -49,7 +49,7 @@ class Removed:
 
 
 def remove_sessions(
-    corpus: str, ids: Iterable[str], caches: Iterable[Cache] = (), runs: str = ""
+    corpus: str, ids: Iterable[str], caches: Iterable[Cache] = (), runs: Sequence[str] = ()
 ) -> Removed:
     """Rewrite the shards that hold sessions, commit, then delete what held them for good.
 
@@ -60,13 +60,15 @@ def remove_sessions(
         corpus: Folder or URL.
         ids: Of the sessions; none = finish what an earlier removal could not.
         caches: From which old shards go too; those of other hosts are theirs to clear.
-        runs: Folder of runs to look through; "" = none.
+        runs: Folders of runs and exports to look through.
     Raises:
         BadInput: There is no such session.
         ManifestMismatch: No corpus, or a job is at work on it.
     """
-    seen = runs_that_saw(set(ids := list(dict.fromkeys(ids))), runs) if runs else []
-    read_manifest(corpus)  # no folder is made where there is no corpus
+    ids = list(dict.fromkeys(ids))
+    there = read_manifest(corpus).sessions  # no folder is made where there is no corpus
+    hashes = {s.source_sha256 for s in there if s.id in ids}
+    seen = runs_that_saw(set(ids), hashes, runs)
     with Lease(corpus) as lease:
         before, past, left = read_manifest(corpus), withdrawn(corpus), []
         if has_removed(before) or past["recordings"]:
@@ -178,25 +180,6 @@ def sizes_of(manifest: Manifest) -> dict[int, tuple[int, int]] | None:
         return None
     rows = enumerate(manifest.sessions)
     return {n: (neural_tokens_per_bin(s.arrays), len(s.covariates)) for n, s in rows}
-
-
-def runs_that_saw(ids: set[str], runs: str) -> list[str]:
-    """Runs below a folder whose normalisation.json names a session, or a fine-tune's export's."""
-    if not storage.exists(runs):
-        raise BadInput(f"--runs {runs}: no such folder; nothing was looked through")
-    if storage.is_remote(runs):
-        names = [storage.join(runs, name) for name in storage.walk(runs)]
-    else:
-        names = [str(path) for path in Path(runs).rglob("normalisation.json")]
-    found = []
-    for path in sorted(n for n in names if n.endswith("/normalisation.json")):
-        try:
-            seen = storage.read_json(path)["sessions"]
-        except (Ndt3DistError, KeyError, TypeError, OSError) as e:
-            raise BadInput(f"{path}: cannot be read ({e}); look into that run yourself") from e
-        if ids & set(seen):
-            found.append(path.removesuffix("/normalisation.json"))
-    return found
 
 
 def still_named(manifest: Manifest, sessions: list[Session]) -> list[str]:

@@ -41,6 +41,11 @@ def main() -> None:
     parser.add_argument(
         "--stride", type=int, default=0, help="bins decoded by one pass (0: 10; 1: as decode.py)"
     )
+    parser.add_argument(
+        "--refuse-seen",
+        action="store_true",
+        help="an error, and no warning, where a model was trained on what it is scored on",
+    )
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--save", metavar="FILE.npz", help="truth and predictions, in raw units")
     parser.add_argument("--plot", help="picture of true and decoded traces (.png, .svg)")
@@ -60,7 +65,7 @@ def main() -> None:
         }
     if len(models) < len(args.model):
         raise BadInput(f"--model {' '.join(args.model)}: two have one name; rename a folder")
-    rows, summaries = [], []
+    rows, summaries, seen = [], [], 0
     known = [args.session] if args.session else sessions_with(Corpus(args.corpus, (args.split,)))
     for session in log.progress(known, "evaluate"):
         result = evaluate(
@@ -73,7 +78,9 @@ def main() -> None:
             folds=args.folds,
             context=args.context,
             stride=args.stride,
+            refuse_seen=args.refuse_seen,
         )
+        seen += bool(result["seen"])
         ridge = f"ridge, {result['history']} bins, penalty {result['penalty']:.3g}"
         for name, scores in result["scores"].items():
             row = {"session": session, "decoder": ridge if name == "ridge" else name}
@@ -86,6 +93,8 @@ def main() -> None:
             save_traces(result, _plot_path(args.plot, session, len(known)))
         summaries.append({k: v for k, v in result.items() if k not in ("truth", "predictions")})
     log.say(f"split {args.split}, {summaries[0]['context']} bins of context\n{text_table(rows)}")
+    if seen:
+        log.warn(f"models may have seen what {seen} of {len(known)} sessions are scored on")
     if args.out:
         content = summaries[0] if len(summaries) == 1 else summaries
         storage.write_json(args.out, _plain(content))

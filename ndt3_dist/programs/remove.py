@@ -3,7 +3,8 @@
 The shards that hold them are rewritten, the manifest follows, then old shards go, here and in this
 host's cache, and with them all old versions and unfinished uploads that a bucket keeps below the
 corpus. What it does not let go is named, with exit code 1; the same without --session tries again.
-Runs that have seen them are listed; their weights and checkpoints stay as they are.
+Runs and exports that have seen them, themselves or by what they were trained from, are listed;
+their weights and checkpoints stay as they are.
 
 Example:
     python data_prep/remove.py corpora/mine --session mine-A-01 --runs runs
@@ -24,7 +25,13 @@ def main() -> None:
     )
     parser.add_argument("corpus", help="folder or s3:// URL of a corpus")
     parser.add_argument("--session", action="append", default=[], help="id; may be repeated")
-    parser.add_argument("--runs", default="", help="folder of runs to look through")
+    parser.add_argument(
+        "--runs",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="of runs and exports to look through; may be repeated",
+    )
     parser.add_argument(
         "--cache",
         action="append",

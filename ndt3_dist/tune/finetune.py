@@ -24,6 +24,7 @@ from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Cursor
 from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
+from ndt3_dist.evaluate.session import seen_lines
 from ndt3_dist.model.load import read_export_config, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
@@ -68,6 +69,9 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
             f"{config.data.corpus} has {data.manifest.bin_size_ms:g}"
         )
     Layout.of(data.session, model.config)  # refuses what the model cannot hold
+    if init and not scratch:
+        for line in seen_lines(init, data.manifest, data.session, "test"):
+            log.warn(line)
     weights = storage.sha256_file(Path(init) / "model.safetensors") if init else ""
     begun = {"from": weights, "scratch": scratch, "corpus": data.manifest.fingerprint}
     with TuneFolder(path, {**config.model_dump(mode="json"), "begun": begun}) as folder:

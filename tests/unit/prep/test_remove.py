@@ -43,7 +43,7 @@ def test_a_session_is_gone_from_shards_caches_and_manifest(corpus, tmp_path, tin
     storage.write_json(tmp_path / "runs" / "a" / "normalisation.json", {"sessions": {"t-S-02": {}}})
     storage.write_json(tmp_path / "runs" / "b" / "normalisation.json", {"sessions": {"t-S-01": {}}})
 
-    done = remove_sessions(str(corpus), ["t-S-02"], [cache], str(tmp_path / "runs"))
+    done = remove_sessions(str(corpus), ["t-S-02"], [cache], [str(tmp_path / "runs")])
     after = read_manifest(str(corpus))
     assert done.windows == 20
     assert done.runs == [str(tmp_path / "runs" / "a")]
@@ -89,8 +89,25 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(corpus, monkeypatch):
 
 def test_a_folder_of_runs_that_is_not_there_is_no_answer(corpus, tmp_path):
     with pytest.raises(BadInput, match="nothing was looked through"):
-        remove_sessions(str(corpus), ["t-S-02"], (), str(tmp_path / "rusn"))
+        remove_sessions(str(corpus), ["t-S-02"], (), [str(tmp_path / "rusn")])
     assert b"t-S-02" in bytes_below(corpus)
+
+
+def test_what_saw_a_session_through_its_parent_is_listed_wherever_it_lies(corpus, tmp_path):
+    """By its recording's hash: a fine-tune's corpus may call it otherwise, or not have it."""
+    hashes = {s.id: s.source_sha256 for s in read_manifest(str(corpus)).sessions}
+    saw = [{"corpus": "0", "split": "train", "steps": 4, "sessions": {"x": hashes["t-S-02"]}}]
+    other = [{"corpus": "0", "split": "train", "steps": 4, "sessions": {"x": hashes["t-S-01"]}}]
+    unknown = [{"corpus": "0", "split": "train", "steps": 4, "sessions": None}]
+    a, b = tmp_path / "a", tmp_path / "b"
+    exports = {a / "tuned" / "export": [*unknown, *saw, *other], a / "not" / "export": other}
+    for folder, lineage in {**exports, b / "copied": saw}.items():
+        storage.write_json(folder / "config.json", {"trained": {"lineage": lineage}})
+    storage.write_json(b / "run" / "lineage.json", {"before": saw, "stages": other})
+    storage.write_json(b / "tune" / "config.json", {"run": {"name": "of no export"}})
+    done = remove_sessions(str(corpus), ["t-S-02"], (), [str(a), str(b)])
+    expected = [a / "tuned" / "export", b / "copied", b / "run"]
+    assert done.runs == sorted(map(str, expected))
 
 
 def test_what_was_taken_out_does_not_come_back_unnoticed(

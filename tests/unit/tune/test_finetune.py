@@ -80,6 +80,10 @@ def test_scores_of_what_a_decoder_may_have_seen_are_warned_of(corpus, tmp_path, 
     assert f"t-S-03 of corpus {manifest.fingerprint[:12]}, to whose split calibration" in line
     evaluate({"tuned": tuned}, corpus, split="calibration", fit_split="test", history=3)
     assert "may have seen" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="t-S-03 of corpus"):
+        evaluate({"tuned": tuned}, str(tmp_path / "same"), history=3, refuse_seen=True)
+    finetune(tune_config(str(tmp_path / "same"), tmp_path, "run.name=on"), tuned)
+    assert f"{tuned} may have seen what it is scored on" in capsys.readouterr().err
 
 
 def test_fine_tuning_never_overwrites_a_run_and_needs_something_to_start_from(corpus, tmp_path):
