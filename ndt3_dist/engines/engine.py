@@ -7,6 +7,7 @@ users never write one.
 import contextlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ def quiet_deepspeed() -> None:
 
     os.environ.setdefault("DS_LOG_LEVEL", "warning")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # Its collectives have names that torch has renamed.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")
 
 
 class DeepSpeedEngine:

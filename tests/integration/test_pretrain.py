@@ -39,6 +39,11 @@ def test_a_run_trains_and_reports(undisturbed):
     assert steps_of(undisturbed / "r") == [4, 8, 12]
     assert (undisturbed / "r" / "latest").read_text() == "00000012\n"
     assert_modes(undisturbed / "r")
+    (said,) = undisturbed.glob("log-*.txt")
+    for rank in range(2):  # what DeepSpeed prints as it begins
+        assert "Max_MA" in (undisturbed / "r" / "logs" / f"rank{rank:05d}.txt").read_text()
+    assert "Max_MA" not in said.read_text()
+    assert "FutureWarning" not in said.read_text()
 
 
 def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
