@@ -40,8 +40,8 @@ def test_a_run_trains_and_reports(undisturbed):
     assert (undisturbed / "r" / "latest").read_text() == "00000012\n"
     assert_modes(undisturbed / "r")
     (said,) = undisturbed.glob("log-*.txt")
-    for rank in range(2):  # what DeepSpeed prints as it begins
-        assert "Max_MA" in (undisturbed / "r" / "logs" / f"rank{rank:05d}.txt").read_text()
+    # What DeepSpeed prints as it begins, the first rank most of it.
+    assert "Max_MA" in (undisturbed / "r" / "logs" / "rank00000.txt").read_text()
     assert "Max_MA" not in said.read_text()
     assert "FutureWarning" not in said.read_text()
 
