@@ -60,3 +60,17 @@ def without_ray(monkeypatch):
     """`job.prepare` in this process."""
     monkeypatch.setattr(job, "workers", pool_of(run_here))
     return run_here
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """An S3 server with a bucket `lab`, which this process and those that it starts use."""
+    from s3_server import S3, use
+
+    (tmp_path / "s3" / "lab").mkdir(parents=True)
+    s3 = S3(tmp_path / "s3")
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    use(s3)
+    yield s3
+    s3.close()

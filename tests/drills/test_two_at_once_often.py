@@ -9,23 +9,11 @@ import time
 import numpy as np
 import pytest
 from launching import kill_all, launch
-from s3_server import S3, use
 
 from ndt3_dist.checkpoint.steps import open_step, steps_of
 from ndt3_dist.train.run_metrics import read_metrics
 
 STEPS = ["train.max_steps=40"]
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    (tmp_path / "s3" / "lab").mkdir(parents=True)
-    s3 = S3(tmp_path / "s3")
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    use(s3)
-    yield s3
-    s3.close()
 
 
 def losses_of(run: str) -> dict[int, float]:
@@ -42,7 +30,7 @@ def losses_of(run: str) -> dict[int, float]:
     ],
 )
 def test_one_goes_on_and_the_losses_are_those_of_a_run_alone(
-    corpus, tmp_path, server, place, rounds
+    corpus, tmp_path, store, place, rounds
 ):
     code, log = launch(tmp_path / "alone", corpus, 1, STEPS)
     assert code == 0, log

@@ -5,7 +5,6 @@ import time
 
 import pytest
 from launching import kill_all, launch
-from s3_server import S3, use
 
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.export import export, verify_export
@@ -21,18 +20,7 @@ from ndt3_dist.train.start import find_start
 RUN = "s3://lab/runs/r"
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    (tmp_path / "s3" / "lab").mkdir(parents=True)
-    s3 = S3(tmp_path / "s3")
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    use(s3)
-    yield s3
-    s3.close()
-
-
-def test_a_run_in_a_store_is_killed_and_goes_on(server, corpus, tmp_path):
+def test_a_run_in_a_store_is_killed_and_goes_on(store, corpus, tmp_path):
     extra = ["run.dir=s3://lab/runs", "checkpoint.keep_last=1"]
     process = launch(tmp_path, corpus, extra=extra, wait=False)
     deadline = time.time() + 120
@@ -45,7 +33,7 @@ def test_a_run_in_a_store_is_killed_and_goes_on(server, corpus, tmp_path):
     (at,) = steps_of(RUN)
     before = [m["loss"] for m in read_metrics(RUN)]
     assert len(before) >= at
-    server.fail("rank00001-of-00002", "503", 1, "PUT")  # one of its later uploads
+    store.fail("rank00001-of-00002", "503", 1, "PUT")  # one of its later uploads
     code, log = launch(tmp_path, corpus, extra=extra, resume="auto")
     assert code == 0, log
     assert f"resuming from step {at} ({RUN}/steps/" in log
