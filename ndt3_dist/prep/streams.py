@@ -111,6 +111,10 @@ def bin_scaled(recording: Recording, recipe: Recipe, bins: int, spans, intervals
     for first, last in spans:
         inside[first:last] = True
     values[~inside] = np.nan  # what no window shows has no part in the scales either
+    empty = np.flatnonzero(~np.isfinite(values).any(axis=0))
+    if len(empty):
+        lost = [recording.covariate_names[dim] for dim in empty]
+        recording.said.append(f"no bin has a value of {', '.join(lost)}")
     fit = [values[i.start_bin : i.stop_bin] for i in intervals if i.split in FIT_SPLITS]
     if not fit:
         raise BadInput("has no train or calibration interval to take covariate scales from")

@@ -75,7 +75,8 @@ class CovariatesRecipe(Section):
     the samples around it; auto = mean where bins hold the same number of samples each, or four and
     more, else linear."""
     causal: bool = False
-    """No value looks beyond the end of its bin: the last sample, and not a line to a later one."""
+    """No value looks beyond the end of its bin: the last sample, and not a line to a later one; a
+    derivative from the sample before alone."""
     outside: Literal["cut", "keep"] = "cut"
     """What lies before and after all samples: cut = is no part of the recording; keep = is, without
     covariates."""

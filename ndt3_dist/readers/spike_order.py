@@ -13,7 +13,9 @@ from ndt3_dist.errors import BadInput
 
 RESTART = 0.1
 """A step back of more than this share of all that the times span is no disorder, but a restart; so
-is one that ends as near, by its own length, to the first time."""
+is one that ends as near, by its own length, to the first time, after FEW spikes."""
+FEW = 10
+"""Of so few spikes any two that change places go back to the first."""
 
 
 def in_order(
@@ -54,7 +56,8 @@ def in_order(
         if not len(back):
             continue
         by = t[back] - t[back + 1]
-        restarts = (by > RESTART * span) | (t[back + 1] - t[0] < RESTART * by)
+        near = (t[back + 1] - t[0] < RESTART * by) & (back >= FEW)
+        restarts = (by > RESTART * span) | near
         if restarts.any() and "sort_restarts" not in repair:
             at = back[np.flatnonzero(restarts)[0]]
             raise BadInput(

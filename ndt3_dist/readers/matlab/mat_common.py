@@ -14,7 +14,7 @@ from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import Array
 
-ALWAYS = {"covariates.quantile", "covariates.max_gap_ms", "covariates.names"} | {
+ALWAYS = {f"covariates.{key}" for key in ("quantile", "max_gap_ms", "names", "resample")} | {
     f"mat.{key}" for key in ("subject", "session", "file_name")
 }
 

@@ -29,7 +29,7 @@ NAME = "trial_data"
 
 def read_pyaldata(path: str | Path, recipe: ReadOptions) -> Recording:
     """Read a PyalData file; `covariates.path` names a field such as vel, or several."""
-    refuse_unused(recipe, "covariates.path", "mat.unit")
+    refuse_unused(recipe, "covariates.path", "covariates.causal", "mat.unit")
     with open_mat(path) as mat:
         subject, session = subject_and_session(mat, path, recipe)
         trials = _trials(mat[NAME])

@@ -37,7 +37,8 @@ USED = {f"mat.{key}" for key in MatRecipe.model_fields} | {
 def read_mat(path: str | Path, recipe: ReadOptions) -> Recording:
     """Read a MATLAB file as `recipe.mat` says. Raises BadInput naming the file and the field."""
     fields = recipe.mat
-    refuse_unused(recipe, *USED)
+    looks_ahead = recipe.covariates.derivative  # see `velocity`
+    refuse_unused(recipe, *USED, *(() if looks_ahead else ("covariates.causal",)))
     with open_mat(path) as mat:
         subject, session = subject_and_session(mat, path, recipe)
         times, values, dims, stop, error, dropped = _covariates(mat, recipe)

@@ -37,7 +37,8 @@ NAMES = {
 
 def read_xds(path: str | Path, recipe: ReadOptions) -> Recording:
     """Read an XDS file. Raises BadInput naming the file and the field."""
-    refuse_unused(recipe, "covariates.path", "covariates.stamped", "mat.holds", "mat.arrays")
+    said = (f"covariates.{key}" for key in ("path", "stamped", "causal"))
+    refuse_unused(recipe, *said, "mat.holds", "mat.arrays")
     with open_mat(path) as mat:
         subject, session = subject_and_session(mat, path, recipe)
         times, error = clock(mat["xds.time_frame"], "xds.time_frame")

@@ -100,14 +100,15 @@ def mask_outside(series: Series, spans: np.ndarray | None, error_s: float = 0.0)
     return replace(series, values=np.where(valid[:, None], series.values, np.nan))
 
 
-def derivative(series: Series, max_gap_s: float) -> Series:
+def derivative(series: Series, max_gap_s: float, causal: bool = False) -> Series:
     """Change per second of each dimension, over contiguous finite stretches alone.
 
     Args:
         series: Such as positions.
         max_gap_s: Samples further apart than this belong to different stretches.
+        causal: Whether it is the change since the sample before, and not also to the one after.
     Returns:
-        The same times; NaN where a stretch has a single sample.
+        The same times; NaN where a stretch has a single sample, or, causal, begins.
     """
     values = np.full_like(series.values, np.nan)
     longest = max_gap_s + max(EDGE * max_gap_s, slack(series.error, series.period))
@@ -115,7 +116,9 @@ def derivative(series: Series, max_gap_s: float) -> Series:
         finite = np.flatnonzero(np.isfinite(column))
         apart = (np.diff(finite) > 1) | (np.diff(series.times[finite]) > longest)
         for at in np.split(finite, np.flatnonzero(apart) + 1):
-            if len(at) > 1:
+            if causal:
+                values[at[1:], dim] = np.diff(column[at]) / np.diff(series.times[at])
+            elif len(at) > 1:
                 values[at, dim] = np.gradient(column[at], series.times[at])
     units = tuple(f"{unit}/s" for unit in series.units)
     return replace(series, values=values, units=units)

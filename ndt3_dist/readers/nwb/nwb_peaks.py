@@ -153,5 +153,8 @@ def largest_waveforms(units: Table, listed: list[np.ndarray]) -> list[int] | Non
     waveforms = units.numbers("waveform_mean")
     if not np.isfinite(waveforms).all():
         return None
-    places = np.ptp(waveforms, axis=1).argmax(axis=1)
+    excursions = np.ptp(waveforms, axis=1)
+    if not excursions.any(axis=1).all():  # a flat one is nowhere largest
+        return None
+    places = excursions.argmax(axis=1)
     return [int(rows[place]) for rows, place in zip(listed, places, strict=True)]

@@ -172,10 +172,13 @@ def stamped_times(times: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Times, period and error of samples with timestamps; of the even clock that coarse ones were
     rounded from, where there is one."""
     error = stored_error(times)
-    steps = np.diff(times[np.isfinite(times)])
+    finite = np.isfinite(times)
+    steps = np.diff(times[finite])
     period = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    if error > EDGE * period and (even := even_clock(times, error)):
-        return even.times, even.period, even.error
+    if error > EDGE * period and (even := even_clock(times[finite], error)):
+        times = times.copy()
+        times[finite] = even.times
+        return times, even.period, even.error
     return times, period, error
 
 

@@ -98,7 +98,8 @@ def _take_covariates(
         samples: Those that are kept, NaN where not valid.
     """
     if recipe.covariates.derivative:
-        samples = [derivative(s, recipe.covariates.max_gap_ms / 1000) for s in samples]
+        gap_s, causal = recipe.covariates.max_gap_ms / 1000, recipe.covariates.causal
+        samples = [derivative(s, gap_s, causal) for s in samples]
     found.covariate_times, found.covariates = samples[0].times, samples[0].values
     found.more_covariates = [Samples(s.times, s.values) for s in samples[1:]]
     found.covariate_names = tuple(name for s in samples for name in s.names)

@@ -371,3 +371,14 @@ def test_steps_of_the_longest_gap_are_no_gap_to_a_velocity_on_any_clock(tmp_path
     recipe = Recipe.model_validate({**keys, "covariates": {"path": "pos", "derivative": True}})
     recording = read_recording(write_mat(tmp_path / "a_1.mat", values), recipe)
     assert np.isfinite(recording.covariates).all()
+
+
+def test_a_sample_without_a_time_does_not_hide_the_clock_of_the_others():
+    times = (10_000 + np.arange(3600) / 60).astype(np.float32).astype(np.float64)
+    expected, period, error = stamped_times(times)
+    times[500] = np.nan
+    found, *rest = stamped_times(times)
+    assert rest == [period, error]
+    np.testing.assert_array_equal(np.delete(found, 500), np.delete(expected, 500))
+    assert np.isnan(found[500])
+    assert np.isnan(times[500])

@@ -199,6 +199,13 @@ UNUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"reader": "rtt", "covariates": {"path": "target_pos"}},
         r"rtt does not use covariates\.path",
     ),
+    "mat_derivative_that_looks_ahead": (
+        {"reader": "mat", "covariates": {"path": "p", "derivative": True, "causal": True}},
+        r"mat does not use covariates\.causal",
+    ),
+    "rtt_causal": (
+        {"reader": "rtt", "covariates": {"causal": True}}, r"rtt does not use covariates\.causal",
+    ),
     **{
         f"{reader}_repair": (
             {"reader": reader, "covariates": {"repair": "drop"}},
@@ -214,6 +221,13 @@ def test_keys_that_a_reader_does_not_use_are_refused_before_a_file_is_opened(nam
     keys, words = UNUSED[name]
     with pytest.raises(BadInput, match=words):
         read_recording(tmp_path / "a.mat", Recipe.model_validate({"dataset": "t", **keys}))
+
+
+@pytest.mark.parametrize("reader", ["mat", "xds", "pyaldata", "rtt"])
+def test_how_covariates_become_bins_is_said_for_every_reader(reader, tmp_path):
+    said = {"resample": "mean"} | ({} if reader == "rtt" else {"causal": True})
+    keys = {"dataset": "t", "reader": reader, "covariates": said}
+    assert "no such file" in refusal(tmp_path / "a.mat", Recipe.model_validate(keys))
 
 
 def test_other_files_are_refused(tmp_path):

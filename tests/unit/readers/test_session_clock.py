@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from recordings import refusal
 
+from ndt3_dist.prep.binning import bin_covariates
 from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.readers.nwb.read_nwb import read_nwb
@@ -206,3 +207,43 @@ def test_series_side_by_side_are_each_binned_on_their_own_clock(write_nwb, tmp_p
     np.testing.assert_allclose(first[1:99, 0] * scales[0], bins + 0.003 + 0.0075, atol=1e-6)
     np.testing.assert_allclose(first[1:99, 1] * scales[1], bins + 0.005, atol=1e-6)
     np.testing.assert_allclose(first[1:99, 2] * scales[2], 2 * (bins + 0.005), atol=1e-6)
+
+
+@pytest.mark.parametrize("hz", [30, 50])
+def test_causal_derivatives_see_no_sample_beyond_the_end_of_their_bin(write_nwb, tmp_path, hz):
+    times = np.arange(12 * hz) / hz
+    path = write_nwb(
+        tmp_path / "a.nwb", [np.arange(0.05, 12, 0.1)], covariates=times, rate=1.0 * hz
+    )
+    recipe = recipe_of(path=VELOCITY, derivative=True, causal=True)
+    before = values_of(path, recipe)
+    np.testing.assert_allclose(before[10:-10], 1.0, rtol=1e-5)
+    with h5py.File(path, "a") as f:
+        f[f"{VELOCITY}/data"][times >= 6.0] += 100
+    after = values_of(path, recipe)
+    np.testing.assert_array_equal(after[:300], before[:300])
+    assert (after != before)[300:].any()
+
+
+def values_of(path, recipe) -> np.ndarray:
+    """The only covariate of a recording in its bins."""
+    recording = read_nwb(path, recipe)
+    more = {"resample": recipe.covariates.resample, "causal": recipe.covariates.causal}
+    clock = recording.covariate_times, recording.covariates
+    return bin_covariates(*clock, recording.start_s, 0.02, 600, 0.1, **more)[:, 0]
+
+
+def test_covariates_without_a_value_in_any_bin_are_told_of(write_nwb, tmp_path):
+    path = write_nwb(tmp_path / "a.nwb", [[0.5]], covariates=np.sin(np.arange(1200)), rate=100.0)
+    with h5py.File(path, "a") as f:
+        group = f.create_group("acquisition/bins")
+        group["data"], group["timestamps"] = np.ones((600, 2), int), np.arange(600) / 50
+    recipe = recipe_of({"kind": "counts", "path": "acquisition/bins"}, path=VELOCITY)
+    recording = read_nwb(path, recipe)
+    cut(recording, recipe, "a.nwb", "0" * 64)
+    assert recording.said == []
+    with h5py.File(path, "a") as f:
+        f[f"{VELOCITY}/starting_time"][...] = 1.6e9
+    recording = read_nwb(path, recipe)
+    cut(recording, recipe, "a.nwb", "0" * 64)
+    assert recording.said == ["no bin has a value of cursor_vel"]

@@ -95,6 +95,14 @@ def test_the_largest_mean_waveform_decides_where_no_column_does(sorted_file):
     assert "largest waveform_mean" in read_nwb(path, recipe_of()).said[0]
 
 
+def test_a_flat_mean_waveform_decides_nothing(sorted_file):
+    waves = np.zeros((8, 30, 8))
+    waves[:7, 10:20, 3] = -40.0
+    path = sorted_file(DENSE, waveform_mean=waves)
+    assert counts(path) == COUNTS
+    assert "units are channels" in read_nwb(path, recipe_of()).said[0]
+
+
 def test_where_nothing_decides_units_are_channels_and_an_electrode_is_not_made_up(sorted_file):
     path = sorted_file(NEIGHBOURS)
     recording = read_nwb(path, recipe_of())
@@ -180,6 +188,15 @@ def test_a_clock_that_begins_anew_is_no_disorder(write_nwb, tmp_path):
     assert "as if its clock began anew" in refusal(tmp_path / "b.nwb", recipe_of())
     asked = read_nwb(path, recipe_of(repair=["sort_restarts"]))
     np.testing.assert_array_equal(asked.spike_times[0], np.sort(late))
+
+
+def test_the_first_spikes_of_a_unit_may_change_places_too(write_nwb, tmp_path):
+    times = np.arange(0.5, 60, 0.1)
+    for at in (0, 3, 200):
+        times[[at, at + 1]] = times[[at + 1, at]]
+    recording = read_nwb(write_nwb(tmp_path / "a.nwb", [times]), recipe_of())
+    np.testing.assert_array_equal(recording.spike_times[0], np.sort(times))
+    assert recording.said == ["spike times sorted: 3 steps back by up to 0.1 s"]
 
 
 def test_spikes_without_a_time_are_left_out_where_that_is_asked_for(write_nwb, tmp_path):
