@@ -3,9 +3,12 @@
 Run as `python -m ndt3_dist.engines.compile_ops`, as setup does; without a compiler it says so.
 """
 
+import fcntl
+import hashlib
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,41 @@ def find_tools() -> None:
     here = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != here:
         os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
+
+
+EXTENSIONS = "TORCH_EXTENSIONS_DIR"
+ABANDONED_S = 600
+"""Age of another program's lock on a shared folder from which nobody compiles any more."""
+
+
+def own_extensions() -> None:
+    """Let torch keep what it compiles in a folder of this environment, unless one was named.
+
+    Environments that share one compile over each other's operators.
+    """
+    if EXTENSIONS not in os.environ:
+        key = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        os.environ[EXTENSIONS] = str(cache / "ndt3_dist" / "torch_extensions" / key)
+
+
+def load_once(builder: Any) -> None:
+    """Load DeepSpeed's operator, compiled by one process while others wait for it.
+
+    Torch's own lock is a file that a killed process leaves, and that all later ones wait for
+    without end. Ours goes with its process: who has it removes what was left.
+    """
+    from torch.utils.cpp_extension import _get_build_directory
+
+    folder = Path(_get_build_directory(builder.name, False))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "ndt3_dist.lock").open("a") as ours:
+        fcntl.flock(ours, fcntl.LOCK_EX)
+        left = folder / "lock"
+        alone = "ndt3_dist" in folder.parts
+        if left.exists() and (alone or time.time() - left.stat().st_mtime > ABANDONED_S):
+            left.unlink(missing_ok=True)
+        builder.load(verbose=False)
 
 
 def say_if_it_compiles(accelerator: Any) -> None:
@@ -57,6 +95,7 @@ def is_compiled(folder: Path, name: str, sources: list[str], torch_headers: str)
 
 def main() -> None:
     find_tools()
+    own_extensions()
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if os.environ["DS_ACCELERATOR"] != "cpu":
         return
@@ -64,7 +103,7 @@ def main() -> None:
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     say_if_it_compiles(get_accelerator())
-    ShareMemCommBuilder().load(verbose=False)
+    load_once(ShareMemCommBuilder())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines import zero
 from ndt3_dist.engines.adamw import ClippedAdamW
 from ndt3_dist.engines.aside import aside
-from ndt3_dist.engines.compile_ops import find_tools, say_if_it_compiles
+from ndt3_dist.engines.compile_ops import find_tools, load_once, own_extensions, say_if_it_compiles
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
 from ndt3_dist.engines.launcher import JOIN_WITHIN, port_of_job
 from ndt3_dist.errors import BadInput
@@ -74,6 +74,7 @@ def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
         BadInput: The job's port is taken.
     """
     find_tools()
+    own_extensions()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name, value in (
@@ -94,6 +95,9 @@ def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
 
         accelerator: Any = get_accelerator()
     say_if_it_compiles(accelerator)
+    if device_op := accelerator.create_op_builder("ShareMemCommBuilder"):
+        with aside(shown):
+            load_once(device_op)
     with port_of_job(), aside(shown):
         deepspeed.init_distributed(
             accelerator.communication_backend_name(), timeout=JOIN_WITHIN, verbose=False

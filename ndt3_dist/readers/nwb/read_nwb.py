@@ -45,6 +45,11 @@ def _take(nwb: NwbFile, path: Path, recipe: ReadOptions) -> Recording:
     raw, samples = [], []
     if recipe.covariates.path:
         raw, samples = read_covariates(nwb, recipe, ends_s)
+    if len(raw) > 1 and recipe.validity.mask and recipe.validity.clock == "covariates":
+        raise BadInput(
+            f"validity.clock=covariates: {len(raw)} of the covariates have times of their own; say "
+            "validity.clock=own, or prepare them apart"
+        )
     valid, valid_error = read_validity(nwb, recipe, raw[0] if raw else None, ends_s)
     if raw:
         masks = valid if recipe.validity.outside == "mask" else None
@@ -106,7 +111,7 @@ def _take_covariates(
     units = tuple(unit for s in samples for unit in s.units)
     found.covariate_unit = units[0] if len(set(units)) == 1 else units
     found.covariate_error_s = max(s.error for s in raw)
-    found.dropped_samples = max(s.left_out for s in raw)
+    found.dropped_samples = sum(s.left_out for s in raw)
     found.said += [text for s in raw for text in s.said]
     if found.counts is not None:
         return

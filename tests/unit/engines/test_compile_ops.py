@@ -2,12 +2,18 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ndt3_dist.engines.compile_ops import find_tools, is_compiled, say_if_it_compiles
+from ndt3_dist.engines.compile_ops import (
+    find_tools,
+    is_compiled,
+    load_once,
+    say_if_it_compiles,
+)
 
 
 def test_this_interpreters_programs_come_first_and_once(monkeypatch):
@@ -90,3 +96,24 @@ def test_what_deepspeed_itself_has_compiled_is_known(monkeypatch, tmp_path):
     assert not is_compiled(tmp_path, builder.name, sources, headers)
     (tmp_path / f"{builder.name}.so").write_bytes(b"ELF")
     assert is_compiled(tmp_path, builder.name, sources, headers)
+
+
+@pytest.mark.parametrize("place", ["ndt3_dist", "shared"])
+def test_what_a_killed_process_left_of_torchs_lock_is_in_nobodys_way(tmp_path, monkeypatch, place):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / place))
+    lock, seen = tmp_path / place / "op" / "lock", []
+    lock.parent.mkdir(parents=True)
+    lock.write_text("")
+
+    class Builder:
+        name = "op"
+
+        def load(self, verbose):
+            seen.append(lock.exists())
+
+    load_once(Builder())
+    old = time.time() - 700
+    if place == "shared":  # another program may hold it
+        os.utime(lock, (old, old))
+        load_once(Builder())
+    assert seen == ([False] if place == "ndt3_dist" else [True, False])

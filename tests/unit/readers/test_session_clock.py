@@ -186,6 +186,19 @@ def test_a_conversion_of_zero_is_said_and_each_channel_must_have_one(write_sessi
     assert "channel_conversion has 3 values, the data 2 channels" in said
 
 
+def test_a_mask_without_times_needs_one_clock(write_nwb, tmp_path):
+    path = write_nwb(tmp_path / "a.nwb", [np.arange(0.05, 12, 0.1)])
+    with h5py.File(path, "a") as f:
+        for name, late in (("a", 0.0), ("b", 3.0)):
+            group = f.create_group(f"processing/behavior/pose/{name}")
+            group["data"], group["timestamps"] = np.arange(900.0), late + np.arange(900) / 100
+        f["acquisition/mask/data"] = np.ones(900, bool)
+    keys = {"covariates": {"path": "processing/behavior/pose/*"}}
+    keys |= {"validity": {"mask": "acquisition/mask", "clock": "covariates"}}
+    recipe = Recipe.model_validate({"dataset": "t", **keys})
+    assert "2 of the covariates have times of their own" in refusal(path, recipe)
+
+
 def test_series_side_by_side_are_each_binned_on_their_own_clock(write_nwb, tmp_path):
     path = write_nwb(tmp_path / "a.nwb", [np.arange(0.05, 12, 0.1)])
     clocks = {"nose": np.arange(1200) / 100, "paw": 0.003 + np.arange(2400) / 200,
