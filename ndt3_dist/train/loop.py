@@ -22,7 +22,6 @@ from ndt3_dist.train.run import Run
 from ndt3_dist.train.run_metrics import MetricsFile, Wandb, console_line, validation_line
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.schedule import learning_rate
-from ndt3_dist.train.settings import write_config
 from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.step import Losses, run_micro_batches
 from ndt3_dist.train.watch import WAITS
@@ -98,11 +97,11 @@ class Loop:
         return {"steps": state.step, "loss_first": first, "loss_last": last}
 
     def before_commit(self) -> None:
-        """What rank 0 writes before a checkpoint exists: what is said of its steps."""
+        """What rank 0 writes before a checkpoint exists."""
         assert self.metrics
         self.metrics.flush()
-        if len(self.state.settings) > 1:  # else it is there since the start
-            write_config(self.config, self.run.folder)
+        if self.run.before_commit:
+            self.run.before_commit()
 
     def agree(self, totals: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
         """What all ranks have for the step; and whether one is to stop, or still writes."""

@@ -6,12 +6,13 @@ from contextlib import ExitStack
 import torch
 import torch.distributed as dist
 
-from ndt3_dist import log
+from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.steps import Checkpoint, remove_remnants, set_aside, steps_of
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.patterns import sources_of
 from ndt3_dist.data.stream import Stream
+from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.engines.launcher import check_launch
 from ndt3_dist.model import fused
@@ -24,15 +25,15 @@ from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather, num_hosts
 from ndt3_dist.train.run import Run
-from ndt3_dist.train.settings import change_line, changed
+from ndt3_dist.train.settings import change_line, changed, write_config
 from ndt3_dist.train.start import (
+    LOGS,
     agree,
     check_possible,
     check_same,
     check_shared,
     find_start,
     hold,
-    keep_chatter,
     refuse_loop,
     restore,
     run_folder,
@@ -93,7 +94,7 @@ def _pretrain(
     engine = DeepSpeedEngine(
         config.optim, config.train, config.run.seed, model.to(device), world_size, shown
     )
-    keep_chatter(folder, rank)
+    keep_said(storage.join(folder, LOGS, f"rank{rank:05d}.txt"))
     with log.rank_0_first():
         if start:
             start = restore(config, resume, start, engine)
@@ -140,6 +141,8 @@ def _pretrain(
     watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
     parts = engine, stream, validation, writer, stop, watch
     run = Run(config, folder, *parts, shapes, stream.plan.renewed, lease=lease)
+    if start:  # until then config.yaml is what trained the newest step
+        run.before_commit = lambda: write_config(config, folder)
     try:
         loop = Loop(run, state)
         found = loop.go()

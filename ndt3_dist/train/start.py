@@ -17,7 +17,6 @@ from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step, steps_of
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.engines.aside import SAID
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.lease import Lease
 from ndt3_dist.model.load import read_export_config
@@ -228,13 +227,6 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
                 f"{start.folder}: {section}.{key} was {theirs[section].get(key)}, "
                 f"is now {ours[section][key]}; restore it, or start another run"
             )
-
-
-def keep_chatter(run: str, rank: int) -> None:
-    """Write what DeepSpeed has printed on this rank to RUN/logs/."""
-    if SAID.getvalue():
-        path = storage.join(run, LOGS, f"rank{rank:05d}.txt")
-        storage.write_bytes(path, SAID.getvalue().encode())
 
 
 def check_shared(run: str | Path, wait_s: float = SHARED_WITHIN_S) -> None:

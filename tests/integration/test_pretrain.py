@@ -277,11 +277,10 @@ def test_wandb_offline_has_the_lines_of_metrics_jsonl(corpus, tmp_path):
     assert {"loss", "grad_norm", "lr", "tokens", "wait_s", "tflops"} <= set(told[0])
 
 
-def test_other_settings_are_said_kept_by_step_and_are_those_of_the_newest_step(
-    undisturbed, corpus, tmp_path
-):
-    shutil.copytree(undisturbed / "r", tmp_path / "r")
+def test_other_settings_are_said_kept_by_step_and_are_those_of_the_newest_step(corpus, tmp_path):
     run = tmp_path / "r"
+    code, log = run_ranks(tmp_path, corpus, 1)
+    assert code == 0, log
     before = (run / "config.yaml").read_text()
     code, log = run_ranks(tmp_path, corpus, 1, ["optim.lr=1e-4"], "auto")
     assert code == 0, log
@@ -300,3 +299,9 @@ def test_other_settings_are_said_kept_by_step_and_are_those_of_the_newest_step(
     assert kept[1]["changed"]["optim.lr"] == [lr, 1e-4]
     last = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])
     assert last["changed"] == kept[1]["changed"]
+    # From an older step on with its own settings: they train the newest step again.
+    code, log = run_ranks(tmp_path, corpus, 1, (), "8")
+    assert code == 0, log
+    assert "settings changed" not in log
+    assert steps_of(run) == [4, 8, 12]
+    assert plain_yaml.load((run / "config.yaml").read_text())["optim"]["lr"] == lr
