@@ -60,10 +60,9 @@ def lines(stages: list[dict]) -> list[str]:
     """What a model card says of stages, a line each."""
     found = []
     for number, stage in enumerate(stages, 1):
-        sessions = stage["sessions"]
-        saw = (
-            "nobody wrote down which sessions" if sessions is None else f"{len(sessions)} sessions"
-        )
+        sessions, saw = stage["sessions"], "nobody wrote down which sessions"
+        if sessions is not None:
+            saw = f"{len(sessions)} session{'s' * (len(sessions) != 1)}"
         passes = f" ({stage['epochs']:.2f} passes)" if "epochs" in stage else ""
         found.append(
             f"{number}. {stage['steps']} steps{passes} on split {stage['split']} of corpus "

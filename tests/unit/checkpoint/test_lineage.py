@@ -80,7 +80,7 @@ def test_passes_are_told_where_a_run_has_written_them_down(tmp_path, corpora):
     assert "from_epochs" not in stages[1]
     assert [s.get("epochs") for s in lineage.at_step(tmp_path, 12) or ()] == [None, 1.5, None]
     told = lineage.lines(stages)
-    assert told[0] == "1. 70 steps on split train of corpus `p`: 1 sessions"
+    assert told[0] == "1. 70 steps on split train of corpus `p`: 1 session"
     assert told[1].startswith("2. 8 steps (1.50 passes) on split train")
     unknown = lineage.of_export({"trained": {"step": 9, "epochs": 3.0}})
     assert "nobody wrote down" in lineage.lines(unknown)[0]
