@@ -66,7 +66,8 @@ def export(run: str | Path, out: str | Path, step: int | None, dtype: str, say=p
         "epochs": checkpoint.meta["epochs"],
         "corpus": checkpoint.meta["fingerprint"],
     }
-    if (stages := lineage.at_step(run, checkpoint.meta["step"])) is not None:
+    stages = lineage.at_step(run, checkpoint.meta["step"], checkpoint.meta["epochs"])
+    if stages is not None:
         trained["lineage"] = stages
     model = checkpoint.meta["config"]["model"]
     if model.get("build", NDT3_BUILD) == NDT3_BUILD:

@@ -1,9 +1,10 @@
 """Which recordings the weights of a run or an export come from, stage of training by stage.
 
 A stage is a corpus (its fingerprint), the split of it that was fitted, the steps that were made,
-and its sessions, each with the hash of its recording; `sessions` is null where nobody wrote them
-down, as in exports of earlier versions and of other programs. A run keeps its stages in
-lineage.json with the step that each began at, those before it in `before`.
+the passes over it where they are known (`epochs`), and its sessions, each with the hash of its
+recording; `sessions` is null where nobody wrote them down, as in exports of earlier versions and of
+other programs. A run keeps its stages in lineage.json with the step and the passes that each began
+at, those before it in `before`.
 """
 
 from pathlib import Path
@@ -16,20 +17,22 @@ if TYPE_CHECKING:
     from ndt3_dist.shards.manifest import Manifest, Session
 
 FILE = "lineage.json"
+BEGAN = ("from_step", "from_epochs")
+"""Keys of a stage of a run that goes on: where it began."""
 
 
-def stage(manifest: "Manifest", sessions: "list[Session]", split: str, **step: int) -> dict:
+def stage(manifest: "Manifest", sessions: "list[Session]", split: str, **step: float) -> dict:
     """A stage over some sessions of a corpus.
 
     Args:
         split: That was fitted.
-        step: `steps`, or while a run goes on `from_step`.
+        step: `steps`, or while a run goes on `from_step` and `from_epochs`.
     """
     hashes = {s.id: s.source_sha256 for s in sessions}
     return {"corpus": manifest.fingerprint, "split": split, **step, "sessions": hashes}
 
 
-def unknown_stage(corpus: str, **step: int) -> dict:
+def unknown_stage(corpus: str, **step: float) -> dict:
     """A stage whose sessions nobody wrote down."""
     return {"corpus": corpus, "split": "train", **step, "sessions": None}
 
@@ -42,7 +45,9 @@ def of_export(config: dict) -> list[dict]:
     """
     trained = config["trained"]
     if "lineage" not in trained:
-        return [unknown_stage(trained.get("corpus", "unknown"), steps=trained.get("step", 0))]
+        passes = {"epochs": trained["epochs"]} if trained.get("epochs") else {}
+        steps = trained.get("step", 0)
+        return [unknown_stage(trained.get("corpus", "unknown"), steps=steps, **passes)]
     stages = trained["lineage"]
     if not isinstance(stages, list) or not all(map(_is_stage, stages)):
         raise CheckpointCorrupt(
@@ -55,13 +60,13 @@ def lines(stages: list[dict]) -> list[str]:
     """What a model card says of stages, a line each."""
     found = []
     for number, stage in enumerate(stages, 1):
-        sessions = stage["sessions"]
-        saw = (
-            "nobody wrote down which sessions" if sessions is None else f"{len(sessions)} sessions"
-        )
+        sessions, saw = stage["sessions"], "nobody wrote down which sessions"
+        if sessions is not None:
+            saw = f"{len(sessions)} session{'s' * (len(sessions) != 1)}"
+        passes = f" ({stage['epochs']:.2f} passes)" if "epochs" in stage else ""
         found.append(
-            f"{number}. {stage['steps']} steps on split {stage['split']} of corpus "
-            f"`{str(stage['corpus'])[:16]}`: {saw}"
+            f"{number}. {stage['steps']} steps{passes} on split {stage['split']} of corpus "
+            f"`{stage['corpus'][:16]}`: {saw}"
         )
     return found
 
@@ -69,14 +74,21 @@ def lines(stages: list[dict]) -> list[str]:
 def _is_stage(value: Any) -> bool:
     if not isinstance(value, dict) or {"corpus", "split", "steps", "sessions"} - {*value}:
         return False
-    return isinstance(value["sessions"], dict | None)
+    sessions = value["sessions"]
+    hashes = sessions.values() if isinstance(sessions, dict) else ()
+    return (
+        isinstance(sessions, dict | None)
+        and all(isinstance(text, str) for text in (value["corpus"], value["split"], *hashes))
+        and isinstance(value["steps"], int)
+        and isinstance(value.get("epochs", 0), int | float)
+    )
 
 
 def begin(run: str | Path, now: dict, before: list[dict], was: str) -> None:
     """Write down the stage that a start of a run begins, unless it goes on with the last one.
 
     Args:
-        now: The stage, with `from_step`.
+        now: The stage, with `from_step` and, where they are known, `from_epochs`.
         before: Stages of the export that a new run starts from.
         was: Fingerprint of the corpus before `from_step`, of a run that has no lineage.json.
     """
@@ -87,23 +99,35 @@ def begin(run: str | Path, now: dict, before: list[dict], was: str) -> None:
     elif step:
         kept["stages"] = [unknown_stage(was, from_step=0)]
     stages = [s for s in kept["stages"] if s["from_step"] < step]  # later ones are run again
-    if not stages or {**stages[-1], "from_step": step} != now:
+    if not stages or without_begin(stages[-1]) != without_begin(now):
         stages.append(now)
     storage.write_json(path, {**kept, "stages": stages})
 
 
-def at_step(run: str | Path, step: int) -> list[dict] | None:
-    """Stages behind a step of a run, oldest first; None where it keeps none."""
+def without_begin(stage: dict) -> dict:
+    """What a stage is, wherever in a run it began."""
+    return {k: v for k, v in stage.items() if k not in BEGAN}
+
+
+def at_step(run: str | Path, step: int, epochs: float | None = None) -> list[dict] | None:
+    """Stages behind a step of a run, oldest first; None where it keeps none.
+
+    Args:
+        epochs: Passes before the step, as its checkpoint has them.
+    """
     path = storage.join(run, FILE)
     if not storage.exists(path):
         return None
     kept = storage.read_json(path)
     stages = [s for s in kept["stages"] if s["from_step"] < step]
-    ends = [s["from_step"] for s in stages[1:]] + [step]
+    ends = [*stages[1:], {"from_step": step, "from_epochs": epochs}]
     found = list(kept["before"])
     for one, end in zip(stages, ends, strict=True):
-        steps = {"steps": end - one["from_step"]}
-        found.append({k: v for k, v in {**one, **steps}.items() if k != "from_step"})
+        made: dict[str, float] = {"steps": end["from_step"] - one["from_step"]}
+        first, last = one.get("from_epochs"), end.get("from_epochs")
+        if first is not None and last is not None:
+            made["epochs"] = last - first
+        found.append({**without_begin(one), **made})
     return found
 
 

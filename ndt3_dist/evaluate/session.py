@@ -1,5 +1,6 @@
 """Score decoders of one session on identical bins, in raw units."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -86,6 +87,21 @@ def seen_lines(folder: str, manifest: Manifest, session: Session, split: str) ->
     return found
 
 
+def refuse_seen(
+    folders: Iterable[str], manifest: Manifest, sessions: list[Session], split: str
+) -> None:
+    """Raise BadInput where exports may have been fitted to what sessions are scored on.
+
+    It says of how many sessions that is so, and the first line of `seen_lines`.
+    """
+    folders, lines, seen = [*folders], [], 0
+    for session in sessions:
+        found = [line for f in folders for line in seen_lines(f, manifest, session, split)]
+        lines, seen = lines + found, seen + bool(found)
+    if seen:
+        raise BadInput(f"{seen} of {len(sessions)} sessions may have been trained on: {lines[0]}")
+
+
 def decoded_by(folder: str, data: TestData) -> list[str]:
     """Names of the session's covariates that an export was fitted to; else all of them."""
     fitted = read_normalisation(folder)["sessions"].get(data.session.id)
@@ -168,7 +184,6 @@ def evaluate(
     folds: int = FOLDS,
     context: int = 0,
     stride: int = 0,
-    refuse_seen: bool = False,
 ) -> dict:
     """Score one or more exports and a ridge on the same bins of one session.
 
@@ -185,8 +200,6 @@ def evaluate(
         folds: Contiguous parts of `fit_split`, held back in turn to choose penalty and history.
         context: Bins that a prediction sees; 0 = a corpus window.
         stride: Bins decoded by one pass; 0 = 10, or the context where that is shorter.
-        refuse_seen: Raise BadInput where an export may have seen what it is scored on, which is
-            else warned of.
     Returns:
         session, bin_ms, context, seen (what is warned of), dims (names with units), history and
         penalty of the ridge, scores by decoder, and for plots truth and predictions by decoder in
@@ -207,8 +220,6 @@ def evaluate(
         raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
     folders = exports.values()
     seen = [line for f in folders for line in seen_lines(f, data.manifest, data.session, split)]
-    if seen and refuse_seen:
-        raise BadInput(seen[0])
     for line in seen:
         log.warn(line)
     decoded = {name: decoded_by(folder, data) for name, folder in exports.items()}

@@ -103,10 +103,12 @@ def decoding_section(evaluation: dict) -> str:
     bin_ms = Number(f"{evaluation['bin_ms']:g} ms")
     told = sentence("Bins of ", bin_ms, " of ", Name(evaluation["session"]), *seen, ". ")
     told += f"{R2} is weighted by the variance of the dimensions."
+    warnings = [f"<p>{sentence(line)}.</p>" for line in evaluation.get("seen", ())]
     names = [row["decoder"] for row in rows]
     return section(
         "Decoding",
         f'<p class="note">{told}</p>',
+        *warnings,
         as_table(rows, names.index(best) if best else None),
         trace_charts(evaluation),
     )

@@ -36,6 +36,7 @@ class Removed:
         rewritten: Shards that held some, as (old name, new name or "" where nothing was left).
         cached: Files removed from caches.
         runs: Folders of runs whose model has seen them.
+        unsure: Folders of others that do not say all that they have seen.
         named: Places of the manifest that still name one, as split rules do.
         left: What the store keeps all the same, a line each; empty where nothing does.
     """
@@ -44,6 +45,7 @@ class Removed:
     rewritten: list[tuple[str, str]]
     cached: int
     runs: list[str]
+    unsure: list[str]
     named: list[str]
     left: list[str]
 
@@ -68,7 +70,7 @@ def remove_sessions(
     ids = list(dict.fromkeys(ids))
     there = read_manifest(corpus).sessions  # no folder is made where there is no corpus
     hashes = {s.source_sha256 for s in there if s.id in ids}
-    seen = runs_that_saw(set(ids), hashes, runs)
+    seen, unsure = runs_that_saw(set(ids), hashes, runs)
     with Lease(corpus) as lease:
         before, past, left = read_manifest(corpus), withdrawn(corpus), []
         if has_removed(before) or past["recordings"]:
@@ -107,7 +109,8 @@ def remove_sessions(
             withdraw(corpus, gone, used)
             put_manifest(corpus, after, before, lease.check)
             left = clear(corpus, after)
-    return Removed(windows, rewritten, cached, seen, still_named(after, sessions), left)
+    named = still_named(after, sessions)
+    return Removed(windows, rewritten, cached, seen, unsure, named, left)
 
 
 def clear(corpus: str, manifest: Manifest) -> list[str]:

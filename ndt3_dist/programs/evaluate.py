@@ -54,7 +54,7 @@ def main() -> None:
         raise BadInput(f"--plot {args.plot}: expected a name that ends in .png, .svg or .pdf")
     from ndt3_dist.data.continuous import sessions_with
     from ndt3_dist.evaluate.predictions import save_predictions
-    from ndt3_dist.evaluate.session import evaluate
+    from ndt3_dist.evaluate.session import evaluate, refuse_seen
     from ndt3_dist.shards.corpus import Corpus
     from ndt3_dist.shards.summary import text_table
 
@@ -66,7 +66,11 @@ def main() -> None:
     if len(models) < len(args.model):
         raise BadInput(f"--model {' '.join(args.model)}: two have one name; rename a folder")
     rows, summaries, seen = [], [], 0
-    known = [args.session] if args.session else sessions_with(Corpus(args.corpus, (args.split,)))
+    corpus = Corpus(args.corpus, (args.split,))
+    known = [args.session] if args.session else sessions_with(corpus)
+    if args.refuse_seen:  # before anything is decoded
+        sessions = [corpus.manifest.named(session) for session in known]
+        refuse_seen(models.values(), corpus.manifest, sessions, args.split)
     for session in log.progress(known, "evaluate"):
         result = evaluate(
             models,
@@ -78,7 +82,6 @@ def main() -> None:
             folds=args.folds,
             context=args.context,
             stride=args.stride,
-            refuse_seen=args.refuse_seen,
         )
         seen += bool(result["seen"])
         ridge = f"ridge, {result['history']} bins, penalty {result['penalty']:.3g}"

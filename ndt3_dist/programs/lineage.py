@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.lineage import FILE, at_step, of_export
-from ndt3_dist.checkpoint.steps import steps_of
+from ndt3_dist.checkpoint.steps import newest
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.load import read_export_config
 from ndt3_dist.shards.summary import text_table
@@ -45,8 +45,8 @@ def stages_of(path: str) -> list[dict]:
     Raises:
         BadInput: There is neither.
     """
-    if storage.exists(storage.join(path, FILE)) and (steps := steps_of(path)):
-        return at_step(path, max(steps)) or []
+    if storage.exists(storage.join(path, FILE)) and (last := newest(path, log.warn)):
+        return at_step(path, last.meta["step"], last.meta["epochs"]) or []
     for folder in (Path(path), Path(path) / "export"):
         if (folder / "normalisation.json").is_file() and (folder / "config.json").is_file():
             return of_export(read_export_config(folder))
@@ -60,6 +60,7 @@ def row_of(number: int, stage: dict) -> dict[str, str]:
         "corpus": str(stage["corpus"])[:12],
         "split": stage["split"],
         "steps": str(stage["steps"]),
+        "passes": f"{stage['epochs']:.2f}" if "epochs" in stage else "",
         "sessions": "not written down" if sessions is None else str(len(sessions)),
     }
 

@@ -53,6 +53,8 @@ def main() -> None:
     )
     for run in done.runs:
         log.say(f"has seen them: {run}")
+    for run in done.unsure:
+        log.say(f"may have seen them, as nobody wrote down what it or its parents saw: {run}")
     for place in done.named:
         log.warn(f"{args.corpus}/manifest.json still names them: {place}")
     if done.left:

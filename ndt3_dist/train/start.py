@@ -286,11 +286,12 @@ def write_run_files(
     storage.write_json(path, norms)
     step, was = (start.meta["step"], start.meta["fingerprint"]) if start else (0, "")
     before = lineage.of_export(read_export_config(init)) if init and not start else []
-    now = lineage.stage(manifest, seen, "train", from_step=step)
+    passes = stream.plan.epochs(stream.start)
+    now = lineage.stage(manifest, seen, "train", from_step=step, from_epochs=passes)
     lineage.begin(run, now, before, was)
     entry = {"from_step": step, "ranks": dist.get_world_size()}
     entry["fingerprint"] = manifest.fingerprint
-    entry["epochs"] = stream.plan.epochs(stream.start)
+    entry["epochs"] = passes
     if init and not start:
         entry["init"] = init
     if changes:

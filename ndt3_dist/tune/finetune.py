@@ -116,7 +116,6 @@ def fit_and_export(
     trained = {
         "run": config.run.name,
         "step": best.step,
-        "epochs": 0.0,
         "corpus": data.manifest.fingerprint,
         "session": data.session.id,
         "lineage": stages,

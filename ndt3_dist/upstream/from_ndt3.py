@@ -112,6 +112,7 @@ def model_card(config: dict, normalisation: dict) -> str:
 Bins of {normalisation["bin_size_ms"]:g} ms. Imported from `{brief(trained["run"])}`, a checkpoint
 of joel99/ndt3 after {trained["step"]} steps, sha256 `{trained["imported"]["sha256"][:16]}`.
 Parameters that it did not have and that are newly initialised: {new}.
+Nobody wrote down which sessions it has seen.
 
     import ndt3_dist
     model = ndt3_dist.load_model("this folder")

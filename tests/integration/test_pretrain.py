@@ -171,6 +171,7 @@ def test_an_export_holds_the_fp32_masters_bit_for_bit(undisturbed, corpus, tmp_p
         "corpus": manifest.fingerprint,
         "split": "train",
         "steps": 12,
+        "epochs": config["trained"]["epochs"],
         "sessions": seen,  # the third has no train split
     }
     model = ndt3_dist.load_model(tmp_path / "e")
@@ -214,7 +215,9 @@ def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
     assert first.meta["epochs"] < 1
     stages = config["trained"]["lineage"]
     after = export(tmp_path / "plain" / "r", tmp_path / "after", None, "fp32", print)
-    assert after["trained"]["lineage"] == [*stages, {**stages[0], "steps": 1}]
+    last = {**stages[0], "steps": 1, "epochs": after["trained"]["epochs"]}
+    assert after["trained"]["lineage"] == [*stages, last]
+    assert 0 < last["epochs"] < stages[0]["epochs"]
     for name, weight in weights.items():
         assert torch.equal(first.master(name), weight), name
     # Moments so large that a step's own gradient is lost in them.

@@ -87,6 +87,13 @@ def test_finetune_evaluate_and_report_refuse_what_is_not_there(tmp_path, corpus)
     assert not (tmp_path / "runs").exists()
 
 
+def test_each_folder_of_runs_is_looked_through(tmp_path, corpus):
+    words = ["data_prep/remove.py", corpus, "--session", "t-S-09"]
+    for folders in (["rusn", tmp_path], [tmp_path, "rusn"]):
+        given = [word for folder in folders for word in ("--runs", folder)]
+        refused(run(*words, *given, cwd=tmp_path), "--runs rusn: no such folder")
+
+
 def test_verify_programs_tell_sound_from_damaged(tmp_path, corpus):
     import shutil
 

@@ -71,7 +71,28 @@ def test_a_recording_is_found_again_by_its_hash(corpora):
     assert lineage.seen(stages, two, two.sessions[0], "train") == stages
 
 
-@pytest.mark.parametrize("bad", [5, ["x"], [{"corpus": "c", "split": "train", "steps": 1}, {}]])
+def test_passes_are_told_where_a_run_has_written_them_down(tmp_path, corpora):
+    for step, passes, number in ((0, 2.5, 0), (4, 3.0, 0), (8, 4.0, 1)):
+        now = lineage.stage(corpora[number], [], "train", from_step=step, from_epochs=passes)
+        lineage.begin(tmp_path, now, PARENT, "")
+    stages = lineage.at_step(tmp_path, 12, 4.25) or []
+    assert [(s["steps"], s.get("epochs")) for s in stages] == [(70, None), (8, 1.5), (4, 0.25)]
+    assert "from_epochs" not in stages[1]
+    assert [s.get("epochs") for s in lineage.at_step(tmp_path, 12) or ()] == [None, 1.5, None]
+    told = lineage.lines(stages)
+    assert told[0] == "1. 70 steps on split train of corpus `p`: 1 session"
+    assert told[1].startswith("2. 8 steps (1.50 passes) on split train")
+    unknown = lineage.of_export({"trained": {"step": 9, "epochs": 3.0}})
+    assert "nobody wrote down" in lineage.lines(unknown)[0]
+    assert unknown[0]["epochs"] == 3.0
+
+
+ODD = [{**PARENT[0], **odd} for odd in ({"corpus": 5}, {"sessions": {"x": 7}}, {"epochs": "many"})]
+
+
+@pytest.mark.parametrize(
+    "bad", [5, ["x"], [{"corpus": "c", "split": "train", "steps": 1}, {}], *([o] for o in ODD)]
+)
 def test_stages_that_are_none_are_refused(bad):
     with pytest.raises(CheckpointCorrupt, match="lineage is no list of stages"):
         lineage.of_export({"trained": {"lineage": bad}})

@@ -54,6 +54,14 @@ def evaluation(model: float, ridge: float | None = 0.8) -> dict:
     return {**told, "scores": found, "truth": wave, "predictions": predictions}
 
 
+def test_what_a_decoder_may_have_seen_is_said_beside_its_scores(tmp_path):
+    for number, seen in enumerate(([], ["runs/<a> may have seen what it is scored on"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_predictions(folder / "evaluation.npz", {**evaluation(0.9), "seen": seen})
+        assert ("runs/&lt;a&gt; may have seen what" in page_of(folder, lines())) == bool(seen)
+
+
 def test_without_scores_the_loss_is_the_headline(tmp_path):
     page = page_of(tmp_path, lines())
     assert said(page) == "Loss 0.051 after 8.0 passes; it began at 1.500"

@@ -105,9 +105,12 @@ def test_what_saw_a_session_through_its_parent_is_listed_wherever_it_lies(corpus
         storage.write_json(folder / "config.json", {"trained": {"lineage": lineage}})
     storage.write_json(b / "run" / "lineage.json", {"before": saw, "stages": other})
     storage.write_json(b / "tune" / "config.json", {"run": {"name": "of no export"}})
+    storage.write_json(b / "import" / "config.json", {"trained": {"run": "r", "step": 4}})
+    storage.write_json(b / "on" / "lineage.json", {"before": unknown, "stages": other})
     done = remove_sessions(str(corpus), ["t-S-02"], (), [str(a), str(b)])
     expected = [a / "tuned" / "export", b / "copied", b / "run"]
     assert done.runs == sorted(map(str, expected))
+    assert done.unsure == [str(b / "import"), str(b / "on")]
 
 
 def test_what_was_taken_out_does_not_come_back_unnoticed(

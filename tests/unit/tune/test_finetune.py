@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from ndt3_dist.checkpoint import lineage
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.order import generator
 from ndt3_dist.errors import BadInput, ResumeMismatch
-from ndt3_dist.evaluate.session import evaluate
+from ndt3_dist.evaluate.session import evaluate, refuse_seen
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import targets
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.pages.run_page import write_report
+from ndt3_dist.programs import evaluate as evaluate_program
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.run_metrics import MetricsFile, Wandb, read_metrics
@@ -54,6 +56,10 @@ def test_a_decoder_is_fitted_exported_and_tuned_again(corpus, tmp_path):
     assert load_model(again["export"]).config.dropout == 0.2
     stages = [lineage.of_export(read_export_config(f["export"])) for f in (again, scratch)]
     assert [len(s) for s in stages] == [2, 1]  # from scratch the export's weights are not used
+    assert "epochs" not in read_export_config(again["export"])["trained"]  # draws are no passes
+    card = (Path(again["export"]) / "README.md").read_text()
+    for number in (1, 2):
+        assert f"\n{number}. {stages[0][number - 1]['steps']} steps on split calibration" in card
     for stage in stages[0]:
         assert (stage["corpus"], stage["split"]) == (
             read_manifest(corpus).fingerprint,
@@ -62,7 +68,9 @@ def test_a_decoder_is_fitted_exported_and_tuned_again(corpus, tmp_path):
         assert stage["sessions"] == {"t-S-03": read_manifest(corpus).named("t-S-03").source_sha256}
 
 
-def test_scores_of_what_a_decoder_may_have_seen_are_warned_of(corpus, tmp_path, capsys):
+def test_scores_of_what_a_decoder_may_have_seen_are_warned_of(
+    corpus, tmp_path, capsys, monkeypatch
+):
     tuned = finetune(tune_config(corpus, tmp_path), None)["export"]
     manifest = read_manifest(corpus)
     sha256 = manifest.named("t-S-03").source_sha256
@@ -80,8 +88,14 @@ def test_scores_of_what_a_decoder_may_have_seen_are_warned_of(corpus, tmp_path, 
     assert f"t-S-03 of corpus {manifest.fingerprint[:12]}, to whose split calibration" in line
     evaluate({"tuned": tuned}, corpus, split="calibration", fit_split="test", history=3)
     assert "may have seen" in capsys.readouterr().err
-    with pytest.raises(BadInput, match="t-S-03 of corpus"):
-        evaluate({"tuned": tuned}, str(tmp_path / "same"), history=3, refuse_seen=True)
+    same, other = (read_manifest(str(tmp_path / name)) for name in ("same", "other"))
+    refuse_seen([tuned], other, other.sessions, "test")
+    with pytest.raises(BadInput, match=r"1 of 2 sessions may .*: .*t-S-03 of corpus"):
+        refuse_seen([tuned], same, [*same.sessions, *other.sessions], "test")
+    words = ["--model", tuned, "--corpus", str(tmp_path / "same"), "--refuse-seen"]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *words])
+    with pytest.raises(BadInput, match="1 of 1 sessions"):
+        evaluate_program.main()
     finetune(tune_config(str(tmp_path / "same"), tmp_path, "run.name=on"), tuned)
     assert f"{tuned} may have seen what it is scored on" in capsys.readouterr().err
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.data.order import generator
@@ -66,6 +67,9 @@ def test_only_low_rank_updates_move_the_backbone(corpus, tmp_path, precision):
     before, after = load_model(first), load_model(result["export"])
     described, old = read_export_config(result["export"]), read_export_config(first)
     assert described["parameters"] == old["parameters"]
+    chain, parents = lineage.of_export(described), lineage.of_export(old)
+    assert chain[:-1] == parents  # the sum has seen what the frozen weights have
+    assert chain[-1]["sessions"] == parents[0]["sessions"] != {}
     old_weights = dict(before.named_parameters())
     for name, weight in after.named_parameters():
         same = torch.equal(weight, old_weights[name])

@@ -10,6 +10,7 @@ import torch
 from lightning_file import POISSON, SMALL, upstream_order, write_lightning
 from safetensors.torch import load_file, save_file
 
+from ndt3_dist.checkpoint import lineage
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, Unsupported
 from ndt3_dist.evaluate.session import evaluate, export_scale
@@ -55,7 +56,11 @@ def test_an_import_has_a_bin_size_and_no_scales(tmp_path):
     import_checkpoint(tmp_path / "a.ckpt", tmp_path / "out")
     norms = read_normalisation(tmp_path / "out")
     assert norms == {"bin_size_ms": 20.0, "window_bins": 100, "sessions": {}}
-    assert "units of the scale of the session" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "units of the scale of the session" in card
+    assert "Nobody wrote down which sessions" in card
+    (stage,) = lineage.of_export(read_export_config(tmp_path / "out"))
+    assert (stage["corpus"], stage["steps"], stage["sessions"]) == ("unknown", 7, None)
     manifest = SimpleNamespace(bin_size_ms=20.0)
     session, scale = SimpleNamespace(id="s"), np.array([3.0])
     data = SimpleNamespace(manifest=manifest, session=session, scale=scale)
