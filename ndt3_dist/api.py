@@ -27,6 +27,7 @@ from ndt3_dist.prep.job import prepare as run_job
 from ndt3_dist.prep.recipe import RUNTIME_KEYS, Recipe
 from ndt3_dist.readers.in_memory import recording
 from ndt3_dist.readers.matlab.mat_values import counts as whole_counts
+from ndt3_dist.readers.options import CovariatesRecipe
 from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import Manifest
@@ -46,6 +47,13 @@ __all__ = [
 ]
 OF_FILES = {"reader", "options", "session_from", "spikes", "mat", "validity", "pattern"}
 """Keys of a recipe that say how files are read."""
+FILE_COVARIATES = {*CovariatesRecipe.model_fields} - {
+    "quantile",
+    "max_gap_ms",
+    "resample",
+    "causal",
+}
+"""Those of its covariates that do."""
 
 
 class Decoder:
@@ -247,8 +255,11 @@ def prepare(
             of the others is there then.
     """
     where = "prepare(...)"
-    if idle := sorted(recipe.keys() & (OF_FILES | (RUNTIME_KEYS - {"rebuild", "allow_failures"}))):
-        raise BadInput(f"{where}: {', '.join(idle)} say how files are read; leave them out")
+    idle = recipe.keys() & (OF_FILES | (RUNTIME_KEYS - {"rebuild", "allow_failures"}))
+    if isinstance(said := recipe.get("covariates"), Mapping):
+        idle |= {f"covariates.{key}" for key in FILE_COVARIATES & said.keys()}
+    if idle:
+        raise BadInput(f"{where}: {', '.join(sorted(idle))} say how files are read; leave them out")
     checked = check(Recipe, {**recipe, "out": str(out), "num_workers": 0}, where)
     with _quiet(verbose):
         manifest = run_job(checked, recordings)

@@ -58,9 +58,10 @@ class InMemory(RecordingFile):
         return cls(path=name, name=name, bytes=size, sha256=sha256, recording=recording)
 
 
-def held_in_memory(recordings: Sequence[Recording]) -> list[InMemory]:
+def held_in_memory(recordings: Sequence[Recording]) -> list[RecordingFile]:
     """Recordings, sorted by name; BadInput where there is none, or two have one name."""
-    found = sorted(map(InMemory.of, recordings), key=lambda source: source.name)
+    found: list[RecordingFile] = [InMemory.of(r) for r in recordings]
+    found.sort(key=lambda source: source.name)
     if not found:
         raise BadInput("no recording was given; expected one at least")
     for one, other in pairwise(found):

@@ -18,6 +18,9 @@ from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.prep import job
+from ndt3_dist.prep.reading import read
+from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.shards.corpus import Corpus
 
 ABSENT = (
@@ -130,8 +133,6 @@ def test_recordings_in_memory_become_a_corpus_that_grows_and_stays_the_same(tmp_
     one, two = make_recording(1, 10, [40]), make_recording(2, 10, [32, 20])
     out = ndt3_dist.prepare([two, one], tmp_path / "c", dataset="t")
     assert ndt3_dist.open_corpus(out).sessions == ["t-S-01", "t-S-02"]
-    assert one.subject == "S"
-    assert not one.said
     before = _bytes(out)
     assert ndt3_dist.prepare([one, two], out, dataset="t") == out
     assert _bytes(out) == before
@@ -143,27 +144,42 @@ def test_recordings_in_memory_become_a_corpus_that_grows_and_stays_the_same(tmp_
         ndt3_dist.prepare([changed], out, dataset="t")
 
 
-def test_arrays_are_binned_as_files_are(tmp_path):
-    made = make_recording(1, 10, [40])
+def test_arrays_give_the_windows_that_a_file_of_the_same_numbers_gives(write_session, tmp_path):
+    path = write_session(tmp_path / "a" / "01.nwb", seed=4)
+    keys = {"dataset": "t", "covariates": {"path": "processing/behavior/Velocity/cursor_vel"}}
+    recipe = Recipe(**keys, source=str(path), out=str(tmp_path / "file"), num_workers=0)
+    job.prepare(recipe)
+    file = read(path, recipe)
     plain = ndt3_dist.recording(
-        "S",
-        "01",
-        spike_times=made.spike_times,
-        covariates=made.covariates,
-        covariate_times=made.covariate_times,
+        file.subject,
+        file.session,
+        spike_times=[t.tolist() for t in file.spike_times],
+        covariates=file.covariates.tolist(),
+        covariate_times=np.arange(len(file.covariates)) / 100,
         names=["x", "y"],
         unit="cm/s",
-        arrays={"a0": 40},
     )
-    corpora = []
-    for name, recorded in (("a", made), ("b", plain)):
-        out = ndt3_dist.prepare([recorded], tmp_path / name, dataset="t")
-        corpora.append(list(ndt3_dist.open_corpus(out)))
-    assert len(corpora[0]) == 5
-    for a, b in zip(*corpora, strict=True):
+    memory = ndt3_dist.prepare([plain], tmp_path / "memory", dataset="t")
+    both = [list(ndt3_dist.open_corpus(tmp_path / place)) for place in ("file", "memory")]
+    assert memory
+    assert len(both[0]) == len(both[1]) == 6
+    for a, b in zip(*(sorted(w, key=lambda w: w["key"]) for w in both), strict=True):
         assert a["key"] == b["key"]
         np.testing.assert_array_equal(a["spikes"], b["spikes"])
-        np.testing.assert_allclose(a["covariates"], b["covariates"], atol=1e-6)
+        np.testing.assert_array_equal(a["covariates"], b["covariates"])
+
+
+def test_recordings_stay_as_they_are_under_pseudonyms_too(tmp_path):
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    keys = {"privacy": {"pseudonyms": True, "key_file": str(tmp_path / "key")}}
+    one = make_recording(1, 10, [4])
+    one.covariates[:, 1] = np.nan  # which is said of it
+    out = ndt3_dist.prepare([one], tmp_path / "c", dataset="t", **keys)
+    assert (one.subject, one.session, one.said) == ("S", "01", [])
+    before = _bytes(out)
+    ndt3_dist.prepare([one], out, dataset="t", **keys)
+    assert _bytes(out) == before
+    assert b"S-01" not in before["manifest.json"]
 
 
 COUNTS = np.ones((200, 3), int)
@@ -196,6 +212,7 @@ def test_what_cannot_be_prepared_or_fitted_is_one_line(corpus, tiny, tmp_path):
         ({}, "dataset is missing"),
         ({"dataset": "t", "licens": "x"}, "unknown key licens .did you mean licence"),
         ({"dataset": "t", "reader": "mat"}, "reader say how files are read"),
+        ({"dataset": "t", "covariates": {"path": "x"}}, r"covariates\.path say how files"),
     ]:
         with pytest.raises(BadInput, match=said):
             ndt3_dist.prepare([one], out, **keys)
