@@ -1,6 +1,7 @@
 """The Python API: the same numbers as the programs, without Ray, DeepSpeed or a store."""
 
 import pickle
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -245,3 +246,14 @@ def test_counts_of_other_channels_or_kinds_are_refused(export):
     with pytest.raises(BadInput, match="fit a decoder to this recording first"):
         ndt3_dist.open_decoder(export, arrays=[20, 20])
     assert decoder.decode(np.ones((3, 40))).shape == (3, 2)
+
+
+def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("make_corpus", "fit_decoder", "embed_counts"):
+        runpy.run_path(str(PROJECT / "examples" / f"{name}.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said.startswith("corpora/example\nR2 [")
+    scores = [float(v) for v in said.split("[")[1].split("]")[0].split()]
+    assert min(scores) > 0.3, said
+    assert "layer 1 (600, 64)" in said
