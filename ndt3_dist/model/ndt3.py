@@ -187,8 +187,12 @@ class NDT3(nn.Module):
         angle = time[:, None] * self.config.rope_base ** (-pairs / head_dim)
         return angle.cos()[:, None], angle.sin()[:, None]
 
-    def features(self, tokens: PackedTokens) -> torch.Tensor:
-        """Output of the last MLP at each slot, (tokens, dim)."""
+    def features(self, tokens: PackedTokens, layers: int | None = None) -> torch.Tensor:
+        """Output of the last MLP at each slot, (tokens, dim): what the heads read.
+
+        With fewer `layers` than there are, the residual behind so many blocks, their outputs added:
+        what the next block reads.
+        """
         body = choose_body(self.config.attention, tokens.time.device, self.spike_out.weight.dtype)
         dropout = self.config.attention_dropout if self.training else 0.0
         cos, sin = self.rotary(tokens.time)
@@ -208,12 +212,12 @@ class NDT3(nn.Module):
 
         h = self.embed(tokens)
         residual = torch.zeros_like(h)
-        for block in self.blocks:
+        for block in self.blocks[:layers]:
             if self.recompute and torch.is_grad_enabled():
                 h, residual = checkpoint(block, h, residual, mix, use_reentrant=False)
             else:
                 h, residual = block(h, residual, mix)
-        return h
+        return h if layers in (None, len(self.blocks)) else h + residual
 
     def compile_blocks(self, backend: str = "inductor") -> None:
         """Compile each block around its attention, for segments of any number and length."""

@@ -114,21 +114,9 @@ def decode_recording(args: argparse.Namespace) -> None:
 
 def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
     """The export on the GPU if there is one, for a session with these arrays."""
-    import torch
+    from ndt3_dist.evaluate.online import OnlineDecoder, open_export
 
-    from ndt3_dist.evaluate.online import OnlineDecoder
-    from ndt3_dist.model.load import load_model
-    from ndt3_dist.model.readout import load_readout
-    from ndt3_dist.model.tokenise import Layout
-
-    model = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu")
-    if units.channels and arrays != units.channels:
-        raise BadInput(
-            f"arrays of {arrays} channels; session {units.session} of {args.model} has "
-            f"{units.channels}: fit a decoder to this recording first"
-        )
-    layout = Layout.from_counts(arrays, len(units.scale), model.config, units.session)
-    readout = load_readout(args.model, units.session, sum(arrays))
+    opened = open_export(args.model, units, arrays)
     context = args.context or units.window
     if context > units.window:
         log.warn(f"--context {context}: the model was trained on windows of {units.window} bins")
@@ -137,7 +125,8 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
         f"bins of {units.bin_ms:g} ms of context, {'cached' if args.cache else 'recomputed'}"
     )
     one_bin = np.zeros(sum(arrays), np.uint8)
-    parts = model, layout, context, args.cache, readout.filters if readout else None
+    filters = opened.readout.filters if opened.readout else None
+    parts = opened.model, opened.layout, context, args.cache, filters
     OnlineDecoder(*parts).step(one_bin)  # the first step is slow
     return OnlineDecoder(*parts)
 
