@@ -114,7 +114,9 @@ class Hub:
         except HTTPError as e:
             if e.code in (401, 403):  # the hub says 401 of what does not exist, too
                 raise PermissionError(
-                    e.code, f"not there, or private ({e.code}); see its name and HF_TOKEN", self.name
+                    e.code,
+                    f"not there, or private ({e.code}); see its name and HF_TOKEN",
+                    self.name,
                 ) from e
             if e.code == 404:
                 said = f"no such model, or it has no revision {self.revision}"

@@ -55,6 +55,10 @@ def local_export(name: str | Path, files: tuple[str, ...] = FILES) -> Path:
             there = source.look(files)
         except StoreFailed as e:
             return _copy_without_network(above, shown, files, e)
+        except PermissionError as e:
+            if e.filename:
+                raise
+            raise BadInput(f"{shown}: may not be read ({e}); see the key and its policy") from e
         if CONFIG not in there:
             raise BadInput(f"{shown}: no {CONFIG} there, so no export; see the address")
         folder = above / _key({"asked": files, "there": there})

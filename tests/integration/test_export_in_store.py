@@ -1,0 +1,50 @@
+"""Exports by their addresses in a store."""
+
+import shutil
+
+import pytest
+import torch
+
+import ndt3_dist
+from ndt3_dist.checkpoint.export import describe_export, write_export
+from ndt3_dist.checkpoint.local_export import local_export
+from ndt3_dist.errors import StoreFailed
+from ndt3_dist.model.ndt3 import NDT3
+
+NORMS = {"bin_size_ms": 20.0, "window_bins": 100, "sessions": {}}
+TRAINED = {"run": "r", "step": 7, "epochs": 1.0, "corpus": "c", "lineage": []}
+
+
+def test_an_export_in_a_bucket_is_fetched_once_and_again_where_it_changed(
+    store, tmp_path, monkeypatch, tiny_model
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    weights = {name: p.detach() for name, p in NDT3(tiny_model).named_parameters()}
+    in_bucket = store.root / "lab" / "exports" / "tiny"
+    described = describe_export(tiny_model, weights, "fp32", TRAINED)
+    write_export(in_bucket, weights, described, NORMS)
+    (in_bucket / "other.bin").write_bytes(b"\x80\x04.")
+    folder = local_export("s3://lab/exports/tiny")
+    assert not (folder / "other.bin").exists()
+    for name, weight in ndt3_dist.load_model(folder).named_parameters():
+        assert torch.equal(weight, weights[name]), name
+
+    def sent() -> int:
+        return sum(path.endswith("model.safetensors") for path, _ in store.gets)
+
+    fetched = sent()
+    assert local_export("s3://lab/exports/tiny") == folder
+    assert sent() == fetched
+    shutil.rmtree(in_bucket)
+    weights = {name: weight + 1 for name, weight in weights.items()}
+    write_export(in_bucket, weights, described, NORMS)  # config.json and sizes are the same
+    newer = local_export("s3://lab/exports/tiny")
+    assert newer != folder
+    for name, weight in ndt3_dist.load_model(newer).named_parameters():
+        assert torch.equal(weight, weights[name]), name
+    monkeypatch.setattr("ndt3_dist.remote.time.sleep", lambda seconds: None)
+    store.fail("lab/exports/gone", "500")
+    with pytest.raises(StoreFailed, match="s3://lab/exports/gone: cannot be reached"):
+        local_export("s3://lab/exports/gone")
+    with pytest.raises(FileNotFoundError, match=r"s3://lab/exports/none/config\.json"):
+        local_export("s3://lab/exports/none")
