@@ -29,7 +29,7 @@ class HubServer:
         for host in ("hub", "files"):
             handler = type("Handler", (_Handler,), {"hub": self, "host": host})
             server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             self.servers.append(server)
         self.url, self.files = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
 

@@ -66,8 +66,9 @@ class Hub:
         try:
             told = json.loads(data)
             there = {f["rfilename"]: f for f in told["siblings"] if f["rfilename"] in files}
-            found = {name: {"size": int(f["size"])} for name, f in there.items()}
+            found: dict[str, dict[str, Any]] = {}
             for name, file in there.items():
+                found[name] = {"size": int(file["size"])}
                 if sha256 := (file.get("lfs") or {}).get("sha256"):
                     found[name]["sha256"] = str(sha256)
                 else:
@@ -113,11 +114,8 @@ class Hub:
             answer = build_opener(_Redirects).open(request, timeout=TIMEOUT_S)
         except HTTPError as e:
             if e.code in (401, 403):  # the hub says 401 of what does not exist, too
-                raise PermissionError(
-                    e.code,
-                    f"not there, or private ({e.code}); see its name and HF_TOKEN",
-                    self.name,
-                ) from e
+                said = f"not there, or private ({e.code}); see its name and HF_TOKEN"
+                raise PermissionError(e.code, said, self.name) from e
             if e.code == 404:
                 said = f"no such model, or it has no revision {self.revision}"
                 raise FileNotFoundError(e.code, said, self.name) from e

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,12 @@ def local_export(name: str | Path, files: tuple[str, ...] = FILES) -> Path:
         return folder
 
 
+def lacking(config: dict, there: Iterable[str]) -> list[str]:
+    """Files that an export with this config.json needs, of those that are not there."""
+    needed = {WEIGHTS, NORMALISATION, *([readout.FILE] if config.get("readout") else [])}
+    return sorted(needed - {*there})
+
+
 def cache_folder() -> Path:
     """Where copies are kept: ~/.cache/ndt3_dist_exports, beside the shards of remote corpora."""
     return default_cache().folder.with_name("ndt3_dist_exports")
@@ -119,9 +125,8 @@ def _fetch(source: Hub | Store, shown: str, files, there: dict, part: Path) -> N
         config = read_export_config(part)
     except (CheckpointCorrupt, AttributeError, UnicodeDecodeError) as e:
         raise CheckpointCorrupt(f"{shown}: no export ({str(e).replace(str(part), shown)})") from e
-    needed = {WEIGHTS, NORMALISATION, *([readout.FILE] if config.get("readout") else [])}
-    if lacking := sorted(needed & {*files} - {*there}):
-        raise CheckpointCorrupt(f"{shown}: lacks {', '.join(lacking)}; put the whole export there")
+    if missing := {*lacking(config, there)} & {*files}:
+        raise CheckpointCorrupt(f"{shown}: lacks {', '.join(missing)}; put the whole export there")
     total = sum(file["size"] for file in there.values())
     storage.check_room(part, total)
     log.note(f"{shown}: {total / 1e6:.1f} MB, into {part.parent}")
