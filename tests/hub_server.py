@@ -77,6 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_file(folder / match[3])
         elif host == "web":
             name, file = path.removeprefix("/web/").rsplit("/", 1)
+            if name in self.hub.private:
+                self.answer(403)
+                return
             folder = self.hub.models.get(f"{name}@main")
             if folder is None or not (folder / file).is_file():
                 self.answer(404)

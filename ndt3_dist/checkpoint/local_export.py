@@ -97,7 +97,12 @@ class Store:
     def look(self, files: tuple[str, ...]) -> dict[str, dict[str, Any]]:
         """As `Hub.look`. Web servers do not tell a fault from a file that is not there, and some
         buckets refuse to say: whether config.json can be read shows which it is."""
-        remote.read_range(storage.join(self.name, CONFIG), 0, 1, LOOKS)
+        try:
+            remote.read_range(storage.join(self.name, CONFIG), 0, 1, LOOKS)
+        except StoreFailed as e:
+            if getattr(e.__cause__, "status", 0) in (401, 403):  # a web server's
+                raise PermissionError(str(e)) from e
+            raise
         found = {}
         for file in files:
             url = storage.join(self.name, file)

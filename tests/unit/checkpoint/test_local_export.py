@@ -107,6 +107,14 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, monkeypatch, capsys):
     assert TOKEN not in str(refused.value) + "".join(capsys.readouterr())
 
 
+def test_what_a_web_server_refuses_is_said_so_and_no_copy_taken(hub):
+    address = f"{hub.url}/web/lab/tiny"
+    local_export(address)
+    hub.private.add("lab/tiny")
+    with pytest.raises(BadInput, match="may not be read"):
+        local_export(address)
+
+
 def test_a_copy_that_went_bad_is_fetched_again(hub, tmp_path, capsys):
     folder = local_export("hf://lab/tiny")
     data = bytearray((folder / "model.safetensors").read_bytes())
