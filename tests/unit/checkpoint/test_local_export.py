@@ -4,6 +4,8 @@ import importlib
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +16,9 @@ import ndt3_dist
 from ndt3_dist import log, remote
 from ndt3_dist.checkpoint.export import describe_export, write_export
 from ndt3_dist.checkpoint.local_export import RECORD, local_export
-from ndt3_dist.errors import BadInput, CheckpointCorrupt, StoreFailed
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.train import start
 from ndt3_dist.train.initial import InitialExport
 
 NORMS = {"bin_size_ms": 20.0, "window_bins": 100, "sessions": {}}
@@ -113,6 +116,25 @@ def test_what_a_web_server_refuses_is_said_so_and_no_copy_taken(hub):
     hub.private.add("lab/tiny")
     with pytest.raises(BadInput, match="may not be read"):
         local_export(address)
+
+
+def test_ranks_of_a_host_fetch_one_copy(hub):
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(local_export, ["hf://lab/tiny"] * 4))
+    assert len(folders) == 1
+    assert len(hub.fetched()) == 4
+
+
+def test_ranks_that_start_from_different_exports_do_not_start(hub, monkeypatch, tiny_model):
+    initial = InitialExport("hf://lab/tiny", tiny_model)
+    manifest = SimpleNamespace(fingerprint="f")
+    config = SimpleNamespace(model_dump_json=lambda: "{}")
+    monkeypatch.setattr(start, "gather", lambda ours: [ours, ours])
+    start.agree(config, manifest, None, initial)
+    older = (0, "f", "0123", "{}")
+    monkeypatch.setattr(start, "gather", lambda ours: [ours, older])
+    with pytest.raises(ResumeMismatch, match="rank 1 starts from 0123, this rank from"):
+        start.agree(config, manifest, None, initial)
 
 
 def test_a_copy_that_went_bad_is_fetched_again(hub, tmp_path, capsys):
