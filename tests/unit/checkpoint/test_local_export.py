@@ -259,6 +259,8 @@ def test_a_bar_counts_bytes_on_a_terminal_alone(monkeypatch, capsys):
 def test_a_fetch_that_was_killed_leaves_nothing_in_the_way(hub, tmp_path):
     folder = local_export("hf://lab/tiny")
     shutil.move(folder, folder.parent / ".part")
+    (folder.parent / ".part" / ".model.safetensors.0.tmp").write_bytes(b"half")
     assert local_export("hf://lab/tiny") == folder
     assert not (folder.parent / ".part").exists()
+    assert not list(folder.glob("*.tmp"))
     assert same(folder, tmp_path / "tiny")
