@@ -15,6 +15,7 @@ class HubServer:
 
     Attributes:
         models: Folder of each "ORG/NAME@REVISION".
+        moved: Old name -> new name of a repository, to which the hub sends one on.
         private: Names that want the token.
         asked: (host, path, Authorization, Range) of every request; hosts are hub, files, web.
         faults: Part of a path -> what happens to the next request for it: cut, flip, 500.
@@ -22,6 +23,7 @@ class HubServer:
 
     def __init__(self):
         self.models: dict[str, Path] = {}
+        self.moved: dict[str, str] = {}
         self.private: set[str] = set()
         self.asked: list[tuple[str, str, str | None, str | None]] = []
         self.faults: dict[str, str] = {}
@@ -63,6 +65,10 @@ class _Handler(BaseHTTPRequestHandler):
         path, said = self.path.split("?")[0], self.headers.get("Authorization")
         host = "web" if path.startswith("/web/") else self.host
         self.hub.asked.append((host, path, said, self.headers.get("Range")))
+        for old, new in self.hub.moved.items():
+            if old in path:
+                self.answer(307, location=self.hub.url + self.path.replace(old, new))
+                return
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
             self.tell(match[1], match[2], said)
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/([^/]+)", path):

@@ -86,6 +86,9 @@ def test_what_changes_at_the_address_is_fetched_anew_beside_the_old(
     new = local_export(name)
     assert same(new, tmp_path / "newer")
     assert same(old, tmp_path / "tiny")
+    norms = tmp_path / "newer" / "normalisation.json"
+    norms.write_text(norms.read_text().replace("20.0", "30.0"))  # as large as before
+    assert (local_export(name) / norms.name).read_text() == norms.read_text()
 
 
 def test_a_revision_is_that_revision(hub, tmp_path, tiny_model):
@@ -104,6 +107,8 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub, monkeypatch, capsys):
     local_export("hf://lab/tiny")
     sent = {(host, said) for host, _, said, _ in hub.asked[1:]}
     assert sent == {("hub", f"Bearer {TOKEN}"), ("files", None)}
+    hub.moved["lab/old"] = "lab/tiny"
+    assert local_export("hf://lab/old")
     monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\nX-Other: 1")
     with pytest.raises(BadInput, match="has characters that no token has") as refused:
         local_export("hf://lab/tiny")
