@@ -130,7 +130,7 @@ def _fetch(source: Hub | Store, shown: str, files, there: dict, part: Path) -> N
         config = read_export_config(part)
     except (CheckpointCorrupt, AttributeError, UnicodeDecodeError) as e:
         raise CheckpointCorrupt(f"{shown}: no export ({str(e).replace(str(part), shown)})") from e
-    if missing := {*lacking(config, there)} & {*files}:
+    if missing := [f for f in lacking(config, there) if f in files]:
         raise CheckpointCorrupt(f"{shown}: lacks {', '.join(missing)}; put the whole export there")
     total = sum(file["size"] for file in there.values())
     storage.check_room(part, total)
