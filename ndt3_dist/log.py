@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -35,6 +35,12 @@ def say(message: str = "") -> None:
         print(without_secrets(message), flush=True)
 
 
+def note(message: str) -> None:
+    """Print a line to standard error from rank 0 only, where the output may be data."""
+    if is_first_rank():
+        print(without_secrets(message), file=sys.stderr, flush=True)
+
+
 def warn(message: str) -> None:
     """Print a warning to standard error from rank 0 only."""
     if is_first_rank():
@@ -48,6 +54,18 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterab
     from tqdm import tqdm
 
     return tqdm(items, desc=label, total=total, leave=False)
+
+
+def progress_bytes(pieces: Iterable[bytes], label: str, total: int) -> Iterator[bytes]:
+    """`progress` of pieces of a file of `total` bytes."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() and is_first_rank()
+    options = {"unit": "B", "unit_scale": True, "leave": False, "disable": not shown}
+    with tqdm(desc=label, total=total, **options) as bar:
+        for piece in pieces:
+            yield piece
+            bar.update(len(piece))
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def main() -> None:
         epilog="Example: python checkpoints/convert.py to-ndt3 exports/tuned tuned.ckpt "
         "--like ndt3_45m.ckpt",
     )
-    back.add_argument("export", help="folder of an export")
+    back.add_argument("export", help="folder of an export, s3://, https:// or hf://ORG/NAME")
     back.add_argument("out", help="file to make")
     back.add_argument(
         "--like",
@@ -118,9 +118,10 @@ def by_layer(rows: list[dict]) -> list[dict]:
 
 
 def run_to_ndt3(args: argparse.Namespace) -> None:
+    from ndt3_dist.checkpoint.local_export import local_export
     from ndt3_dist.upstream.to_ndt3 import to_ndt3
 
-    done = to_ndt3(args.export, args.out, args.like)
+    done = to_ndt3(local_export(args.export), args.out, args.like)
     log.say(f"{args.out}: {done['written']} entries of the state dict from {args.export}")
     if args.like:
         log.say(

@@ -28,7 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, metavar="EXPORT")
+    where = "folder, s3://, https:// or hf://ORG/NAME"
+    parser.add_argument("--model", required=True, metavar="EXPORT", help=where)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--recording", metavar="FILE.nwb")
     source.add_argument("--stdin", action="store_true", help="read bins from standard input")
@@ -45,14 +46,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.context < 0:
         raise BadInput(f"--context {args.context}: expected at least 1 bin, or 0 for a window")
-    if args.stdin:
-        if args.out or args.overrides:
-            raise BadInput("--out and recipe keys go with --recording; --stdin writes lines")
-        decode_stdin(args)
-    else:
-        if args.arrays:
-            raise BadInput("--arrays goes with --stdin; a recording has its own")
-        decode_recording(args)
+    if args.stdin and (args.out or args.overrides):
+        raise BadInput("--out and recipe keys go with --recording; --stdin writes lines")
+    if args.arrays and not args.stdin:
+        raise BadInput("--arrays goes with --stdin; a recording has its own")
+    from ndt3_dist.checkpoint.local_export import local_export
+
+    args.model = str(local_export(args.model))
+    (decode_stdin if args.stdin else decode_recording)(args)
 
 
 def decode_stdin(args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ def main() -> None:
         required=True,
         action="append",
         metavar="EXPORT",
-        help="of several, also the mean",
+        help="folder, s3://, https:// or hf://ORG/NAME; of several, also the mean",
     )
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--session", default="", help="default: each one with the split")
@@ -52,6 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.plot and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
         raise BadInput(f"--plot {args.plot}: expected a name that ends in .png, .svg or .pdf")
+    from ndt3_dist.checkpoint.local_export import local_export
     from ndt3_dist.data.continuous import sessions_with
     from ndt3_dist.evaluate.predictions import save_predictions
     from ndt3_dist.evaluate.session import evaluate, refuse_seen
@@ -65,6 +66,7 @@ def main() -> None:
         }
     if len(models) < len(args.model):
         raise BadInput(f"--model {' '.join(args.model)}: two have one name; rename a folder")
+    models = {name: str(local_export(model)) for name, model in models.items()}
     rows, summaries, seen = [], [], 0
     corpus = Corpus(args.corpus, (args.split,))
     known = [args.session] if args.session else sessions_with(corpus)

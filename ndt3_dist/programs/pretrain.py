@@ -27,7 +27,10 @@ def main() -> None:
         "--resume", default="never", metavar="never|auto|STEP", help="default: never"
     )
     parser.add_argument(
-        "--init", metavar="EXPORT", help="start a new run from its weights, and optimiser if it has"
+        "--init",
+        metavar="EXPORT",
+        help="start a new run from its weights, and optimiser if it has: a folder, s3://, https:// "
+        "or hf://ORG/NAME",
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print what would run, and stop"

@@ -52,7 +52,8 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
 
     Args:
         resume: never, auto or a step number.
-        init: Export to start a new run from; a run that is resumed goes on from its own.
+        init: Export to start a new run from, a folder or an address; a run that is resumed goes on
+            from its own.
     Returns:
         steps, resumed (step it went on from, or None), the first and last loss of the whole run,
         stopped (who was asked to stop and how; empty where the run went to its end), saved (step of
@@ -84,7 +85,7 @@ def _pretrain(
     with log.rank_0_first():
         accumulation(config.train, world_size)
         body = attention_body(config, device)
-        agree(config, corpus.manifest, start)
+        agree(config, corpus.manifest, start, initial)
         model = initial_model(config)
         check_metric(config.validation.metric, model.targets)
         lease, start = held.enter_context(hold(config, resume, start))
@@ -133,7 +134,7 @@ def _pretrain(
                 set_aside(folder, newer)
     if rank == 0:
         remove_remnants(folder)
-        write_run_files(config, stream, start, init, changes)
+        write_run_files(config, stream, start, initial, changes)
     with log.rank_0_first():
         check_shared(folder)
     writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)

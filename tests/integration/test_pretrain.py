@@ -210,6 +210,8 @@ def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
     still.append(f"train.zero_stage={stage}")
     code, log = run_ranks(tmp_path / "plain", corpus, ranks, [*still, "--init", str(folder)])
     assert code == 0, log
+    begun = json.loads((tmp_path / "plain" / "r" / "starts.jsonl").read_text())
+    assert begun["init"] == str(folder)
     first = open_step(tmp_path / "plain" / "r", 1)
     assert first.meta["adam_step"] == 1
     assert first.meta["epochs"] < 1

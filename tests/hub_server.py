@@ -1,0 +1,143 @@
+"""A web server that speaks as a model hub does, sends on to a second host for files, and fails."""
+
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+TOKEN = "hf_secret-of-the-lab"
+
+
+class HubServer:
+    """Repositories by name; the same files lie at URL/web/ORG/NAME/FILE, as on any web server.
+
+    Attributes:
+        models: Folder of each "ORG/NAME@REVISION".
+        moved: Old name -> new name of a repository, to which the hub sends one on.
+        private: Names that want the token.
+        asked: (host, path, Authorization, Range) of every request; hosts are hub, files, web.
+        faults: Part of a path -> what happens to the next request for it: cut, flip, 500.
+    """
+
+    def __init__(self):
+        self.models: dict[str, Path] = {}
+        self.moved: dict[str, str] = {}
+        self.private: set[str] = set()
+        self.asked: list[tuple[str, str, str | None, str | None]] = []
+        self.faults: dict[str, str] = {}
+        self.servers = []
+        for host in ("hub", "files"):
+            handler = type("Handler", (_Handler,), {"hub": self, "host": host})
+            server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            self.servers.append(server)
+        self.url, self.files = (f"http://127.0.0.1:{s.server_address[1]}" for s in self.servers)
+
+    def commit(self, name: str, revision: str) -> str | None:
+        folder = self.models.get(f"{name}@{revision}")
+        return folder and hashlib.sha1(str(folder).encode()).hexdigest()
+
+    def at(self, name: str, commit: str) -> Path | None:
+        for key, folder in self.models.items():
+            own, revision = key.split("@")
+            if own == name and self.commit(own, revision) == commit:
+                return folder
+        return None
+
+    def fetched(self) -> list[str]:
+        """Names of the files whose bytes were asked for."""
+        return [path.rsplit("/", 1)[1] for host, path, *_ in self.asked if host == "files"]
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    host: str
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path, said = self.path.split("?")[0], self.headers.get("Authorization")
+        host = "web" if path.startswith("/web/") else self.host
+        self.hub.asked.append((host, path, said, self.headers.get("Range")))
+        for old, new in self.hub.moved.items():
+            if old in path:
+                self.answer(307, location=self.hub.url + self.path.replace(old, new))
+                return
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", path):
+            self.tell(match[1], match[2], said)
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/([^/]+)", path):
+            folder = self.hub.at(match[1], match[2])
+            if folder is None or not (folder / match[3]).is_file():
+                self.answer(404)
+            elif self.host == "hub" and match[1] in self.hub.private and said != f"Bearer {TOKEN}":
+                self.answer(401)
+            elif self.host == "hub":
+                self.answer(302, location=self.hub.files + path)
+            else:
+                self.send_file(folder / match[3])
+        elif host == "web":
+            name, file = path.removeprefix("/web/").rsplit("/", 1)
+            if name in self.hub.private:
+                self.answer(403)
+                return
+            folder = self.hub.models.get(f"{name}@main")
+            if folder is None or not (folder / file).is_file():
+                self.answer(404)
+            else:
+                self.send_file(folder / file)
+        else:
+            self.answer(404)
+
+    do_HEAD = do_GET
+
+    def tell(self, name: str, revision: str, said: str | None) -> None:
+        if name in self.hub.private and said != f"Bearer {TOKEN}":
+            self.answer(401)
+            return
+        if (commit := self.hub.commit(name, revision)) is None:
+            self.answer(404)
+            return
+        files = []
+        for file in sorted(self.hub.models[f"{name}@{revision}"].iterdir()):
+            data = file.read_bytes()
+            told = {"rfilename": file.name, "size": len(data)}
+            told["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            if file.suffix == ".safetensors":
+                told["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            files.append(told)
+        self.answer(200, json.dumps({"sha": commit, "siblings": files}).encode())
+
+    def send_file(self, file: Path) -> None:
+        data, start = file.read_bytes(), 0
+        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+            start = int(match[1])
+        found = [part for part in self.hub.faults if part in self.path and self.command == "GET"]
+        fault = self.hub.faults.pop(found[0]) if found else None
+        if fault == "500":
+            self.answer(500)
+            return
+        if fault == "flip":
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        etag = hashlib.md5(file.read_bytes()).hexdigest()
+        self.answer(206 if start else 200, data[start:], etag=etag, cut=fault == "cut")
+
+    def answer(self, status: int, data: bytes = b"", location="", etag="", cut=False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        if location:
+            self.send_header("Location", location)
+        if etag:
+            self.send_header("ETag", f'"{etag}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection = self.close_connection or cut
+
+    def log_message(self, format, *args):
+        pass
