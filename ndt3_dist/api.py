@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ndt3_dist.checkpoint.local_export import local_export
 from ndt3_dist.config import check, find_file, read_values
 from ndt3_dist.data.continuous import Piece, read_pieces
 from ndt3_dist.errors import BadInput
@@ -140,12 +141,13 @@ def open_decoder(
     """Open an export to decode a session that it was fitted to.
 
     Args:
-        path: Folder of the export.
+        path: Of the export, a folder or an address (docs/programs.md).
         session: Id of the session; empty = the only one.
         arrays: Channels of each electrode array, for an export that does not say.
         context: Bins that a prediction may see; 0 = a window of the training.
         device: Such as cpu; empty = a GPU if there is one.
     """
+    path = local_export(path)
     units = read_units(str(path), session)
     channels = [int(n) for n in arrays] or units.channels
     if not channels:
@@ -289,7 +291,8 @@ def fit(
     Args:
         corpus: That holds the session.
         session: Its id; empty = the only one that has the split.
-        init: Export to start from; None = new weights of the architecture `model`.
+        init: Export to start from, a folder or an address; None = new weights of the architecture
+            `model`.
         out: Folder of the run, new or of the same fit, which was interrupted.
         config: File or name of a shipped config.
         split: To fit to.
@@ -316,7 +319,7 @@ def fit(
             values[name] = {**(values.get(name) or {}), **keys}
     checked = check(TuneConfig, values, f"{file.name} with what fit(...) was given")
     with _quiet(verbose):
-        result = finetune(checked, None if init is None else str(init), scratch)
+        result = finetune(checked, None if init is None else str(local_export(init)), scratch)
     if result["stopped"]:
         raise KeyboardInterrupt(f"stopped ({result['stopped']}); the same call goes on")
     return result["export"]

@@ -241,6 +241,13 @@ def test_programs_take_addresses(words, monkeypatch):
         importlib.import_module(f"ndt3_dist.programs.{words[0]}").main()
 
 
+def test_functions_take_addresses(tmp_path):
+    with pytest.raises(BadInput, match="expected hf://ORG/NAME"):
+        ndt3_dist.open_decoder("hf://tiny")
+    with pytest.raises(BadInput, match="expected hf://ORG/NAME"):
+        ndt3_dist.fit(tmp_path, init="hf://tiny", out=tmp_path / "run")
+
+
 def test_an_export_of_a_hub_goes_through_a_program(hub, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["convert", "to-ndt3", "hf://lab/tiny", str(tmp_path / "o")])
     importlib.import_module("ndt3_dist.programs.convert").main()
