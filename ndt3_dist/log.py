@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from ndt3_dist.errors import Ndt3DistError
@@ -30,21 +30,25 @@ def is_first_rank() -> bool:
 
 
 def say(message: str = "") -> None:
-    """Print a line from rank 0 only, at once."""
+    """Print a line from rank 0 only, at once.
+
+    A reader that has gone, as `| tee` at Ctrl-C, ends nothing: what is said to it is lost.
+    """
     if is_first_rank():
-        print(without_secrets(message), flush=True)
+        with suppress(BrokenPipeError):
+            print(without_secrets(message), flush=True)
 
 
 def note(message: str) -> None:
-    """Print a line to standard error from rank 0 only, where the output may be data."""
+    """`say` to standard error, where the output may be data."""
     if is_first_rank():
-        print(without_secrets(message), file=sys.stderr, flush=True)
+        with suppress(BrokenPipeError):
+            print(without_secrets(message), file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
     """Print a warning to standard error from rank 0 only."""
-    if is_first_rank():
-        print(f"warning: {without_secrets(message)}", file=sys.stderr, flush=True)
+    note(f"warning: {message}")
 
 
 def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
@@ -82,7 +86,9 @@ def rank_0_first():
         raise
 
 
-def run_program(main: Callable[[], int | None]) -> None:
+def run_program(
+    main: Callable[[], int | None], after_error: Callable[[], None] | None = None
+) -> None:
     """Run a program's `main` and exit: 0, what it returned, or 1 after one `error:` line.
 
     Only the project's own errors and what a system says of a file are shortened to a line; any
@@ -104,6 +110,8 @@ def run_program(main: Callable[[], int | None]) -> None:
             message = f"{e.filename}: {e.strerror}"
         line = without_secrets(" ".join(message.split()))
         print(f"error: {line}", file=sys.stderr, flush=True)
+        if after_error:
+            after_error()
         code = 1
     sys.stdout.flush()
     sys.exit(code)

@@ -65,11 +65,12 @@ def break_rank_1(folder, monkeypatch, where: str, also: str = "") -> None:
     monkeypatch.setenv("PYTHONPATH", str(folder / "break"))
 
 
-def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True, options=()):
+def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True, options=(), **popen):
     """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process.
 
     Args:
         options: Of the launcher.
+        popen: Of `subprocess.Popen`.
     """
     deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     launch.count += 1
@@ -82,7 +83,7 @@ def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True, option
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as f:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT, **popen
         )
     if not wait:
         return process

@@ -1,8 +1,8 @@
 """Pretrain NDT3 on a corpus with DeepSpeed ZeRO.
 
 Example:
-    deepspeed --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/mine
-    deepspeed --hostfile hosts launch/pretrain.py --config big_350m_2kh.yaml \\
+    deepspeed -q --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/mine
+    deepspeed -q --hostfile hosts launch/pretrain.py --config big_350m_2kh.yaml \\
         data.corpus=s3://lab/corpus --resume auto
 """
 
@@ -14,6 +14,7 @@ import yaml
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
+from ndt3_dist.engines.command import end_launcher, wait_for_runner
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
@@ -58,6 +59,8 @@ def main() -> None:
     except Exception as e:
         raise fault(run_folder(config), int(os.environ.get("RANK", "0")), e) from e
     if log.is_first_rank() and result["stopped"]:
+        if "SIGINT" in result["stopped"]:
+            wait_for_runner(5.0)
         log.say(
             f"stopped after step {result['steps']} ({result['stopped']}), "
             f"saved step {result['saved'] or 'none'}; --resume auto goes on"
@@ -70,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    log.run_program(main)
+    log.run_program(main, end_launcher)
