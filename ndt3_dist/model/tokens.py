@@ -10,8 +10,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from ndt3_dist.model.model_config import ModelConfig
-
 
 @dataclass
 class PackedTokens:
@@ -78,22 +76,3 @@ def together(tensors: list[torch.Tensor], device: torch.device | str) -> list[to
         there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         for start, tensor in zip(starts, tensors, strict=False)
     ]
-
-
-@dataclass(frozen=True)
-class SpaceIds:
-    """First space id of each modality; they depend on `behavior_dim` and `max_channels`.
-
-    Source: joel99/ndt3 at 472466a (0 is null; ids of padding are never used here).
-    """
-
-    constraint: int
-    spikes: int
-    returns: int
-    covariates: int
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> "SpaceIds":
-        dims = config.behavior_dim
-        patches = -(-config.max_channels // config.channels_per_token)
-        return cls(1, 1 + dims, 1 + dims + patches, 2 + dims + patches)

@@ -109,11 +109,24 @@ class Corpus:
             )
         self._firsts: list[int] = self.first.tolist()
         self._streams = self.manifest.members
+        self._begin()
+
+    def _begin(self) -> None:
+        """With nothing read yet."""
         self._record = record_struct(len(self._streams))
         self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
         self._opened: dict[int, LocalShard] = {}
         self._lock = threading.Lock()
         self._lost: dict[int, str] = {}
+
+    def __getstate__(self) -> dict:
+        """For another process, which opens files of its own."""
+        own = ("_record", "records_of", "_opened", "_lock", "_lost", "index")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._begin()
 
     def __len__(self) -> int:
         return int(self.first[-1])

@@ -18,7 +18,8 @@ from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokens import PackedTokens, SpaceIds
+from ndt3_dist.model.space_ids import SpaceIds
+from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.upstream.names import to_upstream
 
 

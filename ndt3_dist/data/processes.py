@@ -1,0 +1,201 @@
+"""Processes that build micro-batches, for where one thread is not fast enough.
+
+Python runs one thread at a time, so that a second one only gets in the way. A process gets rows and
+gives their arrays back in memory without a name that both have mapped: nothing is copied on the
+way, and nothing is left behind when either is killed. It ends when its rank does.
+"""
+
+import mmap
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+import weakref
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
+
+import numpy as np
+
+from ndt3_dist.data.builder import Builder, Built, MicroBatch
+from ndt3_dist.errors import Ndt3DistError, RankFailed
+
+ALIGN = 64
+"""Bytes; each array begins at a multiple."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""That ask a rank to stop."""
+
+
+class Processes:
+    """Builders in processes of their own."""
+
+    def __init__(self, builder: Builder, count: int):
+        self.all = [_Process(builder) for _ in range(count)]
+        self.free: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        for process in self.all:
+            self.free.put(process)
+
+    def build(self, batches: list[MicroBatch]) -> Built:
+        """As `Builder.build`, in the process that is free first; called from several threads.
+
+        Raises:
+            RankFailed: The process has ended.
+        """
+        process = self.free.get()
+        try:
+            return process.build(batches)
+        finally:
+            self.free.put(process)
+
+    def close(self) -> None:
+        """End them, whatever they do: they only read."""
+        for process in self.all:
+            process.running.kill()
+            process.running.wait()
+
+
+class _Process:
+    """One of them, as its rank sees it."""
+
+    def __init__(self, builder: Builder):
+        ours, theirs = socket.socketpair()
+        # Blocked in what is started here, from its first moment on: a rank that is asked to stop
+        # saves its step yet, and needs the data of it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        with theirs:
+            self.running = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.connection = Connection(ours.detach())
+        self.connection.send(builder)
+        self.memories: list[mmap.mmap] = []
+        self.free: list[int] = []
+
+    def build(self, batches: list[MicroBatch]) -> Built:
+        free, self.free[:] = [*self.free], []
+        try:
+            self.connection.send((batches, free))
+            found = self.connection.recv()
+            if isinstance(found, Exception):
+                raise found
+            layout, size, number, damage = found
+            if size:  # memory that is new
+                self.memories.append(mapped(recv_handle(self.connection), size))
+        except (EOFError, ConnectionError) as e:
+            raise RankFailed(
+                f"a process that builds steps ended with exit code {self.running.wait()}, as where "
+                "memory runs out (-9); data.workers=1 works without"
+            ) from e
+        memory = np.frombuffer(self.memories[number], np.uint8)  # base of all arrays in it
+        weakref.finalize(memory, self.free.append, number)  # with the last array
+        return arrays_in(memory, layout), damage
+
+
+class Memories:
+    """Memory that a process shares with its rank, used again once the rank has let go of it."""
+
+    def __init__(self):
+        self.all: list[mmap.mmap] = []
+        self.free: set[int] = set()
+
+    def take(self, size: int) -> tuple[int, int]:
+        """Number of one that has room for so many bytes; and its file, -1 where it is not new."""
+        for number in self.free:
+            if len(self.all[number]) >= size:
+                self.free.discard(number)
+                return number, -1
+        size = -(-max(size, 1) * 5 // 4 // mmap.PAGESIZE) * mmap.PAGESIZE  # steps differ a little
+        file = new_file(size)
+        self.all.append(mapped(os.dup(file), size))
+        return len(self.all) - 1, file
+
+
+def mapped(file: int, size: int) -> mmap.mmap:
+    """So many bytes of an open file, which is closed."""
+    try:
+        return mmap.mmap(file, size)
+    finally:
+        os.close(file)
+
+
+def arrays_in(memory, layout: list) -> list[tuple[int, dict[str, np.ndarray]]]:
+    """The arrays that lie in a memory, by micro-batch."""
+    return [
+        (number, {name: np.ndarray(shape, kind, memory, at) for name, kind, shape, at in arrays})
+        for number, arrays in layout
+    ]
+
+
+def laid_out(built: list[tuple[int, dict[str, np.ndarray]]]) -> tuple[list, int]:
+    """(name, type, shape, first byte) of each array by micro-batch; bytes of all."""
+    size, layout = 0, []
+    for number, arrays in built:
+        entries = []
+        for name, array in arrays.items():
+            if array.dtype.hasobject:
+                raise Ndt3DistError(
+                    f"data.workers > 1: the model packs Python objects as {name}; expected arrays "
+                    "of numbers"
+                )
+            entries.append((name, array.dtype, array.shape, size))
+            size += -(-array.nbytes // ALIGN) * ALIGN
+        layout.append((number, entries))
+    return layout, size
+
+
+def new_file(size: int) -> int:
+    """Memory of so many bytes as an open file without a name."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("ndt3_dist")
+    else:  # not on Linux
+        with tempfile.TemporaryFile() as made:
+            file = os.dup(made.fileno())
+    os.truncate(file, size)
+    return file
+
+
+def main() -> None:
+    """A process: a builder, then rows without end, until its rank has gone."""
+    connection, memories = Connection(int(sys.argv[1])), Memories()
+    try:
+        builder: Builder = connection.recv()
+        while True:
+            batches, free = connection.recv()
+            memories.free.update(free)
+            _answer(connection, builder, batches, memories)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _answer(
+    connection: Connection, builder: Builder, batches: list[MicroBatch], memories: Memories
+) -> None:
+    try:
+        built, damage = builder.build(batches)
+        layout, size = laid_out(built)
+        number, file = memories.take(size)
+    except (Ndt3DistError, OSError) as e:
+        connection.send(e)
+        return
+    except Exception:
+        connection.send(RuntimeError(f"in a process that builds steps:\n{traceback.format_exc()}"))
+        return
+    memory = memories.all[number]
+    for (_, arrays), (_, copies) in zip(built, arrays_in(memory, layout), strict=True):
+        for name, array in arrays.items():
+            copies[name][...] = array
+    connection.send((layout, len(memory) if file >= 0 else 0, number, damage))
+    if file >= 0:
+        send_handle(connection, file, os.getppid())
+        os.close(file)
+
+
+if __name__ == "__main__":
+    main()
