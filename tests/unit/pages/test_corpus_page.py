@@ -5,13 +5,16 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from small_corpus import make_recording, write_corpus
 
+from ndt3_dist.errors import BadInput
 from ndt3_dist.pages import corpus_page
 from ndt3_dist.pages.corpus_page import write_page
 from ndt3_dist.pages.inspection import Counts, Inspection, Signals, doubles, inspect_session
 from ndt3_dist.pages.sessions_table import session_rows
 from ndt3_dist.prep.remove import remove_sessions
+from ndt3_dist.programs import report_corpus
 from ndt3_dist.readers.recording import Recording, Signal
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.shards.manifest import read_manifest
@@ -159,3 +162,9 @@ def test_of_many_sessions_some_are_read_and_some_are_rows(tmp_path, monkeypatch)
     rows = page.split("<h2>Sessions</h2>")[1].split("<h2>")[0]
     assert re.findall(r"<td><code>(t-S-..)</code>", rows) == ["t-S-00", "t-S-01", "t-S-05"]
     assert "were read" not in page_of(tmp_path / "c")
+
+
+def test_no_session_to_read_is_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["report", "nowhere", "--sessions", "0"])
+    with pytest.raises(BadInput, match="--sessions 0: expected at least 1"):
+        report_corpus.main()
