@@ -11,6 +11,7 @@ import torch
 
 from ndt3_dist import storage
 from ndt3_dist.config import PROJECT
+from ndt3_dist.model.flops import device_name
 
 
 def header(program: str) -> str:
@@ -19,18 +20,14 @@ def header(program: str) -> str:
         ["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True
     ).stdout.strip()
     return (
-        f"{program}  commit {commit}\n{datetime.date.today()}, {device_name()}, "
+        f"{program}  commit {commit}\n{datetime.date.today()}, {machine()}, "
         f"python {platform.python_version()}, torch {torch.__version__}"
     )
 
 
-def device_name() -> str:
-    cores = f"{len(os.sched_getaffinity(0))} cores"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {cores}"
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {cores}"
+def machine() -> str:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return f"{device_name(device)}, {len(os.sched_getaffinity(0))} cores"
 
 
 def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> float:

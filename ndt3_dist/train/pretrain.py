@@ -17,6 +17,7 @@ from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distri
 from ndt3_dist.engines.launcher import check_launch
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import choose_body
+from ndt3_dist.model.flops import device_name
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.corpus import Corpus
@@ -134,7 +135,7 @@ def _pretrain(
                 set_aside(folder, newer)
     if rank == 0:
         remove_remnants(folder)
-        write_run_files(config, stream, start, initial, changes)
+        write_run_files(config, stream, start, initial, changes, device_name(device))
     with log.rank_0_first():
         check_shared(folder)
     writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)

@@ -262,12 +262,14 @@ def write_run_files(
     start: Checkpoint | None,
     initial: InitialExport | None,
     changes: dict[str, list],
+    device: str,
 ) -> None:
     """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and
     of a new run config.yaml, which else follows with its first checkpoint.
 
     Args:
         changes: Settings that differ from those before (`settings.changed`).
+        device: What rank 0 runs on.
     """
     run, corpus = run_folder(config), stream.corpus
     manifest = corpus.manifest
@@ -289,7 +291,7 @@ def write_run_files(
     passes = stream.plan.epochs(stream.start)
     now = lineage.stage(manifest, seen, "train", from_step=step, from_epochs=passes)
     lineage.begin(run, now, before, was)
-    entry = {"from_step": step, "ranks": dist.get_world_size()}
+    entry = {"from_step": step, "ranks": dist.get_world_size(), "device": device}
     entry["fingerprint"] = manifest.fingerprint
     entry["epochs"] = passes
     if initial:

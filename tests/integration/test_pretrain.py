@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from launching import kill_all, launch, losses
 from modes import assert_modes
 from ranks import run_ranks
@@ -17,6 +18,7 @@ from ndt3_dist import plain_yaml
 from ndt3_dist.checkpoint.export import export, verify_export
 from ndt3_dist.checkpoint.steps import open_step, steps_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.model.flops import device_name
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.replay import dump, replay
 from ndt3_dist.train.run_metrics import read_metrics
@@ -66,6 +68,7 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     assert losses(tmp_path) == losses(undisturbed)
     starts = (tmp_path / "r" / "starts.jsonl").read_text().splitlines()
     assert [json.loads(s)["from_step"] for s in starts] == [0, 4]
+    assert all(json.loads(s)["device"] == device_name(torch.device("cpu")) for s in starts)
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
