@@ -15,8 +15,9 @@ from ndt3_dist.shards.index import count_values
 
 MicroBatch = tuple[int, list[tuple[int, np.ndarray]]]
 """Its number over all ranks, and epoch and sample numbers of each of its rows."""
-Built = tuple[list[tuple[int, dict[str, np.ndarray]]], list[Damage]]
-"""Packed micro-batches by number, and what was damaged; from there on none is packed."""
+Built = tuple[list[tuple[int, dict[str, np.ndarray]]], list[Damage], np.ndarray]
+"""Packed micro-batches by number; what was damaged, from where on none is packed; of all rows from
+the index alone samples, tokens, and what each target is counted by, (2 + targets,) int64."""
 
 
 @dataclass
@@ -47,7 +48,11 @@ class Builder:
                 self._read(epoch, samples, windows, damage)
             if not damage:
                 packed.append((number, self.packing.pack(windows)))
-        return packed, damage
+        samples = np.concatenate([samples for _, rows in batches for _, samples in rows])
+        index = self.corpus.records(samples)
+        tokens, counts = self.packing.tokens(index), self.packing.counts(index)
+        totals = np.r_[len(index), tokens.sum(), counts.sum(axis=0)].astype(np.int64)
+        return packed, damage, totals
 
     def _read(self, epoch: int, samples: np.ndarray, windows: list, damage: list) -> None:
         """Read, verify and tokenise the samples of a row; what is damaged is left out."""

@@ -25,6 +25,8 @@ from ndt3_dist.errors import Ndt3DistError, RankFailed
 
 ALIGN = 64
 """Bytes; each array begins at a multiple."""
+KEEP = {"MALLOC_TRIM_THRESHOLD_": f"{1 << 28}", "MALLOC_MMAP_THRESHOLD_": f"{1 << 28}"}
+"""Let glibc keep the memory of a step for the next one."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """That ask a rank to stop."""
 
@@ -70,7 +72,7 @@ class _Process:
                 [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **KEEP, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.connection = Connection(ours.detach())
@@ -85,7 +87,7 @@ class _Process:
             found = self.connection.recv()
             if isinstance(found, Exception):
                 raise found
-            layout, size, number, damage = found
+            layout, size, number, *rest = found
             if size:  # memory that is new
                 self.memories.append(mapped(recv_handle(self.connection), size))
         except (EOFError, ConnectionError) as e:
@@ -95,7 +97,7 @@ class _Process:
             ) from e
         memory = np.frombuffer(self.memories[number], np.uint8)  # base of all arrays in it
         weakref.finalize(memory, self.free.append, number)  # with the last array
-        return arrays_in(memory, layout), damage
+        return arrays_in(memory, layout), *rest
 
 
 class Memories:
@@ -178,7 +180,7 @@ def _answer(
     connection: Connection, builder: Builder, batches: list[MicroBatch], memories: Memories
 ) -> None:
     try:
-        built, damage = builder.build(batches)
+        built, *rest = builder.build(batches)
         layout, size = laid_out(built)
         number, file = memories.take(size)
     except (Ndt3DistError, OSError) as e:
@@ -191,7 +193,7 @@ def _answer(
     for (_, arrays), (_, copies) in zip(built, arrays_in(memory, layout), strict=True):
         for name, array in arrays.items():
             copies[name][...] = array
-    connection.send((layout, len(memory) if file >= 0 else 0, number, damage))
+    connection.send((layout, len(memory) if file >= 0 else 0, number, *rest))
     if file >= 0:
         send_handle(connection, file, os.getppid())
         os.close(file)

@@ -198,13 +198,14 @@ class Stream:
         # process that does its work.
         processes = Processes(self.builder, workers) if workers > 1 else None
         self.build = (processes or self.builder).build
-        threads = Threads(workers, "stream")
+        count = 2 * workers if processes else workers  # one finds a step's rows, another waits
+        threads = Threads(count, "stream")
         build = threads.submit if workers else Deferred
         ahead: deque[tuple[int, Future[Step] | Deferred]] = deque()
         position = cursor.position
         try:
             while True:
-                while len(ahead) < workers + 1:
+                while len(ahead) < count + 1:
                     if fetcher:
                         fetcher.go_on()
                     ahead.append((position, build(self._build, position)))
@@ -246,8 +247,5 @@ class Stream:
                 samples = self.ledger.replace(source, epoch, samples)
                 step.rows.append((p - position, epoch, samples))
             batches.append((m, [row[1:] for row in step.rows[-len(positions) :]]))
-        step.batches, damage = self.build(batches)
+        step.batches, damage, step.totals = self.build(batches)
         step.damage.extend(replace(d, position=position) for d in damage)
-        index = self.corpus.records(np.concatenate([samples for *_, samples in step.rows]))
-        tokens, counts = self.packing.tokens(index), self.packing.counts(index)
-        step.totals = np.r_[len(index), tokens.sum(), counts.sum(axis=0)].astype(np.int64)

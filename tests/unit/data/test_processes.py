@@ -67,11 +67,11 @@ def test_memory_is_used_again_once_its_arrays_have_gone_and_not_before(corpus, t
     rows = [[(0, [stream.plan.row(p)[1:]])] for p in range(6)]
     processes = Processes(stream.builder, 1)
     (process,) = processes.all
-    held, _ = processes.build(rows[0])
+    held, *_ = processes.build(rows[0])
     for batch in rows[1:]:
         processes.build(batch)
     assert len(process.memories) == 2  # one is held, the others' is the same
-    (packed,), _ = stream.builder.build(rows[0])
+    (packed,), *_ = stream.builder.build(rows[0])
     for name, array in packed[1].items():
         assert np.array_equal(held[0][1][name], array)
     processes.close()
