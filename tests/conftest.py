@@ -83,7 +83,7 @@ def hub(tmp_path, monkeypatch, tiny_model):
 
     from ndt3_dist import remote
 
-    server = HubServer()
+    server = HubServer(tmp_path)
     for what in ("TELEMETRY", "XET", "PROGRESS_BARS"):  # before the next line imports the library
         monkeypatch.setenv(f"HF_HUB_DISABLE_{what}", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))

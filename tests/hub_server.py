@@ -1,8 +1,10 @@
 """A web server that speaks as a model hub does, sends on to a second host for files, and fails."""
 
+import base64
 import hashlib
 import json
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,13 +48,17 @@ class HubServer:
         agents: What they all say they are.
         tells: Of a repository, instead of what it has; None to tell the truth.
         faults: Part of a path -> what happens to the next request for it: cut, flip, 500.
+        commits: (name, paths) of each that was pushed; their folders lie below `root`.
     """
 
-    def __init__(self):
+    def __init__(self, root: Path):
+        self.root = root
+        self.commits: list[tuple[str, list[str]]] = []
         self.models: dict[str, Path] = {}
         self.moved: dict[str, str] = {}
         self.private: set[str] = set()
         self.gated: set[str] = set()
+        self.uploads: dict[str, bytes] = {}
         self.asked: list[tuple[str, str, str | None, str | None]] = []
         self.agents: set[str | None] = set()
         self.tells: bytes | None = None
@@ -128,6 +134,60 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(404)
 
     do_HEAD = do_GET
+
+    def do_PUT(self):
+        self.hub.asked.append((self.host, self.path, self.headers.get("Authorization"), None))
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.hub.uploads[hashlib.sha256(data).hexdigest()] = data
+        self.answer(200)
+
+    def do_POST(self):
+        said, body = (
+            self.headers.get("Authorization"),
+            self.rfile.read(int(self.headers["Content-Length"])),
+        )
+        self.hub.asked.append((self.host, self.path, said, None))
+        if said != f"Bearer {TOKEN}":
+            self.answer(401, error="RepoNotFound")
+        elif self.path == "/api/validate-yaml":
+            self.answer(200, b"{}")
+        elif "/preupload/" in self.path:
+            files = [
+                {
+                    "path": file["path"],
+                    "shouldIgnore": False,
+                    "uploadMode": "lfs" if is_large(file["path"]) else "regular",
+                }
+                for file in json.loads(body)["files"]
+            ]
+            self.answer(200, json.dumps({"files": files}).encode())
+        elif self.path.endswith(".git/info/lfs/objects/batch"):
+            files = [
+                {**file, "actions": {"upload": {"href": f"{self.hub.files}/upload/{file['oid']}"}}}
+                for file in json.loads(body)["objects"]
+            ]
+            self.answer(200, json.dumps({"objects": files}).encode())
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/(.+)", self.path):
+            self.commit(f"{match[1]}@{match[2]}", [json.loads(line) for line in body.splitlines()])
+        else:
+            self.answer(404)
+
+    def commit(self, name: str, lines: list[dict]) -> None:
+        """Put files into a repository, on top of the commit that the first line names."""
+        if lines[0]["value"]["parentCommit"] != self.hub.commit(*name.split("@")):
+            self.answer(412)
+            return
+        folder = self.hub.root / f"commit{len(self.hub.commits)}"
+        shutil.copytree(self.hub.models[name], folder)
+        for line in lines[1:]:
+            told = line["value"]
+            data = base64.b64decode(told.get("content", "")) or self.hub.uploads[told["oid"]]
+            (folder / told["path"]).write_bytes(data)
+        self.hub.models[name] = folder
+        self.hub.commits.append((name, [line["value"]["path"] for line in lines[1:]]))
+        oid = self.hub.commit(*name.split("@"))
+        url = f"{self.hub.url}/{name.split('@')[0]}/commit/{oid}"
+        self.answer(200, json.dumps({"commitUrl": url, "commitOid": oid}).encode())
 
     def refuses(self, name: str, wanting: set[str], said: str | None) -> bool:
         return name in wanting and said != f"Bearer {TOKEN}"

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ndt3_dist import remote
@@ -104,6 +105,28 @@ class Hub:
                 return answer.content
 
             yield remote.with_retries(f"{self.name}/{file}", "fetched", ask, 1, TIMEOUT_S)
+
+    def push(self, files: list[Path]) -> None:
+        """Put files into the repository, in one commit on top of the one that was looked at.
+
+        Raises:
+            FileNotFoundError, PermissionError: There is no such repository, or not for us.
+            StoreFailed: Some of it failed, or somebody was faster.
+        """
+        from huggingface_hub import CommitOperationAdd
+
+        def commit() -> None:
+            added = [CommitOperationAdd(file.name, file) for file in files]
+            with self._errors():
+                self.api.create_commit(
+                    self.repository,
+                    added,
+                    commit_message="Export of ndt3_dist",
+                    revision=self.revision,
+                    parent_commit=self.commit,
+                )
+
+        remote.with_retries(self.name, "pushed to", commit, 1)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

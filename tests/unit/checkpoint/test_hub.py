@@ -1,4 +1,4 @@
-"""Repositories of a hub: who may read them and what the library heeds."""
+"""Repositories of a hub: who may read them, what the library heeds, and exports that go there."""
 
 import os
 import subprocess
@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN
+from hub_server import TOKEN, make_export
 
 from ndt3_dist.checkpoint.hub import Hub
 from ndt3_dist.checkpoint.local_export import local_export
-from ndt3_dist.errors import BadInput, StoreFailed
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, StoreFailed
+from ndt3_dist.programs.push import push
 
 LOOK = """
 import sys
@@ -91,3 +92,46 @@ def test_bytes_are_counted(hub, tmp_path, monkeypatch):
     source.sizes["config.json"] += 1
     with pytest.raises(StoreFailed, match=r"cannot be fetched \(OSError: \d+ bytes, \d+ were"):
         list(source.pieces("config.json"))
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+def test_an_export_is_pushed_in_one_commit_and_never_over_another(
+    hub, tmp_path, monkeypatch, tiny_model
+):
+    export = make_export(tmp_path / "e", tiny_model, 3)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    hub.models["lab/new@main"] = tmp_path / "empty"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    size = push(export, "hf://lab/new")
+    files = ["README.md", "config.json", "model.safetensors", "normalisation.json"]
+    assert [(name, sorted(paths)) for name, paths in hub.commits] == [("lab/new@main", files)]
+    assert size == sum((export / name).stat().st_size for name in files)
+    there = hub.models["lab/new@main"]
+    assert sorted(p.name for p in there.iterdir()) == sorted([".gitattributes", *files])
+    assert all((there / name).read_bytes() == (export / name).read_bytes() for name in files)
+    assert {said for host, _, said, _ in hub.asked if host == "files"} == {None}
+    for to in ("hf://lab/new", "hf://lab/tiny"):
+        with pytest.raises(BadInput, match=f"{to}: holds an export"):
+            push(export, to)
+    with pytest.raises(FileNotFoundError, match="no such model"):
+        push(export, "hf://lab/none")
+    (export / "model.safetensors").unlink()
+    with pytest.raises(CheckpointCorrupt, match=r"lacks model\.safetensors"):
+        push(export, "hf://lab/other")
+    assert len(hub.commits) == 1
+
+
+def test_who_pushes_after_somebody_else_changes_nothing(hub, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    hub.models["lab/new@main"] = tmp_path / "empty"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    source = Hub("hf://lab/new")
+    source.look(())
+    hub.models["lab/new@main"] = tmp_path / "tiny"
+    with pytest.raises(StoreFailed, match=r"cannot be pushed to .*412"):
+        source.push([tmp_path / "tiny" / "config.json"])
+    assert hub.commits == []
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PermissionError, match="HF_TOKEN"):
+        source.push([tmp_path / "tiny" / "config.json"])
