@@ -85,11 +85,12 @@ def with_retries(
         except Exception as e:  # each store and library has faults of its own
             if "Credentials" in type(e).__name__:  # botocore's; waiting brings none
                 raise PermissionError(str(e)) from e
-            said = f"{type(e).__name__}: {e}"
+            said = log.without_secrets(" ".join(f"{type(e).__name__}: {e}".split()))
             if isinstance(e, TimeoutError):
                 said = f"no whole answer in {timeout_s:g} s"
             if attempt == attempts:
-                raise StoreFailed(f"{path}: cannot be {what} after {attempt} tries ({said})") from e
+                tries = f" after {attempt} tries" if attempt > 1 else ""
+                raise StoreFailed(f"{path}: cannot be {what}{tries} ({said})") from e
             log.warn(f"{path}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
         time.sleep(wait * random.uniform(0.5, 1))
         wait = min(2 * wait, LONGEST_WAIT_S)

@@ -74,3 +74,23 @@ def store(tmp_path, monkeypatch):
     use(s3)
     yield s3
     s3.close()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, tiny_model):
+    """A hub with the model `lab/tiny`, besides whose export lie files that nobody asked for."""
+    from hub_server import HubServer, make_export
+
+    from ndt3_dist import remote
+
+    server = HubServer(tmp_path)
+    for what in ("TELEMETRY", "XET", "PROGRESS_BARS"):  # before the next line imports the library
+        monkeypatch.setenv(f"HF_HUB_DISABLE_{what}", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    server.models["lab/tiny@main"] = make_export(tmp_path / "tiny", tiny_model, 0)
+    yield server
+    server.close()

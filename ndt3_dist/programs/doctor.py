@@ -50,6 +50,12 @@ def findings() -> list[dict]:
             "install g++, pip install ninja",
         ),
         row("s3:// paths", _has("s3fs"), "s3fs", "pip install 'ndt3_dist[s3]'"),
+        row(
+            "hf:// exports",
+            _has("huggingface_hub"),
+            "huggingface_hub",
+            "pip install 'ndt3_dist[hub]'",
+        ),
         row("evaluate --plot", _has("matplotlib"), "matplotlib", "pip install 'ndt3_dist[report]'"),
         row("W&B", _has("wandb"), "wandb", "pip install 'ndt3_dist[wandb]'"),
     ]

@@ -61,8 +61,6 @@ def test_an_export_is_pushed_whole_with_its_card_and_never_over_another(
     (tmp_path / "e" / "notes.txt").write_text("not for others")
     with pytest.raises(BadInput, match="expected s3://BUCKET/FOLDER"):
         push(tmp_path / "e", str(tmp_path / "o"))
-    with pytest.raises(BadInput, match="hf upload"):
-        push(tmp_path / "e", "hf://lab/tiny")
     size = push(tmp_path / "e", "s3://lab/pushed")
     sent = [p.split("?")[0].rsplit("/", 1)[1] for m, p in store.asked if m == "PUT"]
     assert sent[-1] == "config.json"

@@ -52,6 +52,7 @@ LAZY = {
     "wandb": {"train/run_metrics.py"},
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
+    "huggingface_hub": {"checkpoint/hub.py"},
     "hdf5plugin": {"readers/hdf5.py"},
     "numcodecs": {"readers/nwb/zarr_chunks.py"},
     "zarr": set(),

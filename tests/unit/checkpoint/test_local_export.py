@@ -9,44 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hub_server import TOKEN, HubServer
+from hub_server import TOKEN, make_export
 from safetensors.torch import save_file
 
 import ndt3_dist
-from ndt3_dist import log, remote
-from ndt3_dist.checkpoint.export import describe_export, write_export
+from ndt3_dist import log
+from ndt3_dist.checkpoint import hub as hub_files
 from ndt3_dist.checkpoint.local_export import RECORD, local_export
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch, StoreFailed
-from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.train import start
 from ndt3_dist.train.initial import InitialExport
-
-NORMS = {"bin_size_ms": 20.0, "window_bins": 100, "sessions": {}}
-TRAINED = {"run": "r", "step": 7, "epochs": 1.0, "corpus": "c", "lineage": []}
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch, tiny_model):
-    """A hub with the model `lab/tiny`, besides whose export lie files that nobody asked for."""
-    server = HubServer()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
-    server.models["lab/tiny@main"] = make_export(tmp_path / "tiny", tiny_model, 0)
-    yield server
-    server.close()
-
-
-def make_export(folder, config, seed, **trained):
-    torch.manual_seed(seed)
-    weights = {name: p.detach() for name, p in NDT3(config).named_parameters()}
-    write_export(
-        folder, weights, describe_export(config, weights, "fp32", {**TRAINED, **trained}), NORMS
-    )
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    (folder / "modeling.py").write_text("raise SystemExit")
-    return folder
 
 
 def same(one, other) -> bool:
@@ -152,12 +124,16 @@ def test_a_copy_that_went_bad_is_fetched_again(hub, tmp_path, capsys):
     assert same(folder, tmp_path / "tiny")
 
 
-def test_a_fetch_that_is_cut_goes_on_where_it_stopped(hub, tmp_path):
+def test_a_fetch_that_is_cut_goes_on_where_it_stopped(hub, tmp_path, monkeypatch):
+    size = (tmp_path / "tiny" / "model.safetensors").stat().st_size
+    half = size // 2
+    monkeypatch.setattr(hub_files, "PIECE_BYTES", half)
     hub.faults = {"model.safetensors": "cut", "README.md": "500"}
     assert same(local_export("hf://lab/tiny"), tmp_path / "tiny")
-    half = (tmp_path / "tiny" / "model.safetensors").stat().st_size // 2
-    parts = [part for _, path, _, part in hub.asked if path.endswith(".safetensors")]
-    assert f"bytes={half}-" in parts
+    asked = [(path, part) for host, path, _, part in hub.asked if host == "files"]
+    parts = [part for path, part in asked if path.endswith(".safetensors")]
+    assert size == 2 * half
+    assert parts == [f"bytes=0-{half - 1}"] * 2 + [f"bytes={half}-{size - 1}"]
 
 
 def test_bytes_that_are_not_those_of_their_hash_are_not_kept(hub, tmp_path):
