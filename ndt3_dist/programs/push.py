@@ -32,9 +32,10 @@ def push(folder: Path, to: str) -> int:
         BadInput: `to` is no folder of a store, or holds an export.
         CheckpointCorrupt: `folder` is no whole export.
     """
-    from ndt3_dist.checkpoint.local_export import CONFIG, FILES, lacking
-    from ndt3_dist.model.load import read_export_config
-    from ndt3_dist.upstream.from_ndt3 import OPTIMIZER
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.local_export import CONFIG, FILES, lacking
+        from ndt3_dist.model.load import read_export_config
+        from ndt3_dist.upstream.from_ndt3 import OPTIMIZER
 
     if to.startswith("hf://"):
         raise BadInput(f"{to}: a hub's own program uploads there: hf upload ORG/NAME {folder}")

@@ -15,7 +15,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("corpus", help="folder or s3:// URL of a corpus")
-    log.say(write_page(parser.parse_args().corpus))
+    corpus = parser.parse_args().corpus
+    with log.waiting("drawing the report"):
+        path = write_page(corpus)
+    log.say(path)
 
 
 if __name__ == "__main__":
