@@ -147,7 +147,7 @@ def test_a_terminal_has_bars_and_lines_above_them(spoken, monkeypatch):
     text = terminal.getvalue()
     assert "evaluating:  33%" in text
     assert "loading: 00:00" in text
-    assert "\x1b[Aa line\n" in text
+    assert "\r\x1b[Aa line\n" in text  # the bars were cleared before it
     assert "so far" not in text
 
 
