@@ -72,8 +72,9 @@ class Lease:
             if until is None:
                 log.say(f"{self.path}: looking whether that process still runs")
                 until = time.monotonic() + self.wait_s
-            if not self._is_renewed(found):
-                break
+            with log.waiting(f"watching {self.path}"):
+                if not self._is_renewed(found):
+                    break
             if time.monotonic() >= until:
                 raise self.refusal(
                     f"{self.path}: process {found.get('pid')} on {found.get('host')} is at work "
@@ -81,7 +82,8 @@ class Lease:
                 )
         self._write(0)
         # Two that came at once: the later mark stays, and its job alone.
-        time.sleep(BEAT_S / 2 if storage.is_remote(self.path) else SETTLE_S)
+        with log.waiting(f"looking whether {self.path} stays"):
+            time.sleep(BEAT_S / 2 if storage.is_remote(self.path) else SETTLE_S)
         self.check()
         self._thread.start()
         return self

@@ -4,13 +4,15 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.voice import VOICE, Step
 
 T = TypeVar("T")
 SECRETS = re.compile(
@@ -30,20 +32,15 @@ def is_first_rank() -> bool:
 
 
 def say(message: str = "") -> None:
-    """Print a line from rank 0 only, at once.
-
-    A reader that has gone, as `| tee` at Ctrl-C, ends nothing: what is said to it is lost.
-    """
+    """Print a line from rank 0 only, at once."""
     if is_first_rank():
-        with suppress(BrokenPipeError):
-            print(without_secrets(message), flush=True)
+        VOICE.write(without_secrets(message), sys.stdout)
 
 
 def note(message: str) -> None:
     """`say` to standard error, where the output may be data."""
     if is_first_rank():
-        with suppress(BrokenPipeError):
-            print(without_secrets(message), file=sys.stderr, flush=True)
+        VOICE.write(without_secrets(message), sys.stderr)
 
 
 def warn(message: str) -> None:
@@ -51,25 +48,54 @@ def warn(message: str) -> None:
     note(f"warning: {message}")
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
-    """Wrap `items` in a progress bar on a terminal (rank 0); elsewhere leave them as they are."""
-    if not (sys.stderr.isatty() and is_first_rank()):
-        return items
-    from tqdm import tqdm
+@contextmanager
+def counting(
+    label: str, total: int | None = None, before: int = 0, unit: str = ""
+) -> Iterator[Step]:
+    """A block whose Step counts what is done: a bar on a terminal, plain lines elsewhere.
 
-    return tqdm(items, desc=label, total=total, leave=False)
+    Only rank 0 shows it, and only where its main thread is in the block; all on standard error.
+
+    Args:
+        label: What is done.
+        total: Of how many, if that is known.
+        before: So many are done already.
+        unit: Of both: B for bytes, else a word.
+    """
+    step = Step(without_secrets(label), total, before, unit)
+    if not is_first_rank() or threading.current_thread() is not threading.main_thread():
+        yield step
+        return
+    VOICE.begin(step)
+    try:
+        yield step
+    finally:
+        VOICE.end(step)
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """A block that cannot be counted; after two seconds it is said, then every ten, with the
+    seconds so far."""
+    with counting(label):
+        yield
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The items, while it is shown how many were taken, as `counting` does."""
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    with counting(label, total) as step:
+        for item in items:
+            yield item
+            step.add()
 
 
 def progress_bytes(pieces: Iterable[bytes], label: str, total: int) -> Iterator[bytes]:
     """`progress` of pieces of a file of `total` bytes."""
-    from tqdm import tqdm
-
-    shown = sys.stderr.isatty() and is_first_rank()
-    options = {"unit": "B", "unit_scale": True, "leave": False, "disable": not shown}
-    with tqdm(desc=label, total=total, **options) as bar:
+    with counting(label, total, unit="B") as step:
         for piece in pieces:
             yield piece
-            bar.update(len(piece))
+            step.add(len(piece))
 
 
 @contextmanager

@@ -173,7 +173,8 @@ def _copy_without_network(above: Path, shown: str, files, fault: StoreFailed) ->
 def _is_intact(folder: Path) -> bool:
     try:
         sha256 = json.loads((folder / RECORD).read_bytes())["sha256"]
-        return all(storage.sha256_file(folder / name) == hash for name, hash in sha256.items())
+        with log.waiting(f"verifying {folder}"):
+            return all(storage.sha256_file(folder / n) == hash for n, hash in sha256.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -191,5 +192,6 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process of this host at a time; the others find what it fetched."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with log.waiting(f"waiting for {folder}, which another process may be filling"):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield

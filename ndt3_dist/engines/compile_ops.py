@@ -55,7 +55,7 @@ def load_collective(accelerator: Any, shown: bool = False) -> None:
     if builder is None:
         return
     say_if_it_compiles(builder)
-    with aside(shown):
+    with log.waiting("building or loading DeepSpeed's operator"), aside(shown):
         load_once(builder)
 
 
@@ -70,7 +70,11 @@ def load_once(builder: Any) -> None:
     folder = Path(_get_build_directory(builder.name, False))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "ndt3_dist.lock").open("a") as ours:
-        fcntl.flock(ours, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with log.waiting("another process builds it; this one waits for its lock"):
+                fcntl.flock(ours, fcntl.LOCK_EX)
         left = folder / "lock"
         alone = folder.parent == own_folder()
         if left.exists() and (alone or time.time() - left.stat().st_mtime > ABANDONED_S):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines import zero
@@ -89,12 +90,13 @@ def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
         ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     quiet_deepspeed()
-    import deepspeed
-    from deepspeed.accelerator import get_accelerator
+    with log.waiting("loading DeepSpeed"):
+        import deepspeed
+        from deepspeed.accelerator import get_accelerator
 
-    accelerator: Any = get_accelerator()
+        accelerator: Any = get_accelerator()
     load_collective(accelerator, shown)
-    with port_of_job(), aside(shown):
+    with log.waiting("joining the other ranks"), port_of_job(), aside(shown):
         deepspeed.init_distributed(
             accelerator.communication_backend_name(), timeout=JOIN_WITHIN, verbose=False
         )

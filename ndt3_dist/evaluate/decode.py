@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from ndt3_dist import log
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3
@@ -126,15 +127,17 @@ def passes(
         raise BadInput(f"stride {stride}: expected 1 to the context of {context} bins")
     bins, device = len(piece), next(model.parameters()).device
     ends = [min(start + stride, bins) for start in range(0, bins, stride)]
-    for first in range(0, len(ends), WINDOWS_PER_PASS):
-        lists, places, done = TokenLists(), [], 0
-        for end in ends[first : first + WINDOWS_PER_PASS]:
-            start = max(0, end - context)
-            lists.add(*tokenise(piece.window(start, end), layout, model.config))
-            fresh = end - (end - 1) // stride * stride
-            done += end - start
-            places.append((slice(done - fresh, done), slice(end - fresh, end)))
-        yield PackedTokens.from_numpy(lists.pack(), device), places
+    with log.counting("decoding", bins, unit="bins") as step:
+        for first in range(0, len(ends), WINDOWS_PER_PASS):
+            lists, places, done = TokenLists(), [], 0
+            for end in ends[first : first + WINDOWS_PER_PASS]:
+                start = max(0, end - context)
+                lists.add(*tokenise(piece.window(start, end), layout, model.config))
+                fresh = end - (end - 1) // stride * stride
+                done += end - start
+                places.append((slice(done - fresh, done), slice(end - fresh, end)))
+            yield PackedTokens.from_numpy(lists.pack(), device), places
+            step.add(places[-1][1].stop - step.done)
 
 
 def expected_counts(

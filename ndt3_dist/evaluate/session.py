@@ -224,7 +224,8 @@ def evaluate(
     found: dict[str, np.ndarray] = {}
     bits: dict[str, float] = {}
     for name, folder in exports.items():
-        model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
+        with log.waiting(f"loading {folder}"):
+            model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
         own = data.only(decoded[name])
         factor = export_scale(folder, own) / own.scale
         readout = load_readout(folder, data.session.id, data.pieces[0].spikes.shape[1])

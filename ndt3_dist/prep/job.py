@@ -56,7 +56,8 @@ def prepare(recipe: Recipe, recordings: Sequence[Recording] | None = None) -> Ma
     stages = StageTimes()
     stages.begin("looking for recordings")
     key = key_of(recipe)
-    sources = find_recordings(recipe) if recordings is None else held_in_memory(recordings)
+    with log.waiting(f"looking for recordings in {recipe.source or 'memory'}"):
+        sources = find_recordings(recipe) if recordings is None else held_in_memory(recordings)
     identity = recipe.identity()
     if key:  # another one would give the same people other names
         identity["privacy.key_file"] = pseudonym(key, "key", "")
@@ -84,12 +85,14 @@ def prepare(recipe: Recipe, recordings: Sequence[Recording] | None = None) -> Ma
                 raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
             lease.check()
             stages.begin("dealing windows to shards")
-            plans = plans_of(recipe, spools, there) if spools else []
+            with log.waiting("dealing windows to shards"):
+                plans = plans_of(recipe, spools, there) if spools else []
             stages.begin("shard tasks")
             shards = run_shards(recipe, plans, run_all, lease)
             stages.begin("ending workers")
         stages.begin("manifest")
-        manifest = commit(recipe, there, spools, shards, failed, lease.check)
+        with log.waiting("writing the manifest"):
+            manifest = commit(recipe, there, spools, shards, failed, lease.check)
     log.say(stages.table())
     return manifest
 
@@ -137,7 +140,7 @@ def run_sessions(
             reason = reason_of(result, key, source)
             failed.append(Failure(source=label, error=reason))
             progress.failed += 1
-            print(f"failed: {label}: {reason}", file=sys.stderr, flush=True)
+            log.note(f"failed: {label}: {reason}")
         else:
             spools.append(result)
             progress.add(result)
@@ -199,7 +202,7 @@ def one_of_each(
         if same == source:
             reason = f"is session {session}, as {', '.join(others[:3])} is; {advice}"
         failed.append(Failure(source=source, error=reason))
-        print(f"failed: {source}: {reason}", file=sys.stderr, flush=True)
+        log.note(f"failed: {source}: {reason}")
     return kept, failed
 
 

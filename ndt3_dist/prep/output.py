@@ -102,7 +102,7 @@ def new_sources(
     labels = {source_label(key, source.name): source for source in sources}
     changed = [
         label
-        for label, source in labels.items()
+        for label, source in log.progress(labels.items(), "comparing recordings with the corpus")
         if label in have and is_another(source, have[label])
     ]
     if changed:

@@ -33,8 +33,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = parser.parse_intermixed_args()
     config = load_config(TuneConfig, find_file(args.config, "configs"), args.overrides)
-    from ndt3_dist.checkpoint.local_export import local_export
-    from ndt3_dist.tune.finetune import finetune
+    begun = f"from {args.init or 'no export'}{' (its architecture)' * args.scratch}"
+    log.say(
+        f"fine-tune {config.run.name} {begun} on session {config.data.session or '(the only one)'} "
+        f"of {config.data.corpus}"
+    )
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.local_export import local_export
+        from ndt3_dist.tune.finetune import finetune
 
     init = str(local_export(args.init)) if args.init else None
     result = finetune(config, init, args.scratch)

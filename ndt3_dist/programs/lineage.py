@@ -13,11 +13,7 @@ import json
 from pathlib import Path
 
 from ndt3_dist import log, storage
-from ndt3_dist.checkpoint.lineage import FILE, at_step, of_export
-from ndt3_dist.checkpoint.local_export import local_export
-from ndt3_dist.checkpoint.steps import newest
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.load import read_export_config
 from ndt3_dist.shards.summary import text_table
 
 
@@ -46,6 +42,12 @@ def stages_of(path: str) -> list[dict]:
     Raises:
         BadInput: There is neither.
     """
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.lineage import FILE, at_step, of_export
+        from ndt3_dist.checkpoint.local_export import local_export
+        from ndt3_dist.checkpoint.steps import newest
+        from ndt3_dist.model.load import read_export_config
+
     is_run = not path.startswith("hf://") and storage.exists(storage.join(path, FILE))
     if is_run and (last := newest(path, log.warn)):
         return at_step(path, last.meta["step"], last.meta["epochs"]) or []

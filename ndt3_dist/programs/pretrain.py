@@ -48,9 +48,11 @@ def main() -> None:
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         log.say(json.dumps({"deepspeed": deepspeed_dict(config.train, world_size)}, indent=1))
         return
-    from ndt3_dist.train.faults import fault
-    from ndt3_dist.train.pretrain import pretrain
-    from ndt3_dist.train.start import run_folder
+    log.say(f"pretrain {config.run.name} on {config.data.corpus}, --resume {args.resume}")
+    with log.waiting("loading torch"):
+        from ndt3_dist.train.faults import fault
+        from ndt3_dist.train.pretrain import pretrain
+        from ndt3_dist.train.start import run_folder
 
     try:
         result = pretrain(config, args.resume, args.init)

@@ -39,10 +39,11 @@ def push(folder: Path, to: str) -> int:
         CheckpointCorrupt: `folder` is no whole export.
         FileNotFoundError, PermissionError, StoreFailed: As `Hub.push`.
     """
-    from ndt3_dist.checkpoint.hub import Hub
-    from ndt3_dist.checkpoint.local_export import CONFIG, FILES, lacking
-    from ndt3_dist.model.load import read_export_config
-    from ndt3_dist.upstream.from_ndt3 import OPTIMIZER
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.hub import Hub
+        from ndt3_dist.checkpoint.local_export import CONFIG, FILES, lacking
+        from ndt3_dist.model.load import read_export_config
+        from ndt3_dist.upstream.from_ndt3 import OPTIMIZER
 
     if not storage.is_remote(to) or to.startswith("http"):
         raise BadInput(f"{to}: expected s3://BUCKET/FOLDER or hf://ORG/NAME")

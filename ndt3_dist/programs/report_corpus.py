@@ -27,7 +27,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.sessions < 1:
         raise BadInput(f"--sessions {args.sessions}: expected at least 1")
-    log.say(write_page(args.corpus, args.sessions))
+    with log.waiting("drawing the report"):
+        path = write_page(args.corpus, args.sessions)
+    log.say(path)
 
 
 if __name__ == "__main__":

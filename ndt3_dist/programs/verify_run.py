@@ -16,13 +16,14 @@ def main() -> int:
     )
     parser.add_argument("run", help="folder of a run")
     run = parser.parse_args().run
-    from ndt3_dist.checkpoint.steps import open_step, steps_of
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.steps import open_step, steps_of
     from ndt3_dist.errors import CheckpointCorrupt
 
     if not storage.exists(run):
         raise BadInput(f"{run}: no such run folder; expected runs/NAME of a pretraining")
     steps, damaged = steps_of(run), 0
-    for step in steps:
+    for step in log.progress(steps, "verifying, checkpoints"):
         try:
             open_step(run, step).verify()
             log.say(f"{step:8d}  intact")

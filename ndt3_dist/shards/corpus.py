@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 
-from ndt3_dist import storage
+from ndt3_dist import log, storage
 from ndt3_dist.errors import ManifestMismatch, ShardCorrupt, ShardLost
 from ndt3_dist.shards.cache import Cache, default_cache
 from ndt3_dist.shards.index import index_type, opened, record_struct
@@ -97,7 +97,8 @@ class Corpus:
         """
         self.path = str(path).rstrip("/")
         self.cache = cache or default_cache()
-        self.manifest: Manifest = read_manifest(self.path)
+        with log.waiting(f"opening {self.path}"):
+            self.manifest: Manifest = read_manifest(self.path)
         self.splits = splits
         self.shards = [s for s in self.manifest.shards if s.split in splits]
         self.first = np.concatenate([[0], np.cumsum([s.samples for s in self.shards], dtype=int)])
@@ -134,7 +135,8 @@ class Corpus:
     @functools.cached_property
     def index(self) -> np.ndarray:
         """Records of all samples, (samples,) of `index_type`, in memory together."""
-        return np.concatenate([self.records_of(s) for s in range(len(self.shards))])
+        shards = log.progress(range(len(self.shards)), f"opening {self.path}, shards")
+        return np.concatenate([self.records_of(s) for s in shards])
 
     def _records_of(self, shard: int) -> np.ndarray:
         """Records of the samples of a shard, verified. Raises ShardCorrupt."""

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from ndt3_dist import log
+from ndt3_dist import log, voice
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.stream import Step
 from ndt3_dist.model.flops import peak_bf16
@@ -53,13 +53,14 @@ class Loop:
             steps, and the first and last loss of the whole run.
         """
         try:
-            return self._go()
+            with log.counting("training", self.total, self.state.step, "steps") as shown:
+                return self._go(shown)
         finally:  # also where it ends by an error, whose message may send to them
             if self.metrics and self.wandb:
                 self.metrics.close()
                 self.wandb.close()
 
-    def _go(self) -> dict:
+    def _go(self, shown: voice.Step) -> dict:
         run, state = self.run, self.state
         run.engine.train()
         steps = run.stream.steps(state.cursor, self.agree)
@@ -77,6 +78,7 @@ class Loop:
                 break
             run.watch.doing = f"step {state.step + 1}"
             values, losses, leapt = self.take_step(work)
+            shown.add()
             values |= {"step_s": time.perf_counter() - clock, "wait_s": wait}
             values |= self.usage(losses, values["step_s"])
             clock, done = time.perf_counter(), self.is_done()

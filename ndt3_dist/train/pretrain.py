@@ -75,7 +75,8 @@ def _pretrain(
         corpus = Corpus(config.data.corpus, cache=cache)
         sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
         check_possible(config, int(corpus.first[-1]))
-        start = find_start(config, resume)
+        with log.waiting(f"looking for checkpoints in {run_folder(config)}"):
+            start = find_start(config, resume)
         if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)
         if start:
@@ -87,22 +88,26 @@ def _pretrain(
         accumulation(config.train, world_size)
         body = attention_body(config, device)
         agree(config, corpus.manifest, start, initial)
-        model = initial_model(config)
+        with log.waiting("making the model"):
+            model = initial_model(config)
         check_metric(config.validation.metric, model.targets)
         lease, start = held.enter_context(hold(config, resume, start))
         initial = None if start else initial
     folder = run_folder(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    engine = DeepSpeedEngine(
-        config.optim, config.train, config.run.seed, model.to(device), world_size, shown
-    )
+    with log.waiting("setting up DeepSpeed"):
+        engine = DeepSpeedEngine(
+            config.optim, config.train, config.run.seed, model.to(device), world_size, shown
+        )
     keep_said(storage.join(folder, LOGS, f"rank{rank:05d}.txt"))
     with log.rank_0_first():
         if start:
-            start = restore(config, resume, start, engine)
+            with log.waiting(f"restoring step {start.meta['step']}"):
+                start = restore(config, resume, start, engine)
         if initial:
-            engine.fill(initial.read, initial.adam_step)
-            engine.refresh()
+            with log.waiting(f"taking the weights of {init}"):
+                engine.fill(initial.read, initial.adam_step)
+                engine.refresh()
         feed = Feed(
             corpus,
             config.data,
@@ -115,7 +120,8 @@ def _pretrain(
             broadcast,
         )
         epochs = initial.epochs if initial else 0.0
-        stream = Stream(feed, start.stream if start else None, epochs)
+        with log.waiting("laying out the order"):
+            stream = Stream(feed, start.stream if start else None, epochs)
         held_out = open_held_out(config, corpus) if config.validation.every_steps else None
         validation = Validation(config, held_out, model, rank, world_size) if held_out else None
     announce(config, stream, shapes, device, body, start)
@@ -150,8 +156,9 @@ def _pretrain(
         found = loop.go()
     finally:
         watch.close()
-    dist.barrier()  # the watch's store lives in the first rank, which must not end before others
-    dist.destroy_process_group()
+    with log.waiting("ending all ranks"):
+        dist.barrier()  # the watch's store lives in the first rank, which must not end first
+        dist.destroy_process_group()
     resumed = start.meta["step"] if start else None
     return {**found, "resumed": resumed, "stopped": stop.agreed, "saved": loop.saving.step}
 

@@ -114,6 +114,8 @@ def test_a_recording_decodes_as_evaluation_does_in_raw_units(run, recorded, expo
     done = run("--model", export, "--recording", path, "--out", out)
     assert done.returncode == 0, done.stderr
     assert f"{len(spikes)} bins of 20 ms; ms per bin: p50" in done.stderr
+    assert done.stderr.startswith(f"decode {path} with {export}\n")  # before torch is loaded
+    assert done.stdout == ""
     table = np.load(out)
     model = load_model(export)
     bins = Piece(0, spikes, np.zeros((len(spikes), 2), np.float32))
@@ -274,8 +276,12 @@ def test_counts_of_other_arrays_than_the_sessions_are_refused(export, recorded, 
         [sys.executable, *command], stdin=pipe, stdout=pipe, stderr=pipe
     ) as waits:  # the model is there before the first bin
         assert waits.stderr is not None
-        assert select.select([waits.stderr], [], [], 60)[0], "nothing said within a minute"
-        assert b"channels, 20 bins of 20 ms of context" in waits.stderr.readline()
+        said = b""
+        while b"channels, 20 bins of 20 ms of context" not in said:
+            assert select.select([waits.stderr], [], [], 60)[0], f"no more in a minute: {said}"
+            piece = os.read(waits.stderr.fileno(), 1000)
+            assert piece, said
+            said += piece
         assert waits.poll() is None
         waits.communicate()
     short = decode_line(5)

@@ -1,13 +1,16 @@
 """Compilers' helpers of this environment come first, and compiling is announced."""
 
+import fcntl
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ndt3_dist import voice
 from ndt3_dist.engines.compile_ops import (
     find_tools,
     is_compiled,
@@ -125,3 +128,20 @@ def test_what_a_killed_process_left_of_torchs_lock_is_in_nobodys_way(tmp_path, m
         os.utime(lock, (old, old))
         load_once(Builder())
     assert seen == ([False] if place == "own" else [True, False])
+
+
+def test_who_waits_for_another_process_to_build_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(voice, "FIRST_S", 0.0)
+    monkeypatch.setattr(voice, "POLL_S", 0.01)
+    builder = SimpleNamespace(name="op", load=lambda verbose: None)
+    (tmp_path / "op").mkdir()
+    with (tmp_path / "op" / "ndt3_dist.lock").open("a") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        timer = threading.Timer(0.3, fcntl.flock, [theirs, fcntl.LOCK_UN])
+        timer.start()
+        load_once(builder)
+        timer.join()
+    assert capsys.readouterr().err == (
+        "another process builds it; this one waits for its lock: 0 s so far\n"
+    )
