@@ -21,7 +21,7 @@ from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SIZES = {"45M": "base_45m_200h", "350M": "big_350m_2kh"}
+SIZES = {"350M": "big_350m_2kh", "45M": "base_45m_200h"}
 """Shipped configs by their size."""
 TINY = ["model.layers=1", "model.dim=128", "model.heads=2", "model.feedforward=128"]
 
@@ -39,6 +39,11 @@ class Box:
     work: Path
     short: bool
     ends: float
+
+    @property
+    def sizes(self) -> list[str]:
+        """Of the models to measure; where they are tiny one is enough."""
+        return list(SIZES)[self.short :]
 
     def has(self, seconds: float) -> bool:
         """Whether so much time is left; a short form always begins what it has to do."""

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from gpu_parts.common import (
     DEVICE,
-    SIZES,
     Table,
     config_of,
     measure,
@@ -90,7 +89,7 @@ def main() -> None:
     table = Table(
         "size   way                            rows  tokens  slots   ms       tokens/s   GiB"
     )
-    for size in reversed(SIZES):
+    for size in box.sizes:
         config = config_of(size, box.short)
         packed = mixed_windows(config.ndt3, 2 if box.short else WINDOWS[size])
         padded = rectangle(packed, config.ndt3)

@@ -40,7 +40,7 @@ def main() -> int:
     warm, well = WARM[box.short], True
     log.say(f"the first {warm} steps are not counted")
     table = Table("size   micro-batch  rows   steps  ms       tokens/s   MFU     wait    memory GB")
-    for size in list(SIZES)[:1] if box.short else reversed(SIZES):
+    for size in box.sizes:
         given = overrides(size, box.short)
         rows, micro = (word.split("=")[1] for word in given[:2])
         run = start(box, size, f"{SIZES[size]}.yaml", given, launcher=True)

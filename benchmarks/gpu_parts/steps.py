@@ -3,7 +3,6 @@
 import torch
 from gpu_parts.common import (
     DEVICE,
-    SIZES,
     Box,
     Table,
     config_of,
@@ -26,17 +25,17 @@ COMPILING = 45
 """Seconds that the first compiled steps may take."""
 
 
-def ways(short: bool) -> list[tuple[str, int, bool, bool]]:
+def ways(box: Box) -> list[tuple[str, int, bool, bool]]:
     """Size, windows, compiled, recomputed; what takes longest to begin comes last."""
-    if short:
-        return [(size, 1, False, recompute) for size in SIZES for recompute in (False, True)]
     plain = [
         (size, count, False, recompute)
-        for size in SIZES
+        for size in box.sizes
         for recompute in (False, True)
-        for count in WINDOWS[size]
+        for count in ((1,) if box.short else WINDOWS[size])
     ]
-    return plain + [(s, WINDOWS[s][1], True, r) for r in (False, True) for s in SIZES]
+    if box.short:  # torch.compile takes longer than all of it
+        return plain
+    return plain + [(s, WINDOWS[s][1], True, r) for r in (False, True) for s in box.sizes]
 
 
 def row(size: str, count: int, compiled: bool, recompute: bool, box: Box, best: float) -> tuple:
@@ -63,7 +62,7 @@ def main() -> None:
     best = peak()
     log.say("forward, backward, clipping, AdamW; dropout as in the config; most GiB held")
     table = Table("size   body      activations  tokens   ms       tokens/s   MFU     HFU     GiB")
-    for size, count, compiled, recompute in ways(box.short):
+    for size, count, compiled, recompute in ways(box):
         name = size, "compiled" if compiled else "kernels", "recomputed" if recompute else "kept"
         if not box.has(COMPILING if compiled else 8):
             table.add(*name, "out of time")

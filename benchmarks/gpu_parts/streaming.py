@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from gpu_parts.common import DEVICE, SIZES, Box, Table, config_of, read_box, release
+from gpu_parts.common import DEVICE, Box, Table, config_of, read_box, release
 
 from ndt3_dist import log
 from ndt3_dist.evaluate.online import OnlineDecoder
@@ -96,7 +96,7 @@ def main() -> None:
     box = read_box(__doc__)
     log.say(f"{CHANNELS} channels, {DIMS} covariates, {CONTEXT} bins seen, bf16, batch of one")
     table = Table("size   way                     p50 ms   p99 ms   bins")
-    for size in SIZES:
+    for size in box.sizes:
         config = config_of(size, box.short).ndt3
         torch.manual_seed(0)
         with torch.device(DEVICE):
