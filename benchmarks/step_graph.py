@@ -30,12 +30,14 @@ class Call:
 
     Attributes:
         name: aten.mm, add_norm_forward, ...
-        inputs, outputs: Tensors.
+        inputs, outputs: Tensors; a kernel's are all inputs.
+        is_free: Whether it launches nothing: a view, or memory that is not filled.
     """
 
     name: str
     inputs: list[torch.Tensor]
     outputs: list[torch.Tensor]
+    is_free: bool = False
 
     @property
     def shapes(self) -> tuple:
@@ -69,6 +71,14 @@ def tensors_in(found) -> list[torch.Tensor]:
     return []
 
 
+def launches_nothing(func) -> bool:
+    """Whether an operator gives views, or memory that it does not fill."""
+    aliases = [r.alias_info for r in func._schema.returns]
+    views = any(a is not None and not a.is_write for a in aliases)
+    name = func.name().split("::")[1]
+    return views or name.startswith(("empty", "new_empty", "detach", "_unsafe_view"))
+
+
 class Watch(TorchDispatchMode):
     def __init__(self, trace: Trace):
         super().__init__()
@@ -78,7 +88,7 @@ class Watch(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = f"{func.namespace}.{func.name().split('::')[1].split('.')[0]}"
         inputs = tensors_in([*args, *(kwargs or {}).values()])
-        self.trace.calls.append(Call(name, inputs, tensors_in(out)))
+        self.trace.calls.append(Call(name, inputs, tensors_in(out), launches_nothing(func)))
         return out
 
 
