@@ -24,8 +24,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from functorch.compile import min_cut_rematerialization_partition
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config

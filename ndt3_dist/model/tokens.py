@@ -12,6 +12,9 @@ import torch
 
 from ndt3_dist.model.model_config import ModelConfig
 
+ON_HOST = "seqlens", "windows", "longest"
+"""Fields of `PackedTokens` that are no tensors."""
+
 
 @dataclass
 class PackedTokens:
@@ -58,16 +61,13 @@ class PackedTokens:
     @classmethod
     def from_numpy(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu"):
         """From packed arrays, padded or not, which bear the names above."""
-        seqlens = np.diff(arrays["cu_seqlens"]).tolist()
-        longest = int(arrays.get("longest", max(seqlens, default=0)))
-        host = {
-            "seqlens": seqlens,
-            "windows": int(arrays.get("windows", len(seqlens))),
-            "longest": longest,
-        }
-        names = [f.name for f in fields(cls) if f.name not in host]
+        names = [f.name for f in fields(cls) if f.name not in ON_HOST]
         tensors = together([torch.from_numpy(arrays[name]) for name in names], device)
-        return cls(**dict(zip(names, tensors, strict=True)), **host)
+        seqlens = np.diff(arrays["cu_seqlens"]).tolist()
+        windows = int(arrays.get("windows", len(seqlens)))
+        longest = int(arrays.get("longest", max(seqlens, default=0)))
+        of_tensors = dict(zip(names, tensors, strict=True))
+        return cls(**of_tensors, seqlens=seqlens, windows=windows, longest=longest)
 
     @property
     def num_tokens(self) -> int:
