@@ -10,6 +10,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+ON_HOST = "seqlens", "windows", "longest"
+"""Fields of `PackedTokens` that are no tensors."""
+
 
 @dataclass
 class PackedTokens:
@@ -31,6 +34,8 @@ class PackedTokens:
         returns: Return-to-go and reward, each + 1 and 0 where absent, (return_tokens, 2) int64.
         return_slot: (return_tokens,) int64.
         seqlens: Segment lengths on the host.
+        windows: Segments that are windows; those behind them are padding (`model.padding`).
+        longest: Tokens of the longest segment, or more.
     """
 
     cu_seqlens: torch.Tensor
@@ -48,14 +53,19 @@ class PackedTokens:
     returns: torch.Tensor
     return_slot: torch.Tensor
     seqlens: list[int]
+    windows: int
+    longest: int
 
     @classmethod
     def from_numpy(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu"):
-        """From the arrays of `data.tokens`, which bear the names above."""
-        names = [f.name for f in fields(cls) if f.name != "seqlens"]
+        """From packed arrays, padded or not, which bear the names above."""
+        names = [f.name for f in fields(cls) if f.name not in ON_HOST]
         tensors = together([torch.from_numpy(arrays[name]) for name in names], device)
         seqlens = np.diff(arrays["cu_seqlens"]).tolist()
-        return cls(**dict(zip(names, tensors, strict=True)), seqlens=seqlens)
+        windows = int(arrays.get("windows", len(seqlens)))
+        longest = int(arrays.get("longest", max(seqlens, default=0)))
+        of_tensors = dict(zip(names, tensors, strict=True))
+        return cls(**of_tensors, seqlens=seqlens, windows=windows, longest=longest)
 
     @property
     def num_tokens(self) -> int:

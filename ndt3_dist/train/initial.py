@@ -46,6 +46,8 @@ def initial_model(config: PretrainConfig) -> Any:
     model = build_model(config.model)
     model.recompute = config.train.recompute
     if config.train.compile:
+        if torch.cuda.is_available():
+            model.pad_to = config.data.row_tokens
         (model.compile_blocks if hasattr(model, "compile_blocks") else model.compile)()
     return model
 

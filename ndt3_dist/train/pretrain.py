@@ -16,7 +16,7 @@ from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.engines.launcher import check_launch
 from ndt3_dist.model import fused
-from ndt3_dist.model.attention import choose_body
+from ndt3_dist.model.attention import FLASH, choose_body
 from ndt3_dist.model.flops import device_name
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.shards.cache import default_cache
@@ -167,10 +167,14 @@ def attention_body(config: PretrainConfig, device: torch.device) -> str:
     """What attention runs on, in words; empty for a model of a user's own."""
     if not isinstance(config.model, ModelConfig):
         return f", model {config.model.build}"
-    dtype = PRECISION[config.train.precision]
-    body = choose_body(config.model.attention, device, dtype)
-    kernels = ", fused kernels" if fused.runs_on(device, dtype) and not config.train.compile else ""
-    return f", attention {body}{kernels}"
+    dtype, model = PRECISION[config.train.precision], config.model
+    body = choose_body(model.attention, device, dtype, model.attention_dropout)
+    order = "" if model.attention_fixed_order or body not in FLASH else " in any order"
+    how = ", fused kernels" if fused.runs_on(device, dtype) else ""
+    if config.train.compile:
+        padded = f", micro-batches padded to multiples of {config.data.row_tokens} tokens"
+        how = f", compiled{padded if device.type == 'cuda' else ''}"
+    return f", attention {body}{order}{how}"
 
 
 def is_over(config: PretrainConfig, start: Checkpoint) -> bool:

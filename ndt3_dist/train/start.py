@@ -218,7 +218,7 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
     free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
     free_data |= {"mixture_by", "another_corpus"}
     fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
-    free = {"attention", "dropout", "attention_dropout"}
+    free = {"attention", "attention_fixed_order", "dropout", "attention_dropout"}
     for section, key in fixed:
         if key in free or ((section, key) == ("model", "build") and key not in theirs[section]):
             continue
