@@ -1,5 +1,7 @@
-"""Write CORPUS/report.html: totals, spikes and covariates of two windows, rates, silent and double
-channels, traces, rejected windows, doubles.
+"""Write CORPUS/report.html, a page of what a corpus holds.
+
+Totals, spikes and covariates of two windows, rates, silent and double channels, traces, rejected
+windows, doubles.
 
 Example:
     python data_prep/report.py corpora/mine
