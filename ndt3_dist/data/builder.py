@@ -1,5 +1,6 @@
 """Windows of some rows, read, verified, tokenised and packed: where a stream's time goes."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +16,9 @@ from ndt3_dist.shards.index import count_values
 
 MicroBatch = tuple[int, list[tuple[int, np.ndarray]]]
 """Its number over all ranks, and epoch and sample numbers of each of its rows."""
-Built = tuple[list[tuple[int, dict[str, np.ndarray]]], list[Damage], np.ndarray]
+Arrays = dict[str, np.ndarray]
+Keep = Callable[[Arrays], Any]
+Built = tuple[list[tuple[int, Arrays]], list[Damage], np.ndarray]
 """Packed micro-batches by number; what was damaged, from where on none is packed; of all rows from
 the index alone samples, tokens, and what each target is counted by, (2 + targets,) int64."""
 
@@ -39,15 +42,19 @@ class Builder:
         """Streams that are given where they change alone."""
         return {t.name for s in self.corpus.manifest.sessions for t in s.streams if t.changes}
 
-    def build(self, batches: list[MicroBatch]) -> Built:
-        """What is damaged has position 0."""
+    def build(self, batches: list[MicroBatch], keep: Keep = lambda arrays: arrays) -> Built:
+        """What is damaged has position 0.
+
+        Args:
+            keep: Of a packed micro-batch, where it is to lie.
+        """
         packed, damage = [], []
         for number, rows in batches:
             windows = []
             for epoch, samples in rows:
                 self._read(epoch, samples, windows, damage)
             if not damage:
-                packed.append((number, self.packing.pack(windows)))
+                packed.append((number, keep(self.packing.pack(windows))))
         samples = np.concatenate([samples for _, rows in batches for _, samples in rows])
         index = self.corpus.records(samples)
         tokens, counts = self.packing.tokens(index), self.packing.counts(index)

@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import traceback
 import weakref
 from multiprocessing.connection import Connection
@@ -21,10 +20,9 @@ from multiprocessing.reduction import recv_handle, send_handle
 import numpy as np
 
 from ndt3_dist.data.builder import Builder, Built, MicroBatch
+from ndt3_dist.data.memories import Memories, arrays_in, mapped
 from ndt3_dist.errors import Ndt3DistError, RankFailed
 
-ALIGN = 64
-"""Bytes; each array begins at a multiple."""
 KEEP = {"MALLOC_TRIM_THRESHOLD_": f"{1 << 28}", "MALLOC_MMAP_THRESHOLD_": f"{1 << 28}"}
 """Let glibc keep the memory of a step for the next one."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -100,69 +98,6 @@ class _Process:
         return arrays_in(memory, layout), *rest
 
 
-class Memories:
-    """Memory that a process shares with its rank, used again once the rank has let go of it."""
-
-    def __init__(self):
-        self.all: list[mmap.mmap] = []
-        self.free: set[int] = set()
-
-    def take(self, size: int) -> tuple[int, int]:
-        """Number of one that has room for so many bytes; and its file, -1 where it is not new."""
-        for number in self.free:
-            if len(self.all[number]) >= size:
-                self.free.discard(number)
-                return number, -1
-        size = -(-max(size, 1) * 5 // 4 // mmap.PAGESIZE) * mmap.PAGESIZE  # steps differ a little
-        file = new_file(size)
-        self.all.append(mapped(os.dup(file), size))
-        return len(self.all) - 1, file
-
-
-def mapped(file: int, size: int) -> mmap.mmap:
-    """So many bytes of an open file, which is closed."""
-    try:
-        return mmap.mmap(file, size)
-    finally:
-        os.close(file)
-
-
-def arrays_in(memory, layout: list) -> list[tuple[int, dict[str, np.ndarray]]]:
-    """The arrays that lie in a memory, by micro-batch."""
-    return [
-        (number, {name: np.ndarray(shape, kind, memory, at) for name, kind, shape, at in arrays})
-        for number, arrays in layout
-    ]
-
-
-def laid_out(built: list[tuple[int, dict[str, np.ndarray]]]) -> tuple[list, int]:
-    """(name, type, shape, first byte) of each array by micro-batch; bytes of all."""
-    size, layout = 0, []
-    for number, arrays in built:
-        entries = []
-        for name, array in arrays.items():
-            if array.dtype.hasobject:
-                raise Ndt3DistError(
-                    f"data.workers > 1: the model packs Python objects as {name}; expected arrays "
-                    "of numbers"
-                )
-            entries.append((name, array.dtype, array.shape, size))
-            size += -(-array.nbytes // ALIGN) * ALIGN
-        layout.append((number, entries))
-    return layout, size
-
-
-def new_file(size: int) -> int:
-    """Memory of so many bytes as an open file without a name."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("ndt3_dist")
-    else:  # not on Linux
-        with tempfile.TemporaryFile() as made:
-            file = os.dup(made.fileno())
-    os.truncate(file, size)
-    return file
-
-
 def main() -> None:
     """A process: a builder, then rows without end, until its rank has gone."""
     connection, memories = Connection(int(sys.argv[1])), Memories()
@@ -180,20 +115,16 @@ def _answer(
     connection: Connection, builder: Builder, batches: list[MicroBatch], memories: Memories
 ) -> None:
     try:
-        built, *rest = builder.build(batches)
-        layout, size = laid_out(built)
-        number, file = memories.take(size)
-    except (Ndt3DistError, OSError) as e:
+        memories.begin()
+        layout, *rest = builder.build(batches, memories.put)
+    except Exception as e:
+        memories.give_up()
+        if not isinstance(e, Ndt3DistError | OSError):
+            e = RuntimeError(f"in a process that builds steps:\n{traceback.format_exc()}")
         connection.send(e)
         return
-    except Exception:
-        connection.send(RuntimeError(f"in a process that builds steps:\n{traceback.format_exc()}"))
-        return
-    memory = memories.all[number]
-    for (_, arrays), (_, copies) in zip(built, arrays_in(memory, layout), strict=True):
-        for name, array in arrays.items():
-            copies[name][...] = array
-    connection.send((layout, len(memory) if file >= 0 else 0, number, *rest))
+    number, file = memories.number, memories.file
+    connection.send((layout, len(memories.all[number]) if file >= 0 else 0, number, *rest))
     if file >= 0:
         send_handle(connection, file, os.getppid())
         os.close(file)

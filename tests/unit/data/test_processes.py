@@ -15,6 +15,7 @@ import pytest
 from streams import digest, make_streams, one_stream, walk
 
 from ndt3_dist.data import stream as stream_module
+from ndt3_dist.data.memories import Memories, arrays_in
 from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.processes import Processes
 from ndt3_dist.errors import Ndt3DistError, RankFailed
@@ -75,6 +76,26 @@ def test_memory_is_used_again_once_its_arrays_have_gone_and_not_before(corpus, t
     for name, array in packed[1].items():
         assert np.array_equal(held[0][1][name], array)
     processes.close()
+
+
+def test_a_step_larger_than_its_memory_moves_into_a_larger_one():
+    memories, sizes = Memories(), [10, 5000, 3, 70000, 2000]
+    for number in range(2):  # in a new one, then in one that the rank knows
+        memories.begin()
+        assert (memories.file >= 0) == (number == 0)
+        put = [
+            {"a": np.full(size, size), "b": np.full((size, 2), size % 7, "u1")} for size in sizes
+        ]
+        layout = list(enumerate(memories.put(arrays) for arrays in put))
+        found = arrays_in(memories.all[memories.number], layout)
+        for (_, ours), arrays in zip(found, put, strict=True):
+            assert all(np.array_equal(ours[name], arrays[name]) for name in arrays)
+        assert len(memories.all) == 1 + number
+        sizes = [8 * size for size in sizes]
+        memories.free.add(memories.number)
+    memories.begin()
+    memories.give_up()
+    assert memories.free == {0, 1}
 
 
 def test_a_process_that_ends_is_an_error_and_signals_that_stop_a_run_do_not_end_it(
