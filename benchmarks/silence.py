@@ -35,7 +35,7 @@ SPLITS = """splits=[
 TRAIN = "train.max_steps=150 validation.every_steps=75 checkpoint.every_steps=75 data.workers=1"
 COMMANDS = {
     "simulate": "data_prep/simulate.py {0}/nwb --sessions 3 --subjects 1 --minutes 4",
-    "simulate, other": "data_prep/simulate.py {0}/nwb2 --sessions 2 --subjects 1 --minutes 1 "
+    "simulate, other": "data_prep/simulate.py {0}/nwb2 --sessions 2 --subjects 1 --minutes 0.5 "
     "--seed 1",
     "preprocess, Ray": "data_prep/preprocess.py --recipe demo.yaml num_workers=2 source={0}/nwb "
     "out={0}/corpus SPLITS",
