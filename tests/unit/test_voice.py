@@ -182,8 +182,8 @@ def test_a_terminal_without_a_size_has_lines_for_bars(size, said):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, size)
     subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, timeout=60)
+    os.close(theirs)  # so that nobody waits where nothing was said
     text = os.read(ours, 10_000).decode()
     os.close(ours)
-    os.close(theirs)
     assert said in text
     assert ("so far" in text) == (size == (0, 0))
