@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -89,6 +90,8 @@ def main() -> None:
 def stamped(words: list[str], folder: str, tty: bool) -> list[tuple[float, str]]:
     """Run a program; seconds from its start and text of all that it puts out, and its end."""
     reading, writing = pty.openpty() if tty else os.pipe()
+    if tty:
+        termios.tcsetwinsize(writing, (24, 100))
     home = {"TORCH_EXTENSIONS_DIR": f"{folder}/operators", "DS_ACCELERATOR": "cpu"}
     began, found = time.monotonic(), []
     program = subprocess.Popen(

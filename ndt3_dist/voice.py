@@ -70,6 +70,16 @@ class Step:
         return f"{text}, {self.more}" if self.more else text
 
 
+def has_bars(stream) -> bool:
+    """Whether a stream is a terminal; one that has no size, as scripts make them, hides bars."""
+    if not stream.isatty():
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        return True
+
+
 def duration(seconds: float) -> str:
     """A time for people: 40 s, 12 min, 3.5 h."""
     if seconds < 99.5:
@@ -92,7 +102,7 @@ class Voice:
 
     def begin(self, step: Step) -> None:
         """Speak for a step from now on."""
-        if step.stream.isatty():
+        if has_bars(step.stream):
             step.show()
         with self.changed:
             step.began = self.clock()

@@ -2,8 +2,10 @@
 
 import io
 import os
+import pty
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -169,3 +171,19 @@ def test_a_thread_speaks_while_a_program_is_busy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("over\n", "busy: 0 s so far\n")
+
+
+@pytest.mark.parametrize(("size", "said"), [((24, 80), "busy: 00:00"), ((0, 0), "busy: 0 s so")])
+def test_a_terminal_without_a_size_has_lines_for_bars(size, said):
+    code = (
+        "import time\nfrom ndt3_dist import log, voice\nvoice.FIRST_S = voice.POLL_S = 0.01\n"
+        "with log.waiting('busy'):\n    time.sleep(0.3)"
+    )
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, size)
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, timeout=60)
+    os.close(theirs)  # so that nobody waits where nothing was said
+    text = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert said in text
+    assert ("so far" in text) == (size == (0, 0))
