@@ -105,8 +105,9 @@ class Corpus:
         if not self.first[-1]:
             there = ", ".join(dict.fromkeys(s.split for s in self.manifest.shards)) or "none"
             raise ManifestMismatch(
-                f"{self.path}: no window in split {' or '.join(splits)}, there are: {there}; the "
-                "manifest's `windows` say what was rejected and why"
+                f"{self.path}: no window in split {' or '.join(splits)}, there are: {there} "
+                "(--split of programs, data.fit of a fine-tune); the manifest's `windows` say what "
+                "was rejected and why"
             )
         self._firsts: list[int] = self.first.tolist()
         self._streams = self.manifest.members

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import ndt3_dist
 from ndt3_dist.config import PROJECT
-from ndt3_dist.errors import BadInput, ManifestMismatch
+from ndt3_dist.errors import BadInput, CheckpointCorrupt, ManifestMismatch
 from ndt3_dist.evaluate.online import OnlineDecoder, open_export, read_units
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.load import load_model
@@ -229,6 +229,11 @@ def test_what_cannot_be_prepared_or_fitted_is_one_line(corpus, tiny, tmp_path):
         ndt3_dist.fit(corpus, out=tmp_path / "f", model=tiny, train={"step": 3})
     with pytest.raises(BadInput, match="train is 3; expected its keys in a dict"):
         ndt3_dist.fit(corpus, out=tmp_path / "f", train=3)  # pyright: ignore
+
+
+def test_a_folder_that_is_no_export_is_said_to_be_none(tmp_path):
+    with pytest.raises(CheckpointCorrupt, match=r"none: no config\.json, so no export; make one"):
+        ndt3_dist.open_decoder(tmp_path / "none")
 
 
 def test_counts_of_other_channels_or_kinds_are_refused(export):
