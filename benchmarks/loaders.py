@@ -116,8 +116,9 @@ def joined(samples: list[dict]) -> tuple:
     """
     import torch
 
-    parts = [v for s in samples for v in s.values() if isinstance(v, bytes | np.ndarray)]
-    files = [v if isinstance(v, bytes) else npy_bytes(v) for v in parts]
+    kinds = bytes | memoryview | np.ndarray
+    parts = [v for s in samples for v in s.values() if isinstance(v, kinds)]
+    files = [npy_bytes(v) if isinstance(v, np.ndarray) else v for v in parts]
     data = torch.frombuffer(bytearray(b"".join(files)), dtype=torch.uint8)
     return data, [len(file) for file in files], len(files) // len(samples)
 
