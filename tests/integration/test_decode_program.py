@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -227,6 +228,8 @@ def test_the_program_refuses_bad_streams_and_arguments(run, recorded, export, tm
     refused(run(*stream, "--context", "-1", given="1\n"), "--context -1")
     refused(run(*stream, given=" ".join(["1"] * 400)), "max_channels 320")
     refused(run(*stream, "--session", "x", given="1\n"), "no session 'x'", recorded[1].id)
+    refused(run("--model", tmp_path, "--stdin", given="1\n"), "no config.json, so no export")
+    shutil.copy(export / "config.json", tmp_path)
     refused(run("--model", tmp_path, "--stdin", given="1\n"), "normalisation.json")
     recording = ["--model", export, "--recording"]
     refused(run(*recording, tmp_path / "no.nwb"), "no.nwb: no such file")
