@@ -1,4 +1,4 @@
-"""Memory without a name that a process and its rank have mapped: arrays in it are not copied."""
+"""Memory without a name that a process and its rank have both mapped."""
 
 import mmap
 import os

@@ -1,8 +1,8 @@
 """Processes that build micro-batches, for where one thread is not fast enough.
 
 Python runs one thread at a time, so that a second one only gets in the way. A process gets rows and
-gives their arrays back in memory without a name that both have mapped: nothing is copied on the
-way, and nothing is left behind when either is killed. It ends when its rank does.
+gives their arrays back in memory without a name that both have mapped: they are copied once, into
+it, and nothing is left behind when either is killed. It ends when its rank does.
 """
 
 import mmap
@@ -79,7 +79,7 @@ class _Process:
         self.free: list[int] = []
 
     def build(self, batches: list[MicroBatch]) -> Built:
-        free, self.free[:] = [*self.free], []
+        free = [self.free.pop() for _ in range(len(self.free))]  # others are added meanwhile
         try:
             self.connection.send((batches, free))
             found = self.connection.recv()

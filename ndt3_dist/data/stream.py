@@ -226,6 +226,7 @@ class Stream:
         finally:
             threads.close()
             if processes:
+                self.build = self.builder.build
                 processes.close()
             if fetcher:
                 fetcher.close()

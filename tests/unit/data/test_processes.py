@@ -51,9 +51,11 @@ def test_what_is_damaged_is_found_and_replaced_all_the_same(corpus, tiny_model, 
 
 
 def test_arrays_stay_when_their_step_and_the_processes_have_gone(corpus, tiny_model):
-    steps = one_stream(corpus, tiny_model, workers=2).steps(Cursor())
+    stream = one_stream(corpus, tiny_model, workers=2)
+    steps = stream.steps(Cursor())
     held = [step.batches[0][1]["spikes"] for step in islice(steps, 4)]
     steps.close()
+    assert not stream._build(0).damage  # by itself again
     gc.collect()
     plain = islice(one_stream(corpus, tiny_model, workers=0).steps(Cursor()), 4)
     for array, step in zip(held, plain, strict=True):
