@@ -62,6 +62,7 @@ MOST_FILES = 20
 LAZY = {
     "ray": {"prep/pool.py"},
     "wandb": {"train/run_metrics.py"},
+    "prometheus_client": {"train/run_metrics.py"},
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
     "huggingface_hub": {"checkpoint/hub.py"},
