@@ -96,10 +96,7 @@ class Writer:
             SaveFailed: One save too many has failed.
         """
         self.finish(last=False)
-        if self.rank == 0:
-            with contextlib.suppress(OSError, Ndt3DistError):
-                delete_step(self.run, step)
-        self.gather(None)  # nobody writes before the remains of an earlier attempt are gone
+        self.clear(step)
         tensors = {
             f"{kind}|{name}|{start}": copied(tensor) if self.background else on_host(tensor)
             for name, start, kinds in slices
@@ -110,6 +107,13 @@ class Writer:
         save.thread.start()
         if not self.background:
             self.finish(last=False)
+
+    def clear(self, step: int) -> None:
+        """Remove the remains of an earlier attempt, before anybody writes."""
+        if self.rank == 0:
+            with contextlib.suppress(OSError, Ndt3DistError):
+                delete_step(self.run, step)
+        self.gather(None)
 
     def commit(self) -> None:
         """Make the step exist; called when no rank is pending."""

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 DATA, FORWARD, BACKWARD, OPTIMISER = "data", "forward", "backward", "optimiser"
-COMMUNICATION, CHECKPOINT, OTHER = "communication", "checkpoint", "other"
-PHASES: tuple[str, ...] = DATA, FORWARD, BACKWARD, OPTIMISER, COMMUNICATION, CHECKPOINT, OTHER
-OWN = DATA, FORWARD, BACKWARD, OPTIMISER, CHECKPOINT
-"""Phases that are work of every rank alike. The first rank alone logs and commits in `other`."""
+COMMUNICATION, CHECKPOINT, COMMIT, OTHER = "communication", "checkpoint", "commit", "other"
+OWN: tuple[str, ...] = DATA, FORWARD, BACKWARD, OPTIMISER, CHECKPOINT
+"""Phases that are work of every rank alike. The first rank alone makes a checkpoint exist and
+deletes old ones, in `commit`, and writes metrics, in `other`."""
+PHASES = *OWN, COMMUNICATION, COMMIT, OTHER
 OUTSIDE = DATA, CHECKPOINT
 """Phases that a disk or a store may make slow for all ranks."""
 RATIO, SHARE, LEAST_S = 1.5, 0.1, 1.0
@@ -163,8 +164,9 @@ class SlowRanks:
     def _slow(self, rank: int, seconds: np.ndarray, phase: str, steps: int) -> str:
         own = seconds[:, PHASES.index(phase)] / steps
         if rank < 0:
-            share = np.median(own) * steps / np.median(seconds.sum(axis=1))
-            took = f"{short(np.median(own))} of each step, {share:.0%} of the time"
+            took = of_all(seconds, phase)
+            share = took / np.median(seconds.sum(axis=1))
+            took = f"{short(took / steps)} of each step, {share:.0%} of the time"
             return f"{self._who(rank)} slow at {phase}: {took}"
         others = short(np.median(np.delete(own, rank)))
         took = f"{short(own[rank])} of each step, the others {others}"
@@ -181,10 +183,15 @@ def slow_at(seconds: np.ndarray, phase: str) -> set[int]:
         waiting = np.median(np.delete(waited, rank)) - waited[rank]
         if own > RATIO * usual and own - usual > least and waiting > (own - usual) / 2:
             found.add(rank)
-    usual = np.median(spent)
-    if not found and phase in OUTSIDE and usual > max(LEAST_S, MOST * window):
+    if not found and phase in OUTSIDE and of_all(seconds, phase) > max(LEAST_S, MOST * window):
         found.add(-1)
     return found
+
+
+def of_all(seconds: np.ndarray, phase: str) -> float:
+    """Seconds of a phase that all ranks spend, or wait for the first to."""
+    own, first = seconds[:, PHASES.index(phase)], seconds[0, PHASES.index(COMMIT)]
+    return float(np.median(own) + (first if phase == CHECKPOINT else 0))
 
 
 def phase_metrics(seconds: np.ndarray, steps: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.engines.launcher import check_launch
-from ndt3_dist.engines.phases import COMMUNICATION
+from ndt3_dist.engines.phases import COMMIT, COMMUNICATION
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import FLASH, choose_body
 from ndt3_dist.model.flops import device_name
@@ -150,6 +150,8 @@ def _pretrain(
     gather_waiting = phases.timed(COMMUNICATION, gather)
     writer = Writer(folder, rank, world_size, gather_waiting, config.checkpoint.background)
     writer.moved = phases.moved
+    writer.clear = phases.timed(COMMIT, writer.clear)
+    writer.commit = phases.timed(COMMIT, writer.commit)
     store, hosts = open_store(rank, world_size, broadcast), gather(socket.gethostname())
     watch = RankWatch(rank, hosts, phases, store, train.slow_rank_s, train.hang_s, folder)
     parts = engine, stream, validation, writer, stop, watch

@@ -11,7 +11,7 @@ import torch
 import ndt3_dist
 from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import prune, steps_of
-from ndt3_dist.engines.phases import CHECKPOINT, COMMUNICATION
+from ndt3_dist.engines.phases import CHECKPOINT, COMMIT, COMMUNICATION
 from ndt3_dist.errors import Diverged, Ndt3DistError
 from ndt3_dist.train.ranks import broadcast
 from ndt3_dist.train.run import Run
@@ -94,6 +94,10 @@ class Saving:
     def _prune(self, state: RunState) -> None:
         if not self.run.is_first:
             return
+        with self.run.engine.phases.at(COMMIT):
+            self._prune_first(state)
+
+    def _prune_first(self, state: RunState) -> None:
         folder, kept = self.run.folder, self.run.config.checkpoint
         try:
             if not self.run.keep_best and state.best.step in steps_of(folder):

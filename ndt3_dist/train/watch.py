@@ -93,40 +93,61 @@ class RankWatch:
         self.watched = {0: others, 1: [0]}.get(rank, [])
         now = time.monotonic()
         self.own = Heartbeat("", self.doing, now, now, "", now)
+        self.value = f"0|0|{self.doing}"
+        self.heard: tuple[float, str, list[str]] = now, "", []  # when, verdict, of whom is watched
         self.beats = {r: Heartbeat("", "", now, now, "", now) for r in self.watched}
         self.said, self.ending = "", False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
+        self._talking = threading.Thread(target=self._talk, name="talk", daemon=True)
+        self._watching = threading.Thread(target=self._watch, name="watch", daemon=True)
+        for thread in (self._talking, self._watching):
+            thread.start()
 
     def close(self) -> None:
         """No more is watched; where the job is being ended, this does not return."""
         self._over.set()
-        self._thread.join(None if self.ending else 2 * BEAT_S)
+        self._watching.join(None if self.ending else 2 * BEAT_S)
+        self._talking.join(2 * BEAT_S)
 
-    def _run(self) -> None:
+    def _talk(self) -> None:
+        """Tell and ask the store. It may take for ever where its server stands still."""
+        others = [str(r) for r in self.watched]
+        while not self._over.wait(BEAT_S):
+            try:
+                self.store.set(str(self.rank), self.value)
+                verdict = self.store.get(VERDICT).decode() if self.hang_s else ""
+                values = self.store.multi_get(others) if others else []
+            except dist.DistNetworkError:
+                return  # the server has gone, and will not come back
+            except Exception:
+                continue
+            self.heard = time.monotonic(), verdict, [value.decode() for value in values]
+
+    def _watch(self) -> None:
         beat, before = 0, time.monotonic()
         while not self._over.wait(BEAT_S):
-            now = time.monotonic()
+            beat, now = beat + 1, time.monotonic()
             if now - before > 5 * BEAT_S + 5:  # this process was stopped itself, perhaps all were
                 for seen in (self.own, *self.beats.values()):
                     seen.renew(now)
-            beat += 1
+                self.heard = now, self.heard[1], self.heard[2]
+            before = now
             self._note(f"{beat}|{self.phases.moves}|{self._place()}", now)
-            try:
-                self.store.set(str(self.rank), f"{beat}|{self.own.moves}|{self.own.doing}")
-                if self.hang_s and (verdict := self.store.get(VERDICT).decode()):
-                    self._end(verdict)
-                if self.watched:
-                    self._look(now)
-                if self.hang_s and now - self.own.moves_since > self.hang_s:
-                    self._judge(now)
-            except Exception:  # the store's server is the first rank; it is gone or stands still
-                self._without_store(now)
-            else:
-                if self.watched and now - self.own.doing_since > self.slow_s:
-                    self._name(now)
-            before = time.monotonic()
+            heard, verdict, values = self.heard
+            for rank, value in zip(self.watched, values, strict=False):
+                self.beats[rank].take(value, now)
+            hangs = self.hang_s and now - self.own.moves_since > self.hang_s
+            if verdict:
+                self._end(verdict)
+            elif now - heard > 10 * BEAT_S:  # the store's server is the first rank
+                if self.rank == 1:
+                    self._say_once("rank 0 does not answer")
+                if hangs:
+                    self._end_without_store()
+            elif hangs:
+                self._judge(now)
+            elif self.watched and now - self.own.doing_since > self.slow_s:
+                self._name(now)
 
     def _place(self) -> str:
         phase = self.phases.now
@@ -138,16 +159,11 @@ class RankWatch:
         """What this rank does now."""
         since = self.own.doing_since
         self.own.take(value, now)
+        self.value = value
         if self.own.doing_since != since:
             if self.said:
                 say(f"on again after {now - since:.0f} s: {self.said}")
             self.said = ""
-
-    def _look(self, now: float) -> None:
-        for rank, value in zip(
-            self.watched, self.store.multi_get([str(r) for r in self.watched]), strict=True
-        ):
-            self.beats[rank].take(value.decode(), now)
 
     def _name(self, now: float) -> None:
         """Say whom this rank has waited for so long."""
@@ -164,16 +180,7 @@ class RankWatch:
         if self.rank == 0 or (self.rank == 1 and self._silent(now)):
             seen = {self.rank: self.own, **self.beats}
             why = hang_line(seen, self.hosts, now, self.hang_s)
-            self.store.compare_set(VERDICT, "", f"{self.rank}|{why}")
-
-    def _without_store(self, now: float) -> None:
-        if self._over.is_set():
-            return
-        if self.rank == 1:
-            self._say_once("rank 0 does not answer")
-        if self.hang_s and self.rank and now - self.own.moves_since > self.hang_s:
-            who = f"rank 0 (host {self.hosts[0]})"
-            self._end(f"1|{who} {SILENT}; nothing has gone on for {self.hang_s:g} s")
+            self._ask(lambda: self.store.compare_set(VERDICT, "", f"{self.rank}|{why}"))
 
     def _say_once(self, what: str) -> None:
         if not self.said:
@@ -199,6 +206,19 @@ class RankWatch:
         self._wait_for(able)
         self._ask(lambda: self.store.set(SAID, "1"))
         self._wait_for(2 * able - 1)
+        self._speak(why)
+
+    def _end_without_store(self) -> None:
+        """Each rank comes to it by itself; the second one speaks, while the others still stand."""
+        self.ending = True
+        why = f"rank 0 (host {self.hosts[0]}) {SILENT}; nothing has gone on for {self.hang_s:g} s"
+        keep_stacks(self.folder, self.rank, why)
+        if self.rank != 1:
+            time.sleep(2 * WRITE_S)
+            os._exit(1)
+        self._speak(why)
+
+    def _speak(self, why: str) -> None:
         say(f"error: {why}; where the threads of all ranks are: {self.folder}/faults")
         end_launcher()
         os._exit(1)

@@ -1,62 +1,15 @@
 """Four ranks of which one after the other is slow: each is named, and where; then one hangs."""
 
 import re
-import socket
-import time
 
-import psutil
-import pytest
-from launching import launch, log_of, losses, ranks_of, wait_for_steps
-from slowed import Slowed
-
-HOST = socket.gethostname()
-EVERY = 3
-WINDOWS = [
-    *("train.max_steps=100000", f"log.every_steps={EVERY}", f"checkpoint.every_steps={EVERY}"),
-    *("checkpoint.background=false", "checkpoint.keep_last=1", "train.slow_rank_s=3"),
-]
-
-
-@pytest.fixture
-def slowed(tmp_path, monkeypatch):
-    return Slowed(tmp_path / "slow", monkeypatch)
-
-
-def wait_for(said: str, folder, process, seconds=60.0) -> str:
-    """The log, once it says something that matches."""
-    deadline = time.monotonic() + seconds
-    while not re.search(said, log := log_of(folder)):
-        assert process.poll() is None, log
-        assert time.monotonic() < deadline, log
-        time.sleep(0.05)
-    return log
-
-
-def named_within_two_windows(slowed, folder, process, fault: str, said: str) -> None:
-    """Begin a fault; the line that names it comes after two windows that are wholly of it."""
-    slowed.tell(fault)
-    began = max(losses(folder))
-    log = wait_for(said, folder, process)
-    before = log[: re.search(said, log).start()]
-    last = int(re.findall(r"^step (\d+)/", before, re.M)[-1])
-    assert last - began <= 3 * EVERY + 1, log  # it begins within a window, which need not count
-
-
-def end_of_hang(process, folder, stopped=()) -> str:
-    """What a job says last that hangs, once all have ended; those that stand still are killed."""
-    log = wait_for(r"\nerror: .*\n", folder, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    for rank in stopped:
-        rank.kill()
-    assert process.wait(timeout=60) != 0
-    assert not psutil.wait_procs(family, timeout=60)[1]
-    log = log_of(folder)
-    return [line for line in log.splitlines() if line and not line.startswith("[")][-1]
+from launching import launch, log_of, ranks_of, wait_for_steps
+from slowed import EVERY, HOST, WINDOWS, Slowed, end_of_hang, named_within_two_windows, wait_for
 
 
 def test_ranks_that_are_slow_are_named_with_the_phase_and_a_hang_ends_the_job(
-    corpus, tmp_path, slowed
+    corpus, tmp_path, monkeypatch
 ):
+    slowed = Slowed(tmp_path / "slow", monkeypatch)
     process = launch(tmp_path, corpus, 4, [*WINDOWS, "train.hang_s=6"], wait=False)
     wait_for_steps(process, tmp_path, 2 * EVERY + 2)
     assert " slow" not in log_of(tmp_path)

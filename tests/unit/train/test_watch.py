@@ -122,7 +122,7 @@ def test_all_ranks_of_a_job_that_hangs_write_where_they_are_and_end(tmp_path, en
     for watch in watches:
         watch.doing = "step 9"
     for watch in watches:
-        watch._thread.join(20)
+        watch._watching.join(20)
     codes, lines = ended
     assert codes == [1, 1, 1]
     why = "rank 2 (host gpu06) has not moved from: step 9, forward; nothing has gone on for 0.5 s"
