@@ -12,9 +12,9 @@ from gpu_parts.common import (
     release,
     training_step,
 )
-from train_step import windows
 
 from ndt3_dist import log
+from ndt3_dist.model.example import windows
 from ndt3_dist.model.flops import step_flops
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokens import PackedTokens

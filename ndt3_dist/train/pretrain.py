@@ -26,7 +26,7 @@ from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather, num_hosts
 from ndt3_dist.train.run import Run
-from ndt3_dist.train.settings import change_line, changed, write_config
+from ndt3_dist.train.settings import as_begun, change_line, changed, fitted, write_config
 from ndt3_dist.train.start import (
     LOGS,
     agree,
@@ -80,11 +80,13 @@ def _pretrain(
         if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)
         if start:
+            config = as_begun(config, start)
             check_same(config, start)
         initial = InitialExport(init, config.model) if init and not start else None
     shown = config.log.level == "debug"
     rank, world_size, device = start_distributed(shown)
     with log.rank_0_first():
+        config = fitted(config, device)
         accumulation(config.train, world_size)
         body = attention_body(config, device)
         agree(config, corpus.manifest, start, initial)
