@@ -55,9 +55,9 @@ def rank(out: str, arguments: list[str]) -> None:
         return found
 
     def close_and_write(self):
-        process = psutil.Process()
-        own = self._talking.native_id, self._watching.native_id
-        cpu = sum(t.user_time + t.system_time for t in process.threads() if t.id in own)
+        process, own = psutil.Process(), (self._talking.native_id, self._watching.native_id)
+        on_cpu = [Path(f"/proc/self/task/{thread}/schedstat").read_text() for thread in own]
+        cpu = sum(int(text.split()[0]) for text in on_cpu) / 1e9
         clock, began = Phases(), time.perf_counter()
         for _ in range(100_000):
             with at(clock, FORWARD):
@@ -68,7 +68,8 @@ def rank(out: str, arguments: list[str]) -> None:
             Path(out).write_text(json.dumps({**found, "a_move": a_move}))
         close(self)
 
-    Phases.at, Loop.take_step, RankWatch.close = at_if_on, timed_step, close_and_write
+    Phases.at = at_if_on  # pyright: ignore[reportAttributeAccessIssue]
+    Loop.take_step, RankWatch.close = timed_step, close_and_write
     sys.argv = ["pretrain", *arguments]
     main()
 

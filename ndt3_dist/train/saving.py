@@ -72,7 +72,8 @@ class Saving:
             with run.engine.phases.at(CHECKPOINT):
                 run.writer.begin(state.step, run.engine.slices(), describe, stream)
         self.step, self.last = state.step, time.monotonic()
-        self._prune(state)  # the one before, or this one, has been committed
+        with run.engine.phases.at(COMMIT):
+            self._prune(state)  # the one before, or this one, has been committed
 
     def commit(self, state: RunState, last: bool = False) -> None:
         """Make the step that was written exist, and delete those that are no longer kept."""
@@ -82,7 +83,8 @@ class Saving:
                     self.run.writer.join()
                 self._still_ours()
             self.run.writer.finish(last)
-        self._prune(state)
+        with self.run.engine.phases.at(COMMIT):
+            self._prune(state)
 
     def _still_ours(self) -> None:
         """Raises, on all ranks, where another process has taken the folder over."""
@@ -94,10 +96,6 @@ class Saving:
     def _prune(self, state: RunState) -> None:
         if not self.run.is_first:
             return
-        with self.run.engine.phases.at(COMMIT):
-            self._prune_first(state)
-
-    def _prune_first(self, state: RunState) -> None:
         folder, kept = self.run.folder, self.run.config.checkpoint
         try:
             if not self.run.keep_best and state.best.step in steps_of(folder):
