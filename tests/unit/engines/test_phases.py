@@ -7,6 +7,7 @@ from ndt3_dist.engines import phases as phases_module
 from ndt3_dist.engines.phases import (
     BACKWARD,
     CHECKPOINT,
+    COMMIT,
     COMMUNICATION,
     DATA,
     FORWARD,
@@ -163,6 +164,15 @@ def test_a_disk_that_is_slow_for_all_is_nobodys_fault():
     slow.lines(save, 10)
     line = "warning: all ranks are slow at checkpoint: 2.9 s of each step, 76% of the time"
     assert slow.lines(save, 10) == [line]
+    save[:, PHASES.index(CHECKPOINT)] = 95.0, 60.0, 60.0
+    save[:, PHASES.index(COMMUNICATION)] = 0.0, 35.0, 35.0
+    assert slow_at(save, CHECKPOINT) == {0}  # nobody else is accused of what one does
+    save[:, PHASES.index(COMMUNICATION)] = 0.0
+    save[:, PHASES.index(CHECKPOINT)] = 4.0
+    save[:, PHASES.index(COMMIT)] = 9.0, 0.0, 0.0
+    assert slow_at(save, CHECKPOINT) == {-1}  # what all wait for the first rank to do
+    save[:, PHASES.index(CHECKPOINT)] = 30.0, 28.0, 29.0
+    save[:, PHASES.index(COMMIT)] = 0.0
     alone = SlowRanks(["a"])
     assert alone.lines(save[:1], 10) + alone.lines(save[:1], 10) == [
         "warning: rank 0 (host a) is slow at checkpoint: 3.0 s of each step, 77% of the time"
