@@ -122,6 +122,8 @@ class RankWatch:
             except Exception:
                 continue
             self.heard = time.monotonic(), verdict, [value.decode() for value in values]
+            if verdict:
+                return  # the store goes with the first rank, and torch prints what it misses
 
     def _watch(self) -> None:
         beat, before = 0, time.monotonic()
