@@ -40,7 +40,11 @@ def check_launch(ranks: int) -> None:
             f"--hostfile {told.hostfile}: no such file, so deepspeed would train on this host "
             "alone; give the path of a file with a line `HOST slots=N` a host, or no --hostfile"
         )
-    found = int(os.environ.get("WORLD_SIZE", "1"))
+    check_ranks(ranks, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def check_ranks(ranks: int, found: int) -> None:
+    """Refuse other ranks than `train.ranks`, where it says how many (0 = any number)."""
     if ranks and found != ranks:
         raise BadInput(
             f"train.ranks is {ranks}, {found} {'was' if found == 1 else 'were'} launched; see "

@@ -1,12 +1,16 @@
 """What a training step holds in a rank's memory, reckoned before there is one.
 
-States by a formula, a micro-batch from its operations: the very model is run forward and backward
-on tensors that have shapes and no memory, and the bytes that are alive are counted.
+States and what the engine does with gradients by formulas, a micro-batch from its operations: the
+very model, with fewer blocks, is run forward and backward on tensors that have shapes and no
+memory, and the bytes that are alive are counted.
 """
 
 import contextlib
+import functools
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -27,6 +31,8 @@ USABLE = 0.92
 """Share of a card that is planned with: the allocator leaves gaps."""
 MOST_TOKENS = 32768
 """Of a micro-batch: an H200 gained nothing by more (46.0 % of its peak; 44.7 % at half more)."""
+BUCKET = 500_000_000
+"""Numbers that DeepSpeed reduces at once: it takes their memory, whatever the model's size."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,10 @@ class Memory:
         masters: fp32 weights that AdamW steps.
         moments: AdamW's.
         gradients: fp32, that micro-batches add up in.
-        micro_batch: What its forward and backward pass hold at their peak.
+        activations: That blocks keep for the backward pass.
+        logits: What the heads and losses keep.
+        workspace: What else is there when most is: in the backward pass, or while gradients are
+            reduced, or while AdamW steps.
         context: Of the device's libraries.
     """
 
@@ -46,7 +55,9 @@ class Memory:
     masters: int
     moments: int
     gradients: int
-    micro_batch: int
+    activations: int
+    logits: int
+    workspace: int
     context: int
 
     @property
@@ -60,13 +71,48 @@ def memory_of(model: ModelConfig, train: TrainConfig, tokens: int, ranks: int, g
     Args:
         gpu: In bf16 with flash kernels and fused ones; else as on a CPU.
     """
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in NDT3(model).parameters())
+    parameters = count_parameters(model)
+    pieces = micro_batch(model, train.recompute, train.precision, gpu).of(tokens)
+    kept = pieces.activations + pieces.logits
+    most = kept + pieces.passing
+    peak = max(at_once(parameters, train, ranks, gpu, most))
+    kept = min(kept, peak)
+    logits = min(pieces.logits, kept)
     return Memory(
         **states(parameters, train, ranks),
-        micro_batch=micro_batch_bytes(model, train, tokens, gpu),
+        activations=kept - logits,
+        logits=logits,
+        workspace=peak - kept,
         context=CONTEXT if gpu else 0,
     )
+
+
+@functools.lru_cache
+def count_parameters(model: ModelConfig) -> int:
+    """Of the built model, without building it."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in NDT3(model).parameters())
+
+
+def at_once(
+    parameters: int, train: TrainConfig, ranks: int, gpu: bool, micro: int
+) -> tuple[int, int, int]:
+    """Bytes beside a rank's states in a backward pass, while gradients are reduced, in AdamW.
+
+    Args:
+        micro: Most that a micro-batch holds.
+    Source: counted in DeepSpeed 0.19.8 at 1, 2 and 4 ranks (benchmarks/plan_memory.py).
+    """
+    stage, size = train.zero_stage, 2 if train.precision == "bf16" else 4
+    own, weights = -(-parameters // ranks), size * parameters
+    # ZeRO-1 keeps gradients in the weights' type until they are added, ZeRO-3 what it gathered.
+    passing = {0: 0, 1: weights if size == 2 else 0, 2: 0, 3: weights}[stage]
+    bucket = {2: size * BUCKET, 3: 4 * BUCKET}.get(stage, 0)
+    reduced = {2: weights + 4 * parameters, 3: 2 * weights + 4 * parameters}.get(stage, 0)
+    step = 0 if train.offload else (4 if gpu else 8) * own  # its own gradients flat, square roots
+    if stage in (1, 3):
+        step += passing if stage == 1 else 4 * own + bucket
+    return micro + passing + bucket, reduced + bucket, step
 
 
 def states(parameters: int, train: TrainConfig, ranks: int) -> dict[str, int]:
@@ -90,28 +136,93 @@ def states(parameters: int, train: TrainConfig, ranks: int) -> dict[str, int]:
 
 def micro_batch_bytes(model: ModelConfig, train: TrainConfig, tokens: int, gpu: bool) -> int:
     """Bytes alive at the peak of the forward and backward pass of one micro-batch."""
-    found = {n: traced(model, train, n, gpu) for n in (2, 6)}
-    (few, at_few), (many, at_many) = found.values()
-    return int(few + (many - few) / (at_many - at_few) * (tokens - at_few))
+    found = micro_batch(model, train.recompute, train.precision, gpu).of(tokens)
+    return round(found.activations + found.logits + found.passing)
 
 
-def traced(config: ModelConfig, train: TrainConfig, count: int, gpu: bool) -> tuple[int, int]:
-    """Peak of a micro-batch of so many example windows beside weights and sums of gradients, and
-    its tokens."""
+@dataclass(frozen=True)
+class Pieces:
+    """Bytes of a micro-batch at its peak.
+
+    Attributes:
+        activations, logits: That the backward pass needs: of blocks, of heads and losses.
+        passing: More, for a moment.
+        tokens: Of the micro-batch.
+    """
+
+    activations: float
+    logits: float
+    passing: float
+    tokens: float
+
+    def towards(self, other: "Pieces", far: float) -> "Pieces":
+        """On the line from here (0) to another (1)."""
+        both = zip(astuple(self), astuple(other), strict=True)
+        return Pieces(*(a + far * (b - a) for a, b in both))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Two sizes of a micro-batch; others lie on their line."""
+
+    few: Pieces
+    many: Pieces
+
+    def of(self, tokens: int) -> Pieces:
+        far = (tokens - self.few.tokens) / (self.many.tokens - self.few.tokens)
+        found = self.few.towards(self.many, far)
+        return Pieces(*(max(0, round(n)) for n in astuple(found)))
+
+
+@functools.lru_cache
+def micro_batch(config: ModelConfig, recompute: bool, precision: str, gpu: bool) -> MicroBatch:
+    """What a micro-batch holds, by its tokens."""
+    return MicroBatch(*(all_layers(config, recompute, precision, n, gpu) for n in (2, 6)))
+
+
+def all_layers(config: ModelConfig, recompute: bool, precision: str, count: int, gpu: bool):
+    """`traced` of a model, from models with two and three of its blocks: all are alike."""
+    if config.layers <= 3:
+        return traced(config, recompute, precision, count, gpu)
+    two, three = (
+        traced(config.model_copy(update={"layers": n}), recompute, precision, count, gpu)
+        for n in (2, 3)
+    )
+    return two.towards(three, config.layers - 2)
+
+
+def traced(
+    config: ModelConfig, recompute: bool, precision: str, count: int, gpu: bool
+) -> Pieces:
+    """A micro-batch of so many example windows, beside weights and sums of gradients."""
     if gpu and config.attention not in LOOPS:
         config = config.model_copy(update={"attention": "auto"})
-    device = torch.device("meta" if gpu else "cpu")
+    device, kept = torch.device("meta" if gpu else "cpu"), []
     arrays = windows(config, count)
     with contextlib.nullcontext() if gpu else FakeTensorMode(), device:
         model = NDT3(config)
-        model.recompute = train.recompute
+        model.recompute = recompute
         for parameter in model.parameters():
-            if train.precision == "bf16":
+            if precision == "bf16":
                 parameter.data = parameter.data.bfloat16()
             parameter.register_post_accumulate_grad_hook(drop_gradient)
-        with Alive() as found:
-            model(PackedTokens.from_numpy(arrays, device), 1, 1).loss.backward()
-    return found.peak, len(arrays["time"])
+        with Alive() as found, patch.object(model, "features", noted(model.features, found, kept)):
+            loss = model(PackedTokens.from_numpy(arrays, device), 1, 1).loss
+            kept.append(found.now)
+            loss.backward()
+    blocks, all_kept = kept
+    return Pieces(blocks, all_kept - blocks, found.peak - all_kept, len(arrays["time"]))
+
+
+def noted(call: Callable, found: "Alive", kept: list[int]) -> Callable:
+    """A function that also notes what is alive when it has ended."""
+
+    def call_and_note(*args):
+        out = call(*args)
+        kept.append(found.now)
+        return out
+
+    return call_and_note
 
 
 def largest_micro_batch(
