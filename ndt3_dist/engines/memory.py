@@ -1,29 +1,20 @@
 """What a training step holds in a rank's memory, reckoned before there is one.
 
-States and what the engine does with gradients by formulas, a micro-batch from its operations: the
-very model, with fewer blocks, is run forward and backward on tensors that have shapes and no
-memory, and the bytes that are alive are counted.
+States and what the engine does with gradients by formulas, a micro-batch from its operations
+(`micro_memory`).
 """
 
-import contextlib
 import functools
-import weakref
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
-from unittest.mock import patch
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ndt3_dist.engines.engine_config import TrainConfig
+from ndt3_dist.engines.micro_memory import micro_batch
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.attention import LOOPS
-from ndt3_dist.model.example import windows
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokens import PackedTokens
 
 CONTEXT = 1 << 30
 """Bytes that a process on a GPU holds beside its tensors, for CUDA, NCCL and cuBLAS: a guess."""
@@ -33,6 +24,8 @@ MOST_TOKENS = 32768
 """Of a micro-batch: an H200 gained nothing by more (46.0 % of its peak; 44.7 % at half more)."""
 BUCKET = 500_000_000
 """Numbers that DeepSpeed reduces at once: it takes their memory, whatever the model's size."""
+GATHERED = 1_000_000_000
+"""Weights that its ZeRO-3 holds whole at most."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +66,8 @@ def memory_of(model: ModelConfig, train: TrainConfig, tokens: int, ranks: int, g
     """
     parameters = count_parameters(model)
     pieces = micro_batch(model, train.recompute, train.precision, gpu).of(tokens)
-    kept = pieces.activations + pieces.logits
-    most = kept + pieces.passing
-    peak = max(at_once(parameters, train, ranks, gpu, most))
-    kept = min(kept, peak)
-    logits = min(pieces.logits, kept)
+    logits, kept = round(pieces.logits), round(pieces.activations + pieces.logits)
+    peak = max(at_once(parameters, train, ranks, gpu, kept + round(pieces.passing)))
     return Memory(
         **states(parameters, train, ranks),
         activations=kept - logits,
@@ -87,9 +77,14 @@ def memory_of(model: ModelConfig, train: TrainConfig, tokens: int, ranks: int, g
     )
 
 
-@functools.lru_cache
 def count_parameters(model: ModelConfig) -> int:
     """Of the built model, without building it."""
+    key: Any = model  # frozen, so hashable, which is not seen by a type checker
+    return _count_parameters(key)
+
+
+@functools.lru_cache
+def _count_parameters(model: ModelConfig) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in NDT3(model).parameters())
 
@@ -101,18 +96,24 @@ def at_once(
 
     Args:
         micro: Most that a micro-batch holds.
-    Source: counted in DeepSpeed 0.19.8 at 1, 2 and 4 ranks (benchmarks/plan_memory.py).
+    Source: counted in DeepSpeed 0.19.8 at 1, 2 and 4 ranks (benchmarks/plan_memory.py), but for
+    models beyond BUCKET parameters and for `train.offload`: those by its code.
     """
-    stage, size = train.zero_stage, 2 if train.precision == "bf16" else 4
-    own, weights = -(-parameters // ranks), size * parameters
-    # ZeRO-1 keeps gradients in the weights' type until they are added, ZeRO-3 what it gathered.
-    passing = {0: 0, 1: weights if size == 2 else 0, 2: 0, 3: weights}[stage]
-    bucket = {2: size * BUCKET, 3: 4 * BUCKET}.get(stage, 0)
-    reduced = {2: weights + 4 * parameters, 3: 2 * weights + 4 * parameters}.get(stage, 0)
-    step = 0 if train.offload else (4 if gpu else 8) * own  # its own gradients flat, square roots
-    if stage in (1, 3):
-        step += passing if stage == 1 else 4 * own + bucket
-    return micro + passing + bucket, reduced + bucket, step
+    stage, in_bf16 = train.zero_stage, train.precision == "bf16"
+    own, size = -(-parameters // ranks), 2 if in_bf16 else 4
+    reduced = min(parameters, BUCKET)
+    # Its own gradients laid flat; on a CPU square roots besides.
+    step = 0 if train.offload else (4 if gpu else 8) * own
+    if stage == 0:
+        return micro, 4 * reduced, 0
+    if stage == 1 and in_bf16:  # gradients as the backward pass made them stay for a while
+        return micro + size * parameters, 0, size * parameters + step
+    if stage == 3:
+        gathered, bucket = size * min(parameters, GATHERED), 4 * BUCKET + (not in_bf16) * 4 * own
+        most = gathered + (8 - size) * reduced
+        return micro + gathered + bucket, most + bucket, 4 * own + step + bucket
+    bucket = size * BUCKET * (2 if train.overlap else 1)
+    return micro + bucket, (6 if in_bf16 else 4) * reduced + bucket, step
 
 
 def states(parameters: int, train: TrainConfig, ranks: int) -> dict[str, int]:
@@ -138,91 +139,6 @@ def micro_batch_bytes(model: ModelConfig, train: TrainConfig, tokens: int, gpu: 
     """Bytes alive at the peak of the forward and backward pass of one micro-batch."""
     found = micro_batch(model, train.recompute, train.precision, gpu).of(tokens)
     return round(found.activations + found.logits + found.passing)
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """Bytes of a micro-batch at its peak.
-
-    Attributes:
-        activations, logits: That the backward pass needs: of blocks, of heads and losses.
-        passing: More, for a moment.
-        tokens: Of the micro-batch.
-    """
-
-    activations: float
-    logits: float
-    passing: float
-    tokens: float
-
-    def towards(self, other: "Pieces", far: float) -> "Pieces":
-        """On the line from here (0) to another (1)."""
-        both = zip(astuple(self), astuple(other), strict=True)
-        return Pieces(*(a + far * (b - a) for a, b in both))
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Two sizes of a micro-batch; others lie on their line."""
-
-    few: Pieces
-    many: Pieces
-
-    def of(self, tokens: int) -> Pieces:
-        far = (tokens - self.few.tokens) / (self.many.tokens - self.few.tokens)
-        found = self.few.towards(self.many, far)
-        return Pieces(*(max(0, round(n)) for n in astuple(found)))
-
-
-@functools.lru_cache
-def micro_batch(config: ModelConfig, recompute: bool, precision: str, gpu: bool) -> MicroBatch:
-    """What a micro-batch holds, by its tokens."""
-    return MicroBatch(*(all_layers(config, recompute, precision, n, gpu) for n in (2, 6)))
-
-
-def all_layers(config: ModelConfig, recompute: bool, precision: str, count: int, gpu: bool):
-    """`traced` of a model, from models with two and three of its blocks: all are alike."""
-    if config.layers <= 3:
-        return traced(config, recompute, precision, count, gpu)
-    two, three = (
-        traced(config.model_copy(update={"layers": n}), recompute, precision, count, gpu)
-        for n in (2, 3)
-    )
-    return two.towards(three, config.layers - 2)
-
-
-def traced(
-    config: ModelConfig, recompute: bool, precision: str, count: int, gpu: bool
-) -> Pieces:
-    """A micro-batch of so many example windows, beside weights and sums of gradients."""
-    if gpu and config.attention not in LOOPS:
-        config = config.model_copy(update={"attention": "auto"})
-    device, kept = torch.device("meta" if gpu else "cpu"), []
-    arrays = windows(config, count)
-    with contextlib.nullcontext() if gpu else FakeTensorMode(), device:
-        model = NDT3(config)
-        model.recompute = recompute
-        for parameter in model.parameters():
-            if precision == "bf16":
-                parameter.data = parameter.data.bfloat16()
-            parameter.register_post_accumulate_grad_hook(drop_gradient)
-        with Alive() as found, patch.object(model, "features", noted(model.features, found, kept)):
-            loss = model(PackedTokens.from_numpy(arrays, device), 1, 1).loss
-            kept.append(found.now)
-            loss.backward()
-    blocks, all_kept = kept
-    return Pieces(blocks, all_kept - blocks, found.peak - all_kept, len(arrays["time"]))
-
-
-def noted(call: Callable, found: "Alive", kept: list[int]) -> Callable:
-    """A function that also notes what is alive when it has ended."""
-
-    def call_and_note(*args):
-        out = call(*args)
-        kept.append(found.now)
-        return out
-
-    return call_and_note
 
 
 def largest_micro_batch(
@@ -271,44 +187,3 @@ def too_large(needed: Memory, train: TrainConfig, row_tokens: int, card: int) ->
         f"micro-batches of {rows * row_tokens:,} tokens; use {', '.join(ways[:-1])} or {ways[-1]}, "
         "or more ranks"
     )
-
-
-def drop_gradient(parameter: torch.Tensor) -> None:
-    """What an engine does with it, once it is added to those before."""
-    parameter.grad = None
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that operators make, as long as somebody has them.
-
-    Attributes:
-        now, peak: Bytes.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):  # made outside, as weights are: not counted
-                self.see(tensor.untyped_storage(), False)
-        out = func(*args, **kwargs)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self.see(tensor.untyped_storage(), True)
-        return out
-
-    def see(self, storage: torch.UntypedStorage, counts: bool) -> None:
-        key, size = storage._cdata, storage.nbytes() if counts else 0
-        if key not in self.known:
-            self.known.add(key)
-            weakref.finalize(storage, self.gone, key, size)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-
-    def gone(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size

@@ -1,7 +1,7 @@
 """Picture files, png, svg or pdf by matplotlib: true and decoded traces (`evaluate --plot`), curves
 of a plan (`plan --picture`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ndt3_dist.pages.decoding import stretch
@@ -36,7 +36,7 @@ def save_traces(result: dict, path: Path, seconds: float = 20) -> None:
 
 
 def save_curves(
-    x: Sequence[float], curves: dict[str, Sequence[float]], of_x: str, title: str, path: Path
+    x: Sequence[float], curves: Mapping[str, Sequence[float]], of_x: str, title: str, path: Path
 ) -> None:
     """Draw one curve below the other over one x, both by factors; shares as they are.
 

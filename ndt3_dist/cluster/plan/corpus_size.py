@@ -1,4 +1,4 @@
-"""How much there is to train on: a corpus by its manifest, or so many hours of assumed recordings."""
+"""How much there is to train on: a corpus by its manifest, or hours of assumed recordings."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,9 @@
 """What ranks send each other in a step, and how long it takes.
 
-Volumes are those of DeepSpeed as `engines.engine` sets it up: gradients summed in fp32, nothing
-hidden behind computing in stages 0 to 2 (`overlap_comm` is off), all that fits behind it in stage
-3. Times are those of a ring, at a share of what a link is sold as.
+Volumes are those of DeepSpeed as `engines.engine` sets it up, as a benchmark counted them on two
+ranks: gradients summed in fp32, nothing hidden behind computing in stages 0 to 2 (but with
+`train.overlap` in stage 2), all that fits behind it in stage 3. Times are those of a ring, at a
+share of what a link is sold as.
 """
 
 import math
@@ -31,6 +32,9 @@ NETWORKS = {
 NVLINK = "nvlink"
 REACHED = 0.8
 """Share of a link that a collective reaches (assumed)."""
+KEPT = 500_000_000
+"""Parameters that ZeRO-3 does not gather again for the backward pass: half of DeepSpeed's
+`max_reuse_distance`, on the way to the loss and back. Counted at 45M and 350M alone."""
 LATENCY_S = 20e-6
 """Of one collective for each doubling of ranks (assumed)."""
 
@@ -44,12 +48,14 @@ class Volume:
         bytes: Of the whole tensor.
         times: In a step.
         passes: Of the bytes along the ring: 2 to sum for all, 1 to gather or to scatter.
+        hidden: Whether it goes on while the rank computes.
     """
 
     what: str
     bytes: int
     times: int
     passes: int
+    hidden: bool = False
 
 
 def volumes(parameters: int, train: TrainConfig, accumulation: int) -> list[Volume]:
@@ -57,11 +63,13 @@ def volumes(parameters: int, train: TrainConfig, accumulation: int) -> list[Volu
     weights = (2 if train.precision == "bf16" else 4) * parameters
     sums, stage = 4 * parameters, train.zero_stage
     if stage == 3:
+        again = max(0, weights - weights // parameters * KEPT)
         return [
-            Volume("gather weights, forward and backward", weights, 2 * accumulation, 1),
-            Volume("sum and scatter gradients (fp32)", sums, accumulation, 1),
+            Volume("gather weights", weights + again, accumulation, 1, True),
+            Volume("sum and scatter gradients (fp32)", sums, accumulation, 1, True),
         ]
-    found = [Volume("sum gradients (fp32)", sums, accumulation if stage == 2 else 1, 2)]
+    times, hidden = accumulation if stage == 2 else 1, stage == 2 and train.overlap
+    found = [Volume("sum gradients (fp32)", sums, times, 2, hidden)]
     if stage:
         found.append(Volume("gather the new weights", weights, 1, 1))
     return found
@@ -114,13 +122,11 @@ class Exchange:
         sent: Bytes that a rank sends, along the ring.
         seconds: That it takes.
         exposed: Of those, not behind computing.
-        hidden: Whether there is anything behind computing at all.
     """
 
     sent: int
     seconds: float
     exposed: float
-    hidden: bool
 
 
 def exchange(
@@ -128,7 +134,8 @@ def exchange(
 ) -> Exchange:
     """What is sent in a step that computes for so long."""
     parts = volumes(parameters, train, accumulation)
-    took, share = sum(map(fabric.seconds, parts)), (fabric.gpus - 1) / fabric.gpus
+    share = (fabric.gpus - 1) / fabric.gpus
     sent = round(sum(v.passes * v.bytes * v.times * share for v in parts))
-    hidden = train.zero_stage == 3
-    return Exchange(sent, took, max(0.0, took - computing_s) if hidden else took, hidden)
+    hidden = sum(fabric.seconds(v) for v in parts if v.hidden)
+    took = sum(map(fabric.seconds, parts))
+    return Exchange(sent, took, took - min(hidden, computing_s))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ndt3_dist.cluster.plan.corpus_size import CorpusSize
-from ndt3_dist.cluster.plan.course import Cluster, fitting
+from ndt3_dist.cluster.plan.run_length import Cluster, fitting
 from ndt3_dist.config import load_config, parse_scalar, read_values, set_key
 from ndt3_dist.engines.engine import accumulation
 from ndt3_dist.engines.launcher import check_ranks
@@ -59,12 +59,10 @@ def load(path: Path, overrides: Sequence[str]) -> tuple[PretrainConfig, list[Pro
 def repairs(values: dict) -> list[str]:
     """Overrides for what sections of a config contradict in each other."""
     train, validation = values.get("train") or {}, values.get("validation") or {}
-    ways, numbers = [], (train.get("global_batch"), train.get("micro_batch", 1))
-    if all(isinstance(n, int) and n > 0 for n in numbers):
-        batch, micro = numbers
-        if batch % micro:
-            best = max(n for n in range(1, min(batch, micro) + 1) if batch % n == 0)
-            ways.append(f"train.micro_batch={best}")
+    ways, batch, micro = [], train.get("global_batch"), train.get("micro_batch", 1)
+    if isinstance(batch, int) and isinstance(micro, int) and 0 < micro and 0 < batch % micro:
+        best = max(n for n in range(1, min(batch, micro) + 1) if batch % n == 0)
+        ways.append(f"train.micro_batch={best}")
     if validation.get("patience") and not validation.get("every_steps"):
         ways.append("validation.every_steps=250")
     if train.get("zero_stage") == 0 and (
@@ -203,6 +201,19 @@ def doubts(config: PretrainConfig, size: CorpusSize, gpus: int):
             "windows: some lanes walk parts of one block",
             False,
             (f"data.block_samples={max(1, size.windows // data.lanes)}",),
+        )
+    if train.overlap and train.zero_stage == 1 and train.precision == "bf16":
+        yield (
+            "train.overlap does nothing in ZeRO-1 with bf16: DeepSpeed adds gradients after the "
+            "last backward pass",
+            False,
+            ("train.overlap=false",),
+        )
+    if train.fp8 != "off":
+        yield (
+            f"train.fp8 {train.fp8}: its speed and memory were measured nowhere; reckoned as bf16",
+            False,
+            (),
         )
     if gpus & (gpus - 1) and train.precision == "bf16":
         yield (

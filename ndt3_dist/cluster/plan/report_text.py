@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ndt3_dist.cluster.plan.corpus_size import CorpusSize
-from ndt3_dist.cluster.plan.course import Cluster, Course, efficiency
 from ndt3_dist.cluster.plan.network import NVLINK, volumes
 from ndt3_dist.cluster.plan.problems import Problem
+from ndt3_dist.cluster.plan.run_length import Cluster, Course, efficiency
 from ndt3_dist.cluster.plan.speed import SLOWER, work_of
 from ndt3_dist.cluster.plan.stored import Fetched, Kept
 from ndt3_dist.engines.memory import USABLE, count_parameters, largest_micro_batch, memory_of
@@ -61,7 +61,7 @@ def network_rows(
             for name in networks
         }
         said = "; ".join(f"{v.what}, x{v.times}" for v in parts)
-        exposed = "beyond computing" if stage == 3 else "all"
+        exposed = " + ".join("beyond computing" if v.hidden else "all" for v in parts)
         rows.append(
             {"ZeRO": stage, "GB sent": f"{sent / GB:.2f}", **took, "exposed": exposed, "what": said}
         )
@@ -110,7 +110,8 @@ def run_lines(config: PretrainConfig, size: CorpusSize, cluster: Cluster, course
     )  # fmt: skip
     joined = "one host" if course.nodes == 1 else f"{course.nodes} hosts of {cluster.per_node}"
     kind = cluster.network if course.nodes > 1 and cluster.network != NVLINK else "NVLink or PCIe"
-    part = "beyond what computing hides" if net.hidden else "all of it exposed"
+    hides = net.exposed < net.seconds
+    part = "what computing does not hide" if hides else "all of it exposed"
     cost = f", cost {course.cost:,.0f}" if course.cost is not None else ""
     tokens = course.steps * train.global_batch * config.data.row_tokens * size.fill
     return [
@@ -131,7 +132,7 @@ def store_lines(config: PretrainConfig, found: Fetched, saved: Kept, rate: float
     own = "shards of its own" if found.own_shards else "nearly all shards (data.lanes)"
     room = config.data.cache_gb * 1e9
     fits = "all of them fit" if found.for_all <= room else (
-        f"{'enough for' if found.at_once <= room else 'LESS THAN'} what is read at once, not for all"
+        f"{'enough for' if found.at_once <= room else 'less than'} what is read at once"
     )  # fmt: skip
     return [
         f"from s3://, each host: {own}, {found.bytes / GB:,.1f} GB in {found.requests:,} GETs an "
@@ -153,4 +154,3 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
         way = f"\n    nearest: {' '.join(problem.instead)}" if problem.instead else ""
         lines.append(f"  {'refused' if problem.refused else 'note'}: {problem.said}{way}")
     return lines
-

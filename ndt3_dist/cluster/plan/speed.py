@@ -17,7 +17,7 @@ PRODUCTS, MEMORY = 0.79, 0.86
 ATTENTION, ATTENTION_MOST = 0.35, 131e12
 """Needed FLOP/s of flash attention: a share of the peak, up to what the H200 did with kernels of
 Ampere."""
-OF_BLOCK, OF_ENDS = 117, 143
+OF_BLOCK, OF_ENDS = 117, 135
 """Bytes moved a token and feature: in each block, in embedding, heads and losses together, by our
 fused kernels (benchmarks/results/roofline_*)."""
 KERNELS_BLOCK, KERNELS_ENDS, GAP_S = 42, 105, 2e-6

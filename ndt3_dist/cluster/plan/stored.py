@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ndt3_dist.cluster.plan.corpus_size import CorpusSize
-from ndt3_dist.cluster.plan.course import Cluster, Course
+from ndt3_dist.cluster.plan.run_length import Cluster, Course
 from ndt3_dist.shards.cache import PIECE
 from ndt3_dist.train.pretrain_config import PretrainConfig
 

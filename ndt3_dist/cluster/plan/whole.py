@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ndt3_dist.cluster.plan.corpus_size import CorpusSize
-from ndt3_dist.cluster.plan.course import Cluster, Course, course_of, curve, efficiency, fitting
 from ndt3_dist.cluster.plan.network import NETWORKS, NVLINK
 from ndt3_dist.cluster.plan.problems import Problem, problems, with_ways
 from ndt3_dist.cluster.plan.report_text import (
@@ -17,6 +16,7 @@ from ndt3_dist.cluster.plan.report_text import (
     run_lines,
     store_lines,
 )
+from ndt3_dist.cluster.plan.run_length import Cluster, Course, course_of, curve, efficiency, fitting
 from ndt3_dist.cluster.plan.speed import work_of
 from ndt3_dist.cluster.plan.stored import Fetched, Kept, fetched, kept
 from ndt3_dist.engines.memory import count_parameters, memory_of
@@ -147,7 +147,5 @@ def as_json(plan: Plan) -> dict:
         "course": asdict(course),
         "store": asdict(plan.fetched) if plan.fetched else None,
         "checkpoints": asdict(plan.kept) if plan.kept else None,
-        "curve": [
-            {**asdict(c), "efficiency": efficiency(c, plan.courses)} for c in plan.courses
-        ],
+        "curve": [{**asdict(c), "efficiency": efficiency(c, plan.courses)} for c in plan.courses],
     }

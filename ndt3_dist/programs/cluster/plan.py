@@ -1,4 +1,4 @@
-"""Say before a run what it will take: memory, network, hours, cost, and what its config contradicts.
+"""Say before a run what it takes: memory, network, hours, cost, contradictions of its config.
 
 No GPU and no data: a corpus is known by its manifest (--corpus), or assumed to be so many hours.
 docs/cluster.md has the formulas.
@@ -57,7 +57,9 @@ def parser_of(cards: list[str], networks: list[str]) -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True, help="YAML file or name of a shipped config")
-    parser.add_argument("--gpu", required=True, choices=cards, metavar="CARD", help=", ".join(cards))
+    parser.add_argument(
+        "--gpu", required=True, choices=cards, metavar="CARD", help=", ".join(cards)
+    )
     parser.add_argument("--gpus", type=count, help="in all; or --deadline or --budget")
     parser.add_argument("--per-node", type=count, default=8, help="GPUs of a host (default: 8)")
     parser.add_argument(
@@ -94,8 +96,8 @@ def main() -> None:
     if args.budget and not args.price:
         parser.error("--budget needs --price, what an hour of one GPU costs")
     from ndt3_dist.cluster.plan.corpus_size import of_corpus, of_hours
-    from ndt3_dist.cluster.plan.course import Cluster, to_rent
     from ndt3_dist.cluster.plan.problems import load
+    from ndt3_dist.cluster.plan.run_length import Cluster, to_rent
     from ndt3_dist.cluster.plan.whole import Plan, as_json, as_text
 
     config, wrong = load(find_file(args.config, "configs"), args.overrides)
@@ -103,9 +105,7 @@ def main() -> None:
         size = of_corpus(config, args.corpus or config.data.corpus)
     else:
         size = of_hours(config, args.hours or 2000, args.channels, args.covariates)
-    cluster = Cluster(
-        args.gpu, args.gpus or 1, args.per_node, args.network, args.mfu, args.price
-    )
+    cluster = Cluster(args.gpu, args.gpus or 1, args.per_node, args.network, args.mfu, args.price)
     if not args.gpus:
         chosen = to_rent(config, size, cluster, args.deadline, args.budget)
         cluster = replace(cluster, gpus=chosen.gpus)
