@@ -60,7 +60,7 @@ def repairs(values: dict) -> list[str]:
     """Overrides for what sections of a config contradict in each other."""
     train, validation = values.get("train") or {}, values.get("validation") or {}
     ways, batch, micro = [], train.get("global_batch"), train.get("micro_batch", 1)
-    if isinstance(batch, int) and isinstance(micro, int) and 0 < micro and 0 < batch % micro:
+    if isinstance(batch, int) and isinstance(micro, int) and micro > 0 and batch % micro > 0:
         best = max(n for n in range(1, min(batch, micro) + 1) if batch % n == 0)
         ways.append(f"train.micro_batch={best}")
     if validation.get("patience") and not validation.get("every_steps"):

@@ -36,7 +36,10 @@ SHIPPED = sorted(p.name for p in (PROJECT / "configs").glob("*.yaml"))
 SAID = {BIG: 354_165_761, BASE: 44_919_649}
 """Of upstream's models."""
 GIB = 2**30
-ON_A_CPU = [(BASE, 1, 4015, 2156), (BASE, 2, 4015, 2973), (BASE, 3, 4015, 4111)]
+ON_A_CPU = [
+    *((BASE, 1, 4015, 2156), (BASE, 2, 4015, 2973), (BASE, 3, 4015, 4111)),
+    (BIG, 1, 803, 6375),
+]
 """Config, ZeRO stage, tokens and MB of a rank of two: benchmarks/results/plan_memory_*.txt."""
 ROOFLINE = [
     (BIG, "a100-40gb", 16060, 209.9),
@@ -77,7 +80,7 @@ def test_a_deep_model_is_reckoned_from_shallow_ones(tiny_model, gpu):
 def test_a_rank_holds_what_deepspeed_allocated(file, stage, tokens, megabytes):
     config = config_of(file, f"train.zero_stage={stage}")
     found = memory_of(config.ndt3, config.train, tokens, 2, gpu=False)
-    assert found.total / 1e6 == pytest.approx(megabytes, rel=0.05)
+    assert found.total / 1e6 == pytest.approx(megabytes, rel=0.03)
 
 
 def test_parts_add_up_and_a_small_micro_batch_leaves_other_moments_the_highest():
@@ -156,11 +159,16 @@ def test_a_course_is_consistent_in_itself():
     assert course.hours == pytest.approx(
         (course.steps * course.step_s + course.validation_s) / 3600
     )
+    share = 2048 * 803 / (3072 * 4096 * size.fill)  # of a step's tokens, forward alone
+    times = course.steps // 250
+    assert course.validation_s == pytest.approx(times * share * course.computing_s / 3)
     assert (course.gpu_hours, course.cost) == (32 * course.hours, 48 * course.hours)
     flops = course.tokens_per_s * work_of(config.ndt3, size.window).needed
     assert course.mfu == pytest.approx(flops / 32 / 312e12)
     assert size.tokens == 3_600_000 * 803  # of 2 s, with 192 channels and 2 covariates
     assert size.rows == pytest.approx(3_600_000 / 5, rel=0.001)  # five windows fit a row
+    # Without covariates: neural tokens, an empty constraint and an absent return.
+    assert of_hours(config, 1, 96, 0).window.tokens == 302
     short = course_of(config_of(BIG, "train.max_steps=7"), size, cluster)
     assert (short.steps, short.step_s) == (7, course.step_s)
 
