@@ -9,10 +9,13 @@ from ndt3_dist.cluster.search.space import Domain, Space
 from ndt3_dist.data.order import generator, seed_of
 from ndt3_dist.errors import BadInput
 
+AT_RANDOM = 4
+"""Trials of a bayes, at least, that are drawn as in a random search."""
+
 
 def next_setting(space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
     """Of the trial behind those that are known."""
-    if space.method == "bayes":
+    if space.method == "bayes" and len(trials) >= max(AT_RANDOM, len(space.space) + 2):
         return _likely(space, trials)
     return space.setting(len(trials))
 
@@ -36,7 +39,7 @@ def _likely(space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = seed_of("search", space.draw, len(trials)) % (1 << 32)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(4, len(space.space) + 2))
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
     study = optuna.create_study(sampler=sampler, direction=f"{space.direction}imize")
     domains = space.domains
     kinds: dict[str, Any] = {key: _distribution(domain) for key, domain in domains.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import ValidationError
 
 from ndt3_dist import plain_yaml
 from ndt3_dist.cluster.search.space import Space
@@ -158,15 +159,28 @@ def check_space(base: Base, space: Space, init: str | None, where: str) -> None:
                 try:
                     base.config({key: value}, where)
                 except BadInput as e:
-                    said[str(e).removeprefix(f"{where}: ")] = None
-    if not said and space.method in ("grid", "random", "asha", "pbt"):
-        for number in range(min(space.number, 1000)):  # these are known beforehand: each as a whole
+                    if _is_of(e, key):
+                        said[str(e).removeprefix(f"{where}: ")] = None
+    if not said and space.method != "bayes":  # settings are known beforehand, each as a whole
+        for number in range(min(space.number, 1000)):
             try:
                 base.config(space.setting(number), where)
             except BadInput as e:
                 said[str(e).removeprefix(f"{where}: ")] = None
     if said:
         raise BadInput(f"{where}: {'; '.join(said)}")
+
+
+def _is_of(refusal: BadInput, key: str) -> bool:
+    """Whether a value is refused by itself, and not in the company of the base's others."""
+    if not isinstance(refusal.__cause__, ValidationError):
+        return True
+    place = key.split(".")
+    for error in refusal.__cause__.errors():
+        found = [str(part) for part in error["loc"]]
+        if found[: len(place)] == place or (found and error["type"] == "extra_forbidden"):
+            return True
+    return False
 
 
 def _of_method(base: Base, space: Space, key: str) -> str:
