@@ -49,9 +49,7 @@ SAVE_EVERY_S = 300.0
 """Least time between two checkpoints: what a kill may cost. Shorter fine-tunes save nothing."""
 
 
-def finetune(
-    config: TuneConfig, init: str | None, scratch: bool = False, until: int = 0
-) -> dict:
+def finetune(config: TuneConfig, init: str | None, scratch: bool = False, until: int = 0) -> dict:
     """Fit a decoder; writes RUN/metrics.jsonl (a refit RUN/refit/metrics.jsonl) and RUN/export.
 
     Args:

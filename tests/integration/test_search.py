@@ -14,7 +14,6 @@ from forks import run_program
 from small_corpus import make_recording, write_corpus
 
 from ndt3_dist.data.order import generator
-from ndt3_dist.shards.corpus import Corpus
 
 pytest.importorskip("pyarrow", reason="Ray Tune needs pyarrow: pip install ndt3_dist[search]")
 
@@ -77,7 +76,8 @@ def place(tmp_path_factory) -> Path:
     config["run"] = {**CONFIG["run"], "dir": str(folder / "runs")}
     (folder / "t.yaml").write_text(yaml.safe_dump(config))
     for method, space in SEARCHES.items():
-        (folder / f"{method}_space.yaml").write_text(yaml.safe_dump({"method": method, **space}))
+        text = yaml.safe_dump({"method": method, **space}, sort_keys=False)
+        (folder / f"{method}_space.yaml").write_text(text)
     return folder
 
 
@@ -96,9 +96,14 @@ def said(place) -> str:
     return done.stdout + done.stderr
 
 
-def lines(place: Path, method: str) -> list[dict]:
+def lines(place: Path, method: str, key: str = "trial") -> list[dict]:
+    """Of trials.jsonl, those with a key."""
     found = (place / method / "trials.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in found]
+    return [line for line in map(json.loads, found) if key in line]
+
+
+def scores_of(place: Path, method: str, trial: int) -> list[float]:
+    return next(x["scores"] for x in lines(place, method, "scores") if x["trial"] == trial)
 
 
 @pytest.mark.parametrize("method", SEARCHES)
@@ -110,23 +115,27 @@ def test_each_method_finds_the_planted_learning_rate(place, said, method):
     assert "best validation val_r2 so far" in page
 
 
-def test_one_search_by_bayes_leaves_what_is_drawn_at_random(place, said):
-    """Its first settings do not depend on scores, those that follow do."""
-    asked = [line["settings"]["optim.lr"] for line in lines(place, "bayes") if "settings" in line]
-    assert len(asked) == len({*asked}) == 7
+def test_bayes_begins_as_a_random_search_and_leaves_it(place, said):
+    asked, random = (
+        [x["settings"]["optim.lr"] for x in lines(place, method, "settings")]
+        for method in ("bayes", "random")
+    )
+    assert asked[:4] == random
+    assert len({*asked}) == 7
 
 
 def test_settings_that_lag_behind_end_early(place, said):
-    ends = {x["trial"]: x["ended"] for x in lines(place, "asha") if "ended" in x}
-    steps = {n: [x["step"] for x in lines(place, "asha") if x["trial"] == n and "step" in x] for n in ends}
+    ends = {x["trial"]: x["ended"] for x in lines(place, "asha", "ended")}
     assert "stopped" in ends.values()
-    assert all(steps[n][-1] == 60 for n, end in ends.items() if end == "done")
-    assert all(steps[n][-1] < 60 for n, end in ends.items() if end == "stopped")
-    assert not any((place / "asha" / f"trials/{n:04d}/seed0/export").exists() for n in ends if ends[n] == "stopped")
+    for number, ended in ends.items():
+        steps = [x["step"] for x in lines(place, "asha", "step") if x["trial"] == number]
+        assert (steps[-1] == 60) == (ended == "done")
+        run = place / "asha" / f"trials/{number:04d}/seed0"
+        assert (run / "export").exists() == (ended == "done")
 
 
 def test_the_worst_of_a_population_go_on_from_copies_of_the_best(place, said):
-    moved = [x for x in lines(place, "pbt") if "from" in x]
+    moved = lines(place, "pbt", "from")
     assert [m["step"] for m in moved] == [20, 40]
     settings = {x["trial"]: x["settings"] for x in lines(place, "pbt")[:4]}
     for move in moved:
@@ -134,8 +143,8 @@ def test_the_worst_of_a_population_go_on_from_copies_of_the_best(place, said):
         assert after in (pytest.approx(0.8 * before), pytest.approx(1.25 * before), 1.0)
         settings[move["trial"]] = move["settings"]
     last = moved[-1]
-    metrics = [place / "pbt" / f"trials/{last[k]:04d}/seed0/metrics.jsonl" for k in ("trial", "from")]
-    copy, original = (path.read_text().splitlines() for path in metrics)
+    runs = [place / "pbt" / f"trials/{last[key]:04d}/seed0" for key in ("trial", "from")]
+    copy, original = ((run / "metrics.jsonl").read_text().splitlines() for run in runs)
     assert copy[:40] == original[:40]
     assert len(copy) == len(original) == 60
     assert copy[40:] != original[40:]
@@ -143,21 +152,21 @@ def test_the_worst_of_a_population_go_on_from_copies_of_the_best(place, said):
 
 def test_a_setting_that_dies_is_named_and_the_rest_goes_on(place, said):
     """Its model has one covariate, and the session two."""
-    ends = {x["trial"]: x for x in lines(place, "grid") if "ended" in x}
-    assert [ends[n]["ended"] for n in range(6)] == ["failed", "done"] * 3
+    ends = {x["trial"]: x for x in lines(place, "grid", "ended")}
+    assert [ends[n]["ended"] for n in range(6)] == ["done", "failed"] * 3
     error = "seed 0: session t-S-03 has 2 covariates; model.behavior_dim is 1"
-    assert ends[0]["error"] == error
-    assert f"failed: {error} ({place / 'grid' / 'trials' / '0000'})" in said
+    assert ends[1]["error"] == error
+    assert f"failed: {error} ({place / 'grid' / 'trials' / '0001'})" in said
 
 
 def test_seeds_are_no_hyperparameters(place, said):
     """Each setting has both; nothing else of their configs differs."""
-    folder = place / "grid" / "trials" / "0003"
+    folder = place / "grid" / "trials" / "0002"
     first, second = (yaml.safe_load((folder / f"seed{n}.yaml").read_text()) for n in (0, 1))
     assert (first["run"].pop("seed"), second["run"].pop("seed")) == (0, 1)
     assert (first["run"].pop("name"), second["run"].pop("name")) == ("seed0", "seed1")
     assert first == second
-    scores = next(x["scores"] for x in lines(place, "grid") if x["trial"] == 3 and "scores" in x)
+    scores = scores_of(place, "grid", 2)
     assert f"{np.mean(scores):.4f}" in said
     assert f"standard deviation is {np.std(scores, ddof=1):.4f}" in said
     assert "promises more than test will give" in said
@@ -167,8 +176,7 @@ def test_the_best_config_runs_as_it_is_to_the_score_that_it_won_by(place, said):
     best = place / "random" / "best.yaml"
     done = run_program("launch/finetune.py", "--config", best, cwd=place)
     assert done.returncode == 0, done.stderr
-    score = next(x["scores"][0] for x in lines(place, "random") if x["trial"] == 1 and "scores" in x)
-    assert f"R2 {score:.4f} on the held-back part" in done.stdout
+    assert f"R2 {scores_of(place, 'random', 1)[0]:.4f} on the held-back part" in done.stdout
 
 
 def test_a_search_that_is_over_runs_nothing_again(place, said):

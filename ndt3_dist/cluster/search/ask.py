@@ -25,9 +25,7 @@ def check_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError as e:
-        raise BadInput(
-            f"method bayes needs Optuna ({e}); pip install 'ndt3_dist[search]'"
-        ) from e
+        raise BadInput(f"method bayes needs Optuna ({e}); pip install 'ndt3_dist[search]'") from e
 
 
 def _likely(space: Space, trials: Sequence[Trial]) -> dict[str, Any]:

@@ -107,8 +107,7 @@ def with_metric(base: Base, space: Space) -> tuple[Base, Space]:
         key = "data.fit" if base.kind == "finetune" else "validation.split"
         raise BadInput(f"{key} is test; a search chooses by it, so expected another split")
     if base.kind == "finetune":
-        known = list(TUNED[:1] if not base.steps else TUNED)
-        refuse_metric(metric, known)
+        refuse_metric(metric, TUNED if base.steps else TUNED[:1])
     else:
         if not base.values["validation"]["every_steps"]:
             raise BadInput(
@@ -124,13 +123,13 @@ def with_metric(base: Base, space: Space) -> tuple[Base, Space]:
     if space.direction and space.direction != direction_of(metric):
         raise BadInput(
             f"direction is {space.direction}; {metric} is better where it is "
-            f"{'lower' if direction_of(metric) == 'min' else 'higher'}: runs keep their best step so"
+            f"{'lower' if direction_of(metric) == 'min' else 'higher'}, and runs keep that step"
         )
     settled = {"metric": metric, "direction": direction_of(metric), "trials": space.number}
     return base, space.model_copy(update=settled)
 
 
-def refuse_metric(metric: str, known: list[str]) -> None:
+def refuse_metric(metric: str, known: Sequence[str]) -> None:
     if metric not in known:
         near = difflib.get_close_matches(metric, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
@@ -204,12 +203,14 @@ def check_steps(base: Base, space: Space) -> None:
     first = space.first_steps if space.method == "asha" else space.every_steps
     if base.steps <= first:
         name = "first_steps" if space.method == "asha" else "every_steps"
-        raise BadInput(f"{key} is {base.steps}; method {space.method} needs more than {name} {first}")
+        raise BadInput(
+            f"{key} is {base.steps}; method {space.method} needs more: {name} is {first}"
+        )
     every = base.values["train"]["eval_every"] if base.kind == "finetune" else 1
     if first % every:
         raise BadInput(
-            f"train.eval_every {every}: nothing is scored after {first} steps, where {space.method} "
-            f"compares; expected a multiple of it"
+            f"train.eval_every is {every}; {space.method} compares scores after {first} steps, "
+            "which is no multiple of it"
         )
     if space.method == "pbt" and base.patience:
         raise BadInput("patience ends runs of a pbt apart from each other; expected 0")

@@ -1,10 +1,11 @@
 """A process that holds torch in memory and forks one for each run: a start takes no seconds.
 
 It reads a job a line from its standard input and answers with the exit code of the run's process. A
-run that is killed takes nothing with it. Where its own parent ends, the run is asked to stop, which
-saves it.
+run that is killed takes nothing with it. Where its input or itself ends (Ray kills what a worker of
+its own has started), the run is asked to stop, which saves it.
 """
 
+import ctypes
 import fcntl
 import json
 import os
@@ -24,6 +25,8 @@ PRELOAD = {
     "pretrain": ["ndt3_dist.train.pretrain", "deepspeed.runtime.zero.muon.muon_optimizer"],
 }
 
+PR_SET_PDEATHSIG = 1
+
 
 def main() -> None:
     """Serve one line after the other until standard input ends."""
@@ -39,18 +42,19 @@ def main() -> None:
 def serve(job: dict[str, Any]) -> int:
     """Run a job in a process of its own; its exit code, negative where a signal ended it."""
     sys.stdout.flush()
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid == 0:
         code = 1
         try:
-            code = child(job)
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            code = child(job) if os.getppid() == parent else 1
         finally:
             os._exit(code)
     process, events = os.pidfd_open(pid), select.poll()
     events.register(process, select.POLLIN)
     events.register(sys.stdin, select.POLLHUP)
     if process not in dict(events.poll()):
-        os.kill(pid, signal.SIGTERM)
+        os._exit(1)  # the kernel asks the run to stop
     status = os.waitpid(pid, 0)[1]
     os.close(process)
     return os.waitstatus_to_exitcode(status)
@@ -59,7 +63,7 @@ def serve(job: dict[str, Any]) -> int:
 def child(job: dict[str, Any]) -> int:
     """In the new process: write what is said to the job's log, and what comes of it to `result`."""
     null = os.open(os.devnull, os.O_RDONLY)
-    out = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    out = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for number, file in ((0, null), (1, out), (2, out)):
         os.dup2(file, number)
     try:

@@ -62,14 +62,15 @@ def headline(space: Space, trials: list[Trial]) -> str:
         return "no setting went to its end"
     done = sum(t.ended == "done" for t in trials)
     seeds = (
-        f"one seed, so how much of that is chance is not known (--seeds 3 would tell)"
+        "one seed, so how much of that is chance is not known (--seeds 3 would tell)"
         if space.seeds == 1
         else f"mean of {space.seeds} seeds, whose standard deviation is {best.spread:.4f}"
     )
     settings = ", ".join(f"{k}={_shown(v)}" for k, v in best.settings.items())
     return (
-        f"best: trial {best.number}, {settings}: validation {space.metric} {best.score:.4f}, {seeds}; "
-        f"the best of {done} is chosen by this very score, which promises more than test will give"
+        f"best: trial {best.number}, {settings}: validation {space.metric} {best.score:.4f}, "
+        f"{seeds}; the best of {done} is chosen by this very score, which promises more than test "
+        "will give"
     )
 
 

@@ -103,7 +103,7 @@ class Record:
             self.lock.close()
             raise
 
-    def _check(self, path: Path, asked: dict) -> None:
+    def _check(self, path: Path, asked: Mapping[str, Any]) -> None:
         if not path.exists():
             return
         theirs = storage.read_json(path)

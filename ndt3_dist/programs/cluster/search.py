@@ -65,9 +65,7 @@ def main() -> None:
         failed = go(args, start, asked, kept)
     if failed == asked.trials:
         first = kept.trials[0]
-        raise RankFailed(
-            f"all {failed} settings failed; trial 0 ({kept.folder(0)}): {first.error}"
-        )
+        raise RankFailed(f"all {failed} settings failed; trial 0 ({kept.folder(0)}): {first.error}")
     if failed and args.no_failures:
         raise RankFailed(f"{failed} of {asked.trials} settings failed (--no-failures)")
 

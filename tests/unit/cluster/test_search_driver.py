@@ -22,6 +22,8 @@ SPACES = {
     "bayes": Space(method="bayes", trials=9, space=LR),
     "pbt": Space(method="pbt", trials=4, every_steps=20, space=LR),
 }
+
+
 class Killed(Exception):
     """In the place of a SIGKILL."""
 
@@ -81,8 +83,8 @@ def test_a_search_that_is_killed_again_and_again_asks_the_same(tmp_path, method,
     whole = drive(tmp_path / "whole", SPACES[method])
     kills = until_over(tmp_path / "killed", SPACES[method], kill_after)
     assert kills >= 1
-    found = Record(tmp_path / "killed", json.loads((tmp_path / "whole" / "search.json").read_text()))
-    with found:
+    asked = json.loads((tmp_path / "whole" / "search.json").read_text())
+    with Record(tmp_path / "killed", asked) as found:
         assert [t.settings for t in found.trials] == [t.settings for t in whole.trials]
         assert [t.scores for t in found.trials] == [t.scores for t in whole.trials]
         assert [t.moves for t in found.trials] == [t.moves for t in whole.trials]
@@ -124,7 +126,9 @@ def test_each_method_comes_near_the_best(tmp_path, method):
 def test_bayes_asks_where_scores_were_good(tmp_path):
     pytest.importorskip("optuna", reason="pip install ndt3_dist[search]")
     drawn = SPACES["bayes"].model_copy(update={"trials": 16})
-    away = [abs(math.log10(t.settings["optim.lr"]) + 3) for t in drive(tmp_path / "s", drawn).trials]
+    away = [
+        abs(math.log10(t.settings["optim.lr"]) + 3) for t in drive(tmp_path / "s", drawn).trials
+    ]
     random = [abs(math.log10(drawn.setting(n)["optim.lr"]) + 3) for n in range(16)]
     assert away[:4] == random[:4]
     assert sum(away[4:]) < 0.6 * sum(random[4:])

@@ -24,11 +24,13 @@ def space_of(folder, **keys) -> Space:
 def refused(folder, name: str, space: dict, init=None, overrides=(), **keys) -> str:
     base = base_of(name, *overrides)
     asked = space_of(folder, space=space, **{"trials": 4, **keys})
-    with pytest.raises(BadInput) as caught:
+    try:
         base, asked = with_metric(base, asked)
         check_space(base, asked, init, "space.yaml")
         check_steps(base, asked)
-    return str(caught.value)
+    except BadInput as e:
+        return str(e)
+    return "nothing is refused"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,10 @@ def test_a_grid_is_every_combination(tmp_path):
         ({"method": "asha", "trials": 2, "space": {"optim.lr": [1]}}, "first_steps"),
         ({"method": "pbt", "trials": 2, "space": {"optim.lr": [1]}}, "every_steps"),
         ({"method": "grip", "space": {"optim.lr": [1]}}, "method is 'grip'"),
-        ({"trails": 3, "space": {"optim.lr": [1]}}, r"unknown key trails \(did you mean trials\?\)"),
+        (
+            {"trails": 3, "space": {"optim.lr": [1]}},
+            r"key trails \(did you mean trials\?\)",
+        ),
     ],
 )
 def test_a_space_says_what_is_wrong_with_it(tmp_path, keys, message):
@@ -150,7 +155,9 @@ def test_weights_of_losses_are_not_chosen_by_the_loss_that_they_weigh(tmp_path):
 
 def test_metrics_are_known_by_name_and_have_one_direction(tmp_path):
     lr = {"optim.lr": [1e-3]}
-    assert "no 'val_r3' (did you mean val_r2?)" in refused(tmp_path, "tune_demo", lr, metric="val_r3")
+    assert "no 'val_r3' (did you mean val_r2?)" in refused(
+        tmp_path, "tune_demo", lr, metric="val_r3"
+    )
     every = ["validation.every_steps=5"]
     said = refused(tmp_path, "demo", lr, overrides=every, metric="val_r3")
     assert "validation.metric is 'val_r3'; this model has val_loss" in said
@@ -169,10 +176,10 @@ def test_no_test_split_decides(tmp_path):
 def test_a_method_needs_steps_at_which_there_are_scores(tmp_path):
     lr, asha = {"optim.lr": [1e-3]}, {"method": "asha", "first_steps": 50}
     words = ["train.steps=120", "train.eval_every=20"]
-    assert "train.eval_every 20" in refused(tmp_path, "tune_demo", lr, overrides=words, **asha)
+    assert "train.eval_every is 20" in refused(tmp_path, "tune_demo", lr, overrides=words, **asha)
     words = ["train.steps=50", "train.eval_every=10"]
     said = refused(tmp_path, "tune_demo", lr, overrides=words, **asha)
-    assert "train.steps is 50; method asha needs more than first_steps 50" in said
+    assert "train.steps is 50; method asha needs more: first_steps is 50" in said
     said = refused(tmp_path, "demo", lr, overrides=["validation.every_steps=5"], **asha)
     assert "train.max_steps is 0" in said
     pbt = {"method": "pbt", "every_steps": 10}
