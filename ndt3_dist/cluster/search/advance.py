@@ -51,7 +51,7 @@ def run(job: dict[str, Any], seed: int, until: int) -> None:
     what = {k: job[k] for k in ("kind", "init", "scratch", "metric")}
     what |= {"config": str(folder / f"seed{seed}.yaml"), "log": str(log), "until": until}
     what["result"] = str(folder / f"seed{seed}.json")
-    process = forker(job["kind"], job["threads"])
+    process = forker(job["kind"], job["threads"], log)
     assert process.stdin
     assert process.stdout
     try:
@@ -67,23 +67,25 @@ def run(job: dict[str, Any], seed: int, until: int) -> None:
         raise SettingFailed(f"seed {seed}: {last_words(log, code)}")
 
 
-def forker(kind: str, threads: int) -> subprocess.Popen:
-    """The process that forks runs of a program; started where there is none."""
+def forker(kind: str, threads: int, log: Path) -> subprocess.Popen:
+    """The process that forks runs of a program; started where there is none, with this log."""
     process = FORKERS.get((kind, threads))
     if process and process.poll() is None:
         return process
     told = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ndt3_dist.cluster.search.fork", kind],
-        env={**os.environ, **told},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the search, which ends this one's input
-    )
+    with log.open("a") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ndt3_dist.cluster.search.fork", kind],
+            env={**os.environ, **told},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the search, which ends this one's input
+        )
     assert process.stdout
     if process.stdout.readline() != "ready\n":
-        raise SettingFailed(f"the process that starts runs of {kind} did not start")
+        raise SettingFailed(f"no run can be started: {last_words(log, process.wait())}")
     FORKERS[kind, threads] = process
     return process
 

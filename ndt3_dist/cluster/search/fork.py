@@ -7,6 +7,7 @@ its own has started), the run is asked to stop, which saves it.
 
 import ctypes
 import fcntl
+import importlib
 import json
 import os
 import select
@@ -20,23 +21,18 @@ from ndt3_dist import log, storage
 from ndt3_dist.config import load_config
 from ndt3_dist.errors import BadInput
 
-PRELOAD = {
-    "finetune": ["ndt3_dist.tune.finetune"],
-    "pretrain": ["ndt3_dist.train.pretrain", "deepspeed.runtime.zero.muon.muon_optimizer"],
-}
+PRELOAD = {"finetune": "ndt3_dist.tune.finetune", "pretrain": "ndt3_dist.train.pretrain"}
+"""What runs need, without DeepSpeed: it looks at devices, which no process may before it forks."""
 
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serve one line after the other until standard input ends."""
-    for module in PRELOAD[sys.argv[1]]:
-        __import__(module)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    importlib.import_module(PRELOAD[sys.argv[1]])
+    print("ready", flush=True)
     for line in sys.stdin:  # one job at a time: nothing else is in the buffer
-        sys.stdout.write(f"{serve(json.loads(line))}\n")
-        sys.stdout.flush()
+        print(serve(json.loads(line)), flush=True)
 
 
 def serve(job: dict[str, Any]) -> int:

@@ -60,7 +60,7 @@ def headline(space: Space, trials: list[Trial]) -> str:
     best = best_of(space, trials)
     if best is None:
         return "no setting went to its end"
-    done = sum(t.ended == "done" for t in trials)
+    tried = sum(bool(t.scores) for t in trials)
     seeds = (
         "one seed, so how much of that is chance is not known (--seeds 3 would tell)"
         if space.seeds == 1
@@ -69,7 +69,7 @@ def headline(space: Space, trials: list[Trial]) -> str:
     settings = ", ".join(f"{k}={_shown(v)}" for k, v in best.settings.items())
     return (
         f"best: trial {best.number}, {settings}: validation {space.metric} {best.score:.4f}, "
-        f"{seeds}; the best of {done} is chosen by this very score, which promises more than test "
+        f"{seeds}; the best of {tried} is chosen by this very score, which promises more than test "
         "will give"
     )
 

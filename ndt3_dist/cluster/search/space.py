@@ -102,7 +102,7 @@ class Space(Section):
     draw: int = 0
     """Seed of what is drawn here."""
     first_steps: int = Field(default=0, ge=0)
-    """Of an asha: steps before a setting may be ended; then `reduction` as many times, and so on."""
+    """Of an asha: steps before a setting may be ended; then `reduction` times that, and so on."""
     reduction: int = Field(default=3, ge=2)
     """Of an asha: one in so many goes on."""
     every_steps: int = Field(default=0, ge=0)

@@ -199,5 +199,5 @@ def test_the_winner_went_to_its_end_and_the_table_says_validation(tmp_path):
     assert rows[3]["end"] == "seed 0: killed by SIGKILL; out of memory?"
     said = headline(space, known)
     assert "1.5000, mean of 3 seeds, whose standard deviation is 0.5000" in said
-    assert "the best of 2 is chosen by this very score" in said
+    assert "the best of 3 is chosen by this very score" in said
     assert headline(space, known[1:3]) == "no setting went to its end"
