@@ -23,7 +23,7 @@ def next_setting(space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
 def check_optuna() -> None:
     """Raises BadInput where it is not installed."""
     try:
-        import optuna  # noqa: F401
+        import optuna  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as e:
         raise BadInput(f"method bayes needs Optuna ({e}); pip install 'ndt3_dist[search]'") from e
 
@@ -33,7 +33,7 @@ def _likely(space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
 
     Nothing is kept of a study: one is made of what is recorded each time, with a seed of its own.
     """
-    import optuna
+    import optuna  # pyright: ignore[reportMissingImports]
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = seed_of("search", space.draw, len(trials)) % (1 << 32)
@@ -55,17 +55,13 @@ def _likely(space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def _distribution(domain: Domain):
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
+    from optuna import distributions as kinds  # pyright: ignore[reportMissingImports]
 
     if domain.values:  # by number: values may be lists, which Optuna does not take
-        return CategoricalDistribution(range(len(domain.values)))
+        return kinds.CategoricalDistribution(range(len(domain.values)))
     if domain.scale == "int":
-        return IntDistribution(int(domain.low), int(domain.high))
-    return FloatDistribution(domain.low, domain.high, log=domain.scale == "loguniform")
+        return kinds.IntDistribution(int(domain.low), int(domain.high))
+    return kinds.FloatDistribution(domain.low, domain.high, log=domain.scale == "loguniform")
 
 
 def _inside(domain: Domain, value: Any) -> Any:

@@ -72,7 +72,7 @@ def main() -> None:
 
 def go(args, start, asked, kept) -> int:
     """Run what is left, and show what came of it; returns how many settings failed."""
-    from ndt3_dist.cluster.search.driver import Driver, Search
+    from ndt3_dist.cluster.search.driver import Search
     from ndt3_dist.cluster.search.outcome import (
         best_of,
         headline,
@@ -97,16 +97,20 @@ def go(args, start, asked, kept) -> int:
         f"{at_once} at once, {gpus:g} GPUs and {threads} threads each"
     )
 
+    over = sum(bool(t.ended) for t in kept.trials)
+
     def say(trial) -> None:
         what = trial.error and f"failed: {trial.error} ({kept.folder(trial.number)})"
         what = what or f"{trial.ended} at step {trial.step}, {asked.metric} {trial.score:.4f}"
         settings = " ".join(f"{k}={v}" for k, v in trial.settings.items())
         (log.warn if trial.error else log.say)(f"trial {trial.number} {settings}: {what}")
+        shown.add()
 
-    if not Driver(search, at_once, say).is_over:
+    if over < asked.trials:
         from ndt3_dist.cluster.search import tuning
 
-        with tuning.tune_ray("local", at_once) as pool:
+        counted = log.counting("searching, settings", asked.trials, over)
+        with tuning.tune_ray("local", at_once) as pool, counted as shown:
             tuning.search(search, at_once, gpus, pool.folder, say)
     log.say(text_table(table_rows(asked, kept.trials)))
     log.say(headline(asked, kept.trials))
@@ -118,7 +122,8 @@ def go(args, start, asked, kept) -> int:
 
 def devices(args) -> tuple[float, int]:
     """GPUs of each trial, and how many trials at once."""
-    import torch
+    with log.waiting("loading torch"):
+        import torch
 
     found = torch.cuda.device_count()
     gpus = args.gpus_per_trial if args.gpus_per_trial is not None else float(found > 0)
