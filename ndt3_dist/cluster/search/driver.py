@@ -80,8 +80,8 @@ class Driver:
         self.what, self.at_once, self.say = what, at_once, say
         self.record, self.space = what.record, what.space
         self.looks = stops(what.base, what.space)
-        self.queue: dict[str, tuple[int, int]] = {}
-        """By Tune's name: the trial, and the last step that it is on its way to."""
+        self.queue: dict[str, int] = {}
+        """Trials that run, by Tune's names."""
 
     def next_job(self, name: str) -> dict[str, Any] | None:
         """The next one for a trial that Tune calls so; None where others must end before."""
@@ -93,7 +93,7 @@ class Driver:
             except BadInput as e:  # of a combination that could not be checked beforehand
                 self.end(trial.number, "failed", error=str(e))
                 continue
-            self.queue[name] = trial.number, looks[-1]
+            self.queue[name] = trial.number
             return job
         return None
 
@@ -119,7 +119,7 @@ class Driver:
         return record.add(len(record.trials), settings=next_setting(self.space, record.trials))
 
     def _is_free(self, trial: Trial) -> bool:
-        return not trial.ended and all(n != trial.number for n, _ in self.queue.values())
+        return not trial.ended and trial.number not in self.queue.values()
 
     def _look_of_population(self) -> int | None:
         """The step that a population is on its way to; moves it where all have reached one."""
@@ -127,8 +127,6 @@ class Driver:
         for look in self.looks:
             alive = [t for t in self.record.trials if not t.ended]
             if any(look not in t.scores for t in alive):
-                if any(last == before for _, last in self.queue.values()):
-                    return None  # its worker is not done with it
                 if before:
                     moved = [t.number for t in alive for m in t.moves if m["step"] == before]
                     for loser, winner, settings in moves(self.space, self.record.trials, before):
@@ -140,7 +138,7 @@ class Driver:
 
     def take(self, name: str, result: dict | None) -> None:
         """What a worker told; again is as good as once."""
-        number, result = self.queue[name][0], result or {}
+        number, result = self.queue[name], result or {}
         trial = self.record.trials[number]
         if trial.ended or not {"scores", "failed"} & {*result}:
             return
@@ -156,7 +154,7 @@ class Driver:
     def over(self, name: str, result: dict | None, is_lost: bool) -> None:
         """A worker has no more to do with a trial."""
         self.take(name, result)
-        trial = self.record.trials[self.queue.pop(name)[0]]
+        trial = self.record.trials[self.queue.pop(name)]
         if is_lost and not trial.ended:
             self.end(trial.number, "failed", error="its worker was killed; out of memory?")
         elif self.space.method == "asha" and not trial.ended:

@@ -60,6 +60,8 @@ def drive(folder, space: Space, at_once: int = 1, kill_after: int = 1 << 30) -> 
                 score = -abs(math.log10(trial.settings["optim.lr"]) + 3) + steps / 1000
                 told = {"scores": [score], "steps": steps, "over": not look, "seconds": 1.0}
                 driver.take(name, told)
+                if job := driver.next_job(name + "early"):  # Tune asks before a worker is free
+                    running[name + "early"] = job
             driver.over(name, told, False)
         return record
 
@@ -123,6 +125,12 @@ def test_each_method_comes_near_the_best(tmp_path, method):
     assert len(record.trials) == SPACES[method].number
 
 
+def test_a_population_moves_when_all_have_reached_a_step(tmp_path):
+    alone, two = (drive(tmp_path / str(n), SPACES["pbt"], at_once=n) for n in (1, 2))
+    assert [t.moves for t in alone.trials] == [t.moves for t in two.trials]
+    assert sorted(m["step"] for t in two.trials for m in t.moves) == [20, 40]
+
+
 def test_bayes_asks_where_scores_were_good(tmp_path):
     pytest.importorskip("optuna", reason="pip install ndt3_dist[search]")
     drawn = SPACES["bayes"].model_copy(update={"trials": 16})
@@ -143,20 +151,33 @@ def test_the_worst_of_a_population_get_settings_beside_those_of_the_best():
     for _, winner, settings in found:
         ratio = settings["optim.lr"] / known[winner].settings["optim.lr"]
         assert round(ratio, 9) in (0.8, 1.25) or settings["optim.lr"] == 1.0  # the end of the range
+    known[0].ended = known[7].ended = "failed"  # at a later step: this one stays as it was
     assert found == moves(space, known, 5)
     lower = space.model_copy(update={"direction": "min"})
     assert [loser for loser, _, _ in moves(lower, known, 5)] == [1, 0]
 
 
-def test_a_line_that_a_kill_cut_is_forgotten(tmp_path):
+@pytest.mark.parametrize("cut", [1, 7])
+def test_a_line_that_a_kill_cut_is_forgotten(tmp_path, cut):
     record = drive(tmp_path / "s", SPACES["random"])
     asked = json.loads((record.out / "search.json").read_text())
     path = record.out / "trials.jsonl"
     whole = path.read_text()
-    path.write_text(whole[:-7])
+    path.write_text(whole[:-cut])
     with Record(record.out, asked) as again:
         assert [t.ended for t in again.trials] == ["done"] * 5 + [""]
         assert path.read_text() == "".join(whole.splitlines(keepends=True)[:-1])
+
+
+def test_nothing_behind_a_damaged_line_counts(tmp_path):
+    record = drive(tmp_path / "s", SPACES["random"])
+    lines = (record.out / "trials.jsonl").read_text().splitlines(keepends=True)
+    (record.out / "trials.jsonl").write_text("".join([*lines[:5], "?\n", *lines[6:]]))
+    asked = json.loads((record.out / "search.json").read_text())
+    with Record(record.out, asked):
+        assert (record.out / "trials.jsonl").read_text() == "".join(lines[:5])
+    again = drive(tmp_path / "s", SPACES["random"])
+    assert [t.scores for t in again.trials] == [t.scores for t in record.trials]
 
 
 def test_another_search_and_one_at_work_are_refused(tmp_path):
