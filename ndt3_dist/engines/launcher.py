@@ -1,8 +1,8 @@
-"""The `deepspeed` launcher, as the ranks that it started see it.
+"""The launcher that started the ranks, as they see it: `deepspeed`, `torchrun` or another.
 
 What it was told stands in its command line. A hostfile that it did not find is refused: it would
 only warn, and train on this host alone. Its port is the same for every run on a host; where nobody
-named one, rank 0 listens on a free one and tells the other ranks.
+named one to `deepspeed`, rank 0 listens on a free one and tells the other ranks.
 """
 
 import argparse
@@ -27,10 +27,25 @@ JOIN_WITHIN = timedelta(minutes=30)
 NAMES = "deepspeed", "deepspeed.pt", "ds"
 """Of the command, as a user types it."""
 RUNNER = "deepspeed.launcher.runner"
+MODULES = "deepspeed.launcher", "torch.distributed.run"
+"""What a launcher is called where it is run as a module."""
+SAME = {
+    "LOCAL_SIZE": "LOCAL_WORLD_SIZE",
+    "CROSS_RANK": "GROUP_RANK",
+    "CROSS_SIZE": "GROUP_WORLD_SIZE",
+}
+"""Ranks of this host, its number and that of all hosts: the names of deepspeed and of torchrun."""
+
+
+def deepspeed_names() -> None:
+    """Let the variables of torchrun also have the names that deepspeed gives them."""
+    for name, theirs in SAME.items():
+        if theirs in os.environ:
+            os.environ.setdefault(name, os.environ[theirs])
 
 
 def launchers() -> list:
-    """The processes above this one that belong to the `deepspeed` launcher, the nearest first."""
+    """The processes above this one that belong to its launcher, the nearest first."""
     try:
         import psutil
     except ImportError:  # not where weights are only fine-tuned: no launcher starts that
@@ -41,8 +56,8 @@ def launchers() -> list:
             command = process.cmdline()[:5]
         except psutil.Error:
             break  # another user's
-        program = any(Path(part).name in NAMES for part in command[:2])
-        if program or any(part.startswith("deepspeed.launcher") for part in command):
+        program = any(Path(part).name in (*NAMES, "torchrun") for part in command[:2])
+        if program or any(part.startswith(MODULES) for part in command):
             found.append(process)
     return found
 
@@ -67,11 +82,12 @@ def told_launcher() -> argparse.Namespace | None:
     return None
 
 
-def check_launch(ranks: int) -> None:
+def check_launch(ranks: int, min_ranks: int = 0) -> None:
     """Refuse a start that is not the one that was meant.
 
     Args:
         ranks: That there must be; 0 = any number.
+        min_ranks: Fewest that will do instead; 0 = no fewer than `ranks`.
     Raises:
         BadInput: The launcher did not find its hostfile, or there are other ranks.
     """
@@ -82,9 +98,12 @@ def check_launch(ranks: int) -> None:
             "alone; give the path of a file with a line `HOST slots=N` a host, or no --hostfile"
         )
     found = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks and found != ranks:
+    fewest = min_ranks or ranks
+    if found < fewest or (ranks and found > ranks):
+        bounds = [f"train.min_ranks is {min_ranks}"] if min_ranks else []
+        bounds = [f"train.ranks is {ranks}"] * (ranks > 0) + bounds
         raise BadInput(
-            f"train.ranks is {ranks}, {found} {'was' if found == 1 else 'were'} launched; see "
+            f"{' and '.join(bounds)}, {found} {'was' if found == 1 else 'were'} launched; see "
             "--hostfile and --num_accelerators of deepspeed, or set train.ranks (0: any number)"
         )
 
@@ -104,7 +123,7 @@ def port_of_job() -> Iterator[None]:
             raise
         raise BadInput(
             f"port {os.environ['MASTER_PORT']} of this host is taken, as by another run; give this "
-            "one a port of its own: deepspeed --master_port PORT"
+            "one a port of its own: deepspeed --master_port PORT, torchrun --master-port PORT"
         ) from e
 
 

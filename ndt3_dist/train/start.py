@@ -270,12 +270,14 @@ def write_run_files(
     start: Checkpoint | None,
     init: str | None,
     changes: dict[str, list],
+    note: str = "",
 ) -> None:
     """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and
     of a new run config.yaml, which else follows with its first checkpoint.
 
     Args:
         changes: Settings that differ from those before (`settings.changed`).
+        note: Why it starts.
     """
     run, corpus = run_folder(config), stream.corpus
     manifest = corpus.manifest
@@ -304,6 +306,8 @@ def write_run_files(
         entry["init"] = init
     if changes:
         entry["changed"] = changes
+    if note:
+        entry["note"] = note
     entry["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     starts = storage.join(run, STARTS)
     storage.write_bytes(starts, (storage.read_text(starts) + json.dumps(entry) + "\n").encode())
