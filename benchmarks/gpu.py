@@ -1,179 +1,182 @@
-"""What a GPU makes of the model: attention bodies, tokens/s, MFU and peak memory, in one call.
+"""What a GPU makes of this project: one call, in parts, one dated text file.
 
-Two tables. Attention, forward and backward: bodies x window lengths, packed into rows of 4,096
-tokens. Training steps in bf16 (forward, backward, clipping, AdamW on fp32 masters) of 45M and 350M
-with and without compilation and recomputed activations. On a machine without a GPU it runs a short
-form on the CPU, to show that it works.
+Each part is a process with a time box of its own: one that fails, hangs or is out of memory stops
+no other. What parts print appears at once, and stands in benchmarks/results/gpu_DATE.txt (or _2,
+_3: never over one that is there) with card, versions and commit. Parts share the minutes in their
+order; those that are not begun are listed at the end. On a machine without a GPU, or by --short,
+models are tiny, a part takes seconds, and nothing is kept unless --results says where. Exit status
+1 where a part failed.
 
 Example:
-    python benchmarks/gpu.py --minutes 9
+    python benchmarks/gpu.py --minutes 8.5
+    python benchmarks/gpu.py --only shipped,4
 """
 
 import argparse
-import gc
+import os
+import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
 from ndt3_dist import log
-from ndt3_dist.config import find_file, load_config
-from ndt3_dist.engines.plain import PlainOptimizer
-from ndt3_dist.errors import Unsupported
-from ndt3_dist.model.attention import attend, choose_body
-from ndt3_dist.model.flops import peak_bf16, step_flops
-from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokens import PackedTokens
+from ndt3_dist.config import PROJECT
+from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.summary import text_table
-from ndt3_dist.train.pretrain_config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hardware import header, matmul_rate, save
-from train_step import windows
+from hardware import header, new_result
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROW = 4096
-COLUMNS = ("config", "tokens", "compile", "recompute", "ms", "tokens/s", "MFU", "HFU", "peak GiB")
+HERE = Path(__file__).resolve().parent
 
-
-def seconds_of(call: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a call, after two that warm up."""
-    found = []
-    for number in range(repeats + 2):
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        call()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        if number >= 2:
-            found.append(time.perf_counter() - began)
-    return sorted(found)[len(found) // 2]
+LEAST = 10
+"""Seconds that must be left for a part to begin."""
+SHORT = 200
+"""Box of a part in the short form, which takes seconds, but perhaps on a busy host."""
 
 
-def attention_rows(heads: int, head_dim: int, lengths: list[int], row: int) -> list[dict]:
-    """One row a body and window length; FLOP over the causal half."""
-    table = []
-    for length in lengths:
-        seqlens = [length] * (row // length)
-        tokens = sum(seqlens)
-        cu = torch.arange(0, tokens + 1, length, dtype=torch.int32, device=DEVICE)
-        shape = (3, tokens, heads, head_dim)
-        qkv = torch.randn(shape, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
-        flops = 6 * sum(n * (n + 1) for n in seqlens) * heads * head_dim
-        for body in ("flash", "varlen", "sdpa", "blocked", "reference"):
-            try:
-                choose_body(body, torch.device(DEVICE), torch.bfloat16)
-            except Unsupported:
-                table.append({"window": length, "body": body, "ms": "not here", "TFLOP/s": ""})
-                continue
+@dataclass(frozen=True)
+class Part:
+    """A program of `gpu_parts`, and the most that it may take."""
 
-            def step(body=body, cu=cu, seqlens=seqlens, qkv=qkv):
-                q, k, v = qkv
-                attend(q, k, v, cu, seqlens, 0.0, body).sum().backward()
-                qkv.grad = None
-
-            try:
-                took = seconds_of(step, 10 if DEVICE == "cuda" else 1)
-            except torch.OutOfMemoryError:
-                table.append({"window": length, "body": body, "ms": "no memory", "TFLOP/s": ""})
-                continue
-            rate = f"{flops / took / 1e12:.2f}"
-            table.append(
-                {"window": length, "body": body, "ms": f"{took * 1e3:.2f}", "TFLOP/s": rate}
-            )
-    return table
+    name: str
+    seconds: float
+    title: str
 
 
-def step_row(
-    name: str, overrides: list[str], count: int, compiled: bool, recompute: bool, peak: float
-) -> dict:
-    """Tokens/s, MFU and memory of one way to train."""
-    config = load_config(PretrainConfig, find_file(f"{name}.yaml", "configs"), overrides)
-    torch.manual_seed(0)
-    with torch.device(DEVICE):
-        model = NDT3(config.ndt3)
-    optimizer = PlainOptimizer(model, config.optim, "bf16")
-    model.recompute = recompute
-    if compiled:
-        model.compile_blocks()
-    arrays = windows(config.ndt3, count)
-    tokens = PackedTokens.from_numpy(arrays, DEVICE)
-    counts = int(arrays["spike_channels"].sum()), int(arrays["covariate_valid"].sum())
-
-    def step():
-        model(tokens, *counts).loss.backward()
-        optimizer.step(config.optim.lr)
-
-    if DEVICE == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    took = seconds_of(step, 8 if DEVICE == "cuda" else 1)
-    needed, ran = step_flops(
-        config.ndt3, tokens.seqlens, len(tokens.spike_slot), len(tokens.covariate_slot), recompute
-    )
-    memory = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if DEVICE == "cuda" else ""
-    return {
-        "config": name,
-        "tokens": tokens.num_tokens,
-        "compile": "yes" if compiled else "",
-        "recompute": "yes" if recompute else "",
-        "ms": f"{took * 1e3:.1f}",
-        "tokens/s": f"{tokens.num_tokens / took:,.0f}",
-        "MFU": f"{needed / took / peak:.1%}",
-        "HFU": f"{ran / took / peak:.1%}",
-        "peak GiB": memory,
-    }
+PARTS = (
+    Part("kernels", 90, "kernels and attention bodies against the plain operations (tests/gpu)"),
+    Part("goldens", 40, "outputs, losses and gradients of NDT3's own code, in bf16"),
+    Part("shipped", 150, "launch/pretrain.py by the deepspeed launcher, with the stream"),
+    Part("steps", 100, "training steps, tokens on the device"),
+    Part("peers", 60, "the same windows in a plain encoder and in NDT3's own layout"),
+    Part("resume", 90, "a run that is killed at half and resumed"),
+    Part("streaming", 45, "seconds from a bin's counts to its prediction"),
+    Part("profile", 45, "where a 350M step goes"),
+    Part("attention", 40, "attention alone, forward and backward, by body and window"),
+)
 
 
-def main() -> None:
+class Report:
+    """What is said, on the screen and in a file that already stands while it is written."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.file: TextIO | None = path.open("w") if path else None
+
+    def add(self, text: str) -> None:
+        print(text, end="", flush=True)
+        if self.file:
+            self.file.write(text)
+            self.file.flush()
+
+
+def run_part(part: Part, seconds: float, work: Path, short: bool, report: Report) -> str:
+    """Run one part to its end or the end of its box; what became of it."""
+    places = [str(HERE), str(PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    if short:  # on a busy host threads would wait for each other
+        environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, "-u", "-m", f"gpu_parts.{part.name}", "--work", str(work)]
+    command += ["--seconds", f"{seconds:.0f}", *(["--short"] if short else [])]
+    # A file, not a pipe, which a process that outlives the part would keep open.
+    file = work / f"{part.name}.out"
+    with file.open("w") as into, file.open(errors="replace") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env=environment,
+            stdout=into,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        ends = time.monotonic() + seconds
+        try:
+            while process.poll() is None and time.monotonic() < ends:
+                report.add(output.read())
+                time.sleep(0.1)
+            code = process.poll()
+        finally:
+            end(process)
+        report.add(output.read())
+    if code is None:
+        return f"ended: {seconds:.0f} s were over"
+    if code < 0:
+        return f"failed: {signal.Signals(-code).name}"
+    return f"failed: exit {code}" if code else "ok"
+
+
+def end(process: subprocess.Popen) -> None:
+    """End what is left of a part, and all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):  # one that hangs in the driver
+        process.wait(10)
+
+
+def versions() -> str:
+    """Of what the numbers depend on besides torch."""
+    found = [f"CUDA {torch.version.cuda}"]
+    for name in ("triton", "deepspeed", "flash-attn"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+def choose(only: str) -> list[tuple[int, Part]]:
+    """Numbers and parts that a list of numbers or names means; all where it is empty."""
+    numbered = list(enumerate(PARTS, start=1))
+    wanted = {word.strip() for word in only.split(",") if word.strip()}
+    unknown = wanted - {word for n, part in numbered for word in (str(n), part.name)}
+    if unknown:
+        known = ", ".join(f"{n} {part.name}" for n, part in numbered)
+        raise BadInput(f"--only {', '.join(sorted(unknown))}: expected numbers or names of {known}")
+    return [(n, p) for n, p in numbered if not wanted or wanted & {str(n), p.name}]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=9, help="begin nothing new after these")
+    parser.add_argument("--minutes", type=float, default=8.5, help="for all (default: 8.5)")
+    parser.add_argument("--only", default="", metavar="3,peers", help="parts, by number or name")
     parser.add_argument("--short", action="store_true", help="the short form, on a GPU too")
+    parser.add_argument("--results", metavar="FOLDER", help="default: benchmarks/results")
     args = parser.parse_args()
-    began, short = time.perf_counter(), args.short or DEVICE == "cpu"
-    rate = matmul_rate(torch.bfloat16, DEVICE, 2048 if DEVICE == "cpu" else 8192)
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else ""
-    peak = peak_bf16(name) or rate
-    basis = f"{peak / 1e12:.0f} TFLOP/s of the data sheet" if peak != rate else "that rate"
-    text = [
-        header("python benchmarks/gpu.py"),
-        f"bf16 matrix products {rate / 1e12:.1f} TFLOP/s; MFU and HFU over {basis}",
-    ]
-    lengths, row = ([100, 400], 400) if short else ([100, 500, 803, 2048, 4096], 4 * ROW)
-    heads, head_dim = (2, 64) if short else (16, 128)
-    table = text_table(attention_rows(heads, head_dim, lengths, row))
-    text.append(f"attention, forward and backward, {heads} heads of {head_dim}, bf16\n{table}")
-    log.say(text[-1])
-    small = ["model.layers=1", "model.dim=128", "model.heads=2", "model.feedforward=128"]
-    cases = [
-        (config, small if short else [], count if not short else 1, compiled, recompute)
-        for config, counts in (("base_45m_200h", (40, 160)), ("big_350m_2kh", (20, 60)))
-        for count in counts[: 1 if short else 2]
-        for compiled, recompute in ((False, False), (True, False), (False, True), (True, True))
-        if not (short and compiled)
-    ]
-    rows = []
-    blank = dict.fromkeys(COLUMNS, "")
-    for case in cases:
-        if time.perf_counter() - began > 60 * args.minutes:
-            rows.append({**blank, "config": "the rest: out of time"})
-            break
-        try:
-            rows.append(step_row(*case, peak))
-        except torch.OutOfMemoryError:
-            rows.append({**blank, "config": case[0], "tokens": "no memory"})
-        log.say(str(rows[-1]))
-        gc.collect()
-        if DEVICE == "cuda":
-            torch.cuda.empty_cache()
-    shape = "one layer of width 128 of " if short else ""
-    text.append(f"training step, {shape}config, dropout as in it\n{text_table(rows)}")
-    whole = "\n\n".join(text) + "\n"
-    log.say(f"\n{whole}\n{save('gpu', whole)}" if not short else whole)
+    ends, short = time.monotonic() + 60 * args.minutes, args.short or not torch.cuda.is_available()
+    chosen = choose(args.only)
+    kept = Path(args.results) if args.results else HERE / "results"
+    report = Report(new_result("gpu", kept) if args.results or not short else None)
+    report.add(f"{header('python benchmarks/gpu.py')}\n{versions()}\n")
+    if short:
+        report.add("the short form: tiny models, whose figures mean nothing\n")
+    table = []
+    with tempfile.TemporaryDirectory(prefix="ndt3_gpu_", ignore_cleanup_errors=True) as work:
+        for number, part in chosen:
+            began = time.monotonic()
+            box = max(part.seconds, SHORT) if short else part.seconds
+            seconds = min(box, ends - began)
+            if seconds < LEAST:
+                outcome = "out of time"
+            else:
+                report.add(f"\n== {number} {part.name}: {part.title}\n")
+                outcome = run_part(part, seconds, Path(work), short, report)
+            took = f"{time.monotonic() - began:.0f}"
+            table.append({"part": f"{number} {part.name}", "s": took, "outcome": outcome})
+    report.add(f"\n== parts\n{text_table(table)}\n")
+    if report.path:
+        print(report.path)
+    return int(any(row["outcome"].startswith(("failed", "ended")) for row in table))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What every benchmark says of where it ran, and how fast the machine multiplies."""
 
+import contextlib
 import datetime
+import itertools
 import os
 import platform
 import subprocess
@@ -11,6 +13,7 @@ import torch
 
 from ndt3_dist import storage
 from ndt3_dist.config import PROJECT
+from ndt3_dist.model.flops import device_name
 
 
 def header(program: str) -> str:
@@ -19,18 +22,14 @@ def header(program: str) -> str:
         ["git", "describe", "--always", "--dirty"], cwd=PROJECT, capture_output=True, text=True
     ).stdout.strip()
     return (
-        f"{program}  commit {commit}\n{datetime.date.today()}, {device_name()}, "
+        f"{program}  commit {commit or 'unknown'}\n{datetime.date.today()}, {machine()}, "
         f"python {platform.python_version()}, torch {torch.__version__}"
     )
 
 
-def device_name() -> str:
-    cores = f"{len(os.sched_getaffinity(0))} cores"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {cores}"
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {cores}"
+def machine() -> str:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return f"{device_name(device)}, {len(os.sched_getaffinity(0))} cores"
 
 
 def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> float:
@@ -44,6 +43,18 @@ def matmul_rate(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> fl
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+def new_result(name: str, folder: Path) -> Path:
+    """An empty file FOLDER/NAME_DATE.txt, or NAME_DATE_2.txt and so on: no other is touched."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        more = f"_{number}" if number > 1 else ""
+        path = folder / f"{name}_{datetime.date.today()}{more}.txt"
+        with contextlib.suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            return path
+    raise AssertionError
 
 
 def save(name: str, text: str) -> Path:

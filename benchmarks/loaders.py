@@ -8,9 +8,9 @@ Example:
 """
 
 import argparse
-import io
 import itertools
 import json
+import signal
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -19,33 +19,35 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from ndt3_dist.shards.npy import parse_npy
+from ndt3_dist.shards.write import npy_bytes
+
 BATCH = 32
+ROWS = 128
+"""Of a step of one rank: a third of what each of 8 has with configs/big_350m_2kh.yaml."""
 WARM = 2000
 """Samples before the clock starts."""
 
 
 def ours_read(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
-    """Windows read, verified and decoded in the stream's order; `workers` threads."""
-    from concurrent.futures import ThreadPoolExecutor
+    """Windows read, verified and decoded in the stream's order; workers as the others have them."""
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
     from ndt3_dist.shards.corpus import Corpus
 
-    stream = _stream(corpus, 1)
-    opened = Corpus(corpus)
-    numbers = (n for p in itertools.count() for n in stream.plan.row(p)[2].tolist())
-    batches = iter(lambda: list(itertools.islice(numbers, BATCH)), [])
-
-    def read(batch):
-        return len([opened.read(number) for number in batch])
+    class Windows(IterableDataset):
+        def __iter__(self):
+            stream, opened, info = _stream(corpus, 0), Corpus(corpus), get_worker_info()
+            first, each = (info.id, info.num_workers) if info else (0, 1)
+            numbers = (n for p in itertools.count() for n in stream.plan.row(p)[2].tolist())
+            for number in itertools.islice(numbers, first, None, each):
+                yield opened.read(number)
 
     if not workers:
-        for batch in batches:
-            yield read(batch), 0
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(read, next(batches)) for _ in range(2 * workers)]
-        while True:
-            ahead.append(pool.submit(read, next(batches)))
-            yield ahead.pop(0).result(), 0
+        for _ in Windows():
+            yield 1, 0
+    for batch in DataLoader(Windows(), BATCH, num_workers=workers, collate_fn=joined):
+        yield len(parted(batch)), 0
 
 
 def ours_packed(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
@@ -93,18 +95,42 @@ def _stream(corpus: str, workers: int):
     data = DataConfig(row_tokens=4096, block_samples=1000, lanes=8, workers=workers)
     opened = Corpus(corpus)
     model = model.model_copy(update={"context_tokens": False})
-    return Stream(Feed(opened, data, NDT3Packing(opened.manifest.sessions, model), 0, 8))
+    return Stream(Feed(opened, data, NDT3Packing(opened.manifest.sessions, model), 0, ROWS))
 
 
 def webdataset(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
     import webdataset as wds
 
     urls = sorted(str(p) for p in Path(corpus, "shards").glob("*.tar"))
-    dataset = wds.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(1000).decode()
-    dataset = dataset.batched(BATCH, collation_fn=list)
+    dataset = wds.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(1000)
+    dataset = dataset.batched(BATCH, collation_fn=joined)
     loader = wds.WebLoader(dataset, batch_size=None, num_workers=workers) if workers else dataset
     for batch in loader:
-        yield len(batch), 0
+        yield len(parted(batch)), 0
+
+
+def joined(samples: list[dict]) -> tuple:
+    """A batch as one tensor of bytes, which workers hand over in shared memory, and lengths.
+
+    Arrays as they are, or .npy files as bytes.
+    """
+    import torch
+
+    kinds = bytes | memoryview | np.ndarray
+    parts = [v for s in samples for v in s.values() if isinstance(v, kinds)]
+    files = [npy_bytes(v) if isinstance(v, np.ndarray) else v for v in parts]
+    data = torch.frombuffer(bytearray(b"".join(files)), dtype=torch.uint8)
+    return data, [len(file) for file in files], len(files) // len(samples)
+
+
+def parted(batch: tuple) -> list[list[np.ndarray]]:
+    """The arrays of a batch, window by window."""
+    data, lengths, members = batch
+    content, at, arrays = data.numpy().tobytes(), 0, []
+    for length in lengths:
+        arrays.append(parse_npy(content, "", at, length))
+        at += length
+    return [arrays[i : i + members] for i in range(0, len(arrays), members)]
 
 
 def energon(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
@@ -123,8 +149,8 @@ def energon(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
 
     @me.stateless
     def cook(sample):
-        arrays = {k: decode(v) for k, v in sample.items() if k.endswith(".npy")}
-        return {"__key__": sample["__key__"], **arrays}
+        files = {k: bytes(v) for k, v in sample.items() if k.endswith(".npy")}
+        return {"__key__": sample["__key__"], **files}
 
     class Task(me.DefaultTaskEncoder):
         cookers = [me.Cooker(cook)]
@@ -132,7 +158,7 @@ def energon(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
 
         @me.stateless
         def batch(self, samples):
-            return samples
+            return joined(samples)
 
         def encode_batch(self, batch):
             return batch
@@ -147,7 +173,7 @@ def energon(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
         worker_config=config,
     )
     for batch in me.get_savable_loader(dataset):
-        yield len(batch), 0
+        yield len(parted(batch)), 0
 
 
 def mosaicml_streaming(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
@@ -156,15 +182,15 @@ def mosaicml_streaming(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
 
     out = Path(corpus, "mds")
     if not out.exists():
-        columns = {"spikes": "ndarray", "covariates": "ndarray"}
+        columns = {"spikes": "bytes", "covariates": "bytes"}
         with streaming.MDSWriter(out=str(out), columns=columns) as writer:
             for arrays in _windows(corpus):
                 writer.write(arrays)
     streaming.base.util.clean_stale_shared_memory()
     dataset = streaming.StreamingDataset(local=str(out), shuffle=True, batch_size=BATCH)
     while True:
-        for batch in DataLoader(dataset, BATCH, num_workers=workers, collate_fn=list):
-            yield len(batch), 0
+        for batch in DataLoader(dataset, BATCH, num_workers=workers, collate_fn=joined):
+            yield len(parted(batch)), 0
 
 
 def litdata(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
@@ -182,22 +208,18 @@ def litdata(corpus: str, workers: int) -> Iterator[tuple[int, int]]:
             start_method="fork",
         )
     dataset = ld.StreamingDataset(str(out), shuffle=True)
-    loader = ld.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=workers, collate_fn=list)
+    options = {"batch_size": BATCH, "num_workers": workers, "collate_fn": joined}
+    loader = ld.StreamingDataLoader(dataset, **options)
     while True:
         for batch in loader:
-            yield len(batch), 0
-
-
-def decode(data: bytes) -> np.ndarray:
-    """As webdataset decodes .npy."""
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+            yield len(parted(batch)), 0
 
 
 def _windows(corpus: str) -> Iterator[dict]:
     import webdataset as wds
 
     urls = sorted(str(p) for p in Path(corpus, "shards").glob("*.tar"))
-    for sample in wds.WebDataset(urls, shardshuffle=False).decode():
+    for sample in wds.WebDataset(urls, shardshuffle=False):
         yield {k: sample[f"{k}.npy"] for k in ("spikes", "covariates")}
 
 
@@ -240,6 +262,7 @@ def main() -> None:
     if tokens:
         found["tokens/s"] = tokens / took
     print(json.dumps(found), flush=True)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would cry over them
     for process in reversed(family):  # some loaders hang at their end, and their workers with them
         process.kill()
 

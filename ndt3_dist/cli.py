@@ -1,4 +1,4 @@
-"""`ndt3 VERB ...`: the programs of this project by one name, each a file of `programs/`.
+"""`ndt3 VERB ...`: the programs of this project by one name, each a file below `programs/`.
 
 `ndt3 pretrain` starts one process; several need `deepspeed launch/pretrain.py`, or without a
 checkout `deepspeed --module ndt3_dist.programs.pretrain`.
@@ -15,13 +15,16 @@ from ndt3_dist import log
 FOLDER = Path(__file__).parent / "programs"
 
 
+def programs() -> dict[str, Path]:
+    """Verb -> its file, in order of name."""
+    files = {file.stem.replace("_", "-"): file for file in FOLDER.rglob("[!_]*.py")}
+    return dict(sorted(files.items()))
+
+
 def verbs() -> dict[str, str]:
     """Verb -> the first line of its program's docstring, in order of name; nothing is imported."""
-    found = {}
-    for file in sorted(FOLDER.glob("[!_]*.py")):
-        text = ast.get_docstring(ast.parse(file.read_text())) or ""
-        found[file.stem.replace("_", "-")] = text.splitlines()[0]
-    return found
+    texts = {v: ast.get_docstring(ast.parse(f.read_text())) for v, f in programs().items()}
+    return {verb: (text or "").splitlines()[0] for verb, text in texts.items()}
 
 
 def main() -> None:
@@ -44,5 +47,6 @@ def main() -> None:
         print(f"error: unknown verb {verb!r} ({hint})", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"ndt3 {verb}", *sys.argv[2:]]
-    program = importlib.import_module(f"ndt3_dist.programs.{verb.replace('-', '_')}")
+    module = programs()[verb].relative_to(FOLDER).with_suffix("").parts
+    program = importlib.import_module(".".join(["ndt3_dist.programs", *module]))
     log.run_program(program.main)

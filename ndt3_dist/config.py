@@ -96,12 +96,8 @@ def find_file(name: str | Path, folder: str) -> Path:
     raise BadInput(f"no file {path.name} in {places}{hint}")
 
 
-def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
-    """Read a YAML file into `schema`, with `a.b=value` overrides on top.
-
-    Raises:
-        BadInput: The file cannot be read, or keys or values do not fit; names all of them at once.
-    """
+def read_values(schema: type[C], path: str | Path) -> dict:
+    """The keys of a YAML file, unchecked; BadInput where it cannot be read or has none."""
     try:
         values = plain_yaml.load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -110,6 +106,16 @@ def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()
         found = "is empty" if values is None else f"is {str(values)[:40]!r}"
         needed = [f"{key}: ..." for key, f in schema.model_fields.items() if f.is_required()]
         raise BadInput(f"{path}: {found}; expected keys, at least {', '.join(needed)}")
+    return values
+
+
+def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML file into `schema`, with `a.b=value` overrides on top.
+
+    Raises:
+        BadInput: The file cannot be read, or keys or values do not fit; names all of them at once.
+    """
+    values = read_values(schema, path)
     for override in overrides:
         key, eq, text = override.partition("=")
         if not eq or not key:

@@ -67,8 +67,14 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self):
-        until = time.monotonic() + self.wait_s
-        while (found := self._mark()) and self._is_alive(found):
+        until = None
+        while (found := self._mark()) and not self._is_gone(found):
+            if until is None:
+                log.say(f"{self.path}: looking whether that process still runs")
+                until = time.monotonic() + self.wait_s
+            with log.waiting(f"watching {self.path}"):
+                if not self._is_renewed(found):
+                    break
             if time.monotonic() >= until:
                 raise self.refusal(
                     f"{self.path}: process {found.get('pid')} on {found.get('host')} is at work "
@@ -76,7 +82,8 @@ class Lease:
                 )
         self._write(0)
         # Two that came at once: the later mark stays, and its job alone.
-        time.sleep(BEAT_S / 2 if storage.is_remote(self.path) else SETTLE_S)
+        with log.waiting(f"looking whether {self.path} stays"):
+            time.sleep(BEAT_S / 2 if storage.is_remote(self.path) else SETTLE_S)
         self.check()
         self._thread.start()
         return self
@@ -106,15 +113,20 @@ class Lease:
             if self._mark().get("id") == self.mine["id"]:
                 storage.remove(self.path)
 
-    def _is_alive(self, found: dict) -> bool:
-        if all(found.get(key) == self.mine[key] for key in ("host", "space")):
-            try:
-                os.kill(int(found["pid"]), 0)
-            except (ProcessLookupError, ValueError, KeyError):
-                return False
-            except PermissionError:
-                pass  # somebody else's, but there
-        log.say(f"{self.path}: looking whether that process still runs")
+    def _is_gone(self, found: dict) -> bool:
+        """Whether the process of a mark was one of this host, and is no more."""
+        if any(found.get(key) != self.mine[key] for key in ("host", "space")):
+            return False
+        try:
+            os.kill(int(found["pid"]), 0)
+        except (ProcessLookupError, ValueError, KeyError):
+            return True
+        except PermissionError:  # somebody else's, but there
+            return False
+        return False
+
+    def _is_renewed(self, found: dict) -> bool:
+        """Whether a mark changes while it is watched; one that is taken away does not."""
         deadline = time.monotonic() + 2.5 * BEAT_S
         while time.monotonic() < deadline:
             time.sleep(BEAT_S / 5)

@@ -4,13 +4,15 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
 from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.voice import VOICE, Step
 
 T = TypeVar("T")
 SECRETS = re.compile(
@@ -32,22 +34,68 @@ def is_first_rank() -> bool:
 def say(message: str = "") -> None:
     """Print a line from rank 0 only, at once."""
     if is_first_rank():
-        print(without_secrets(message), flush=True)
+        VOICE.write(without_secrets(message), sys.stdout)
+
+
+def note(message: str) -> None:
+    """`say` to standard error, where the output may be data."""
+    if is_first_rank():
+        VOICE.write(without_secrets(message), sys.stderr)
 
 
 def warn(message: str) -> None:
     """Print a warning to standard error from rank 0 only."""
-    if is_first_rank():
-        print(f"warning: {without_secrets(message)}", file=sys.stderr, flush=True)
+    note(f"warning: {message}")
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
-    """Wrap `items` in a progress bar on a terminal (rank 0); elsewhere leave them as they are."""
-    if not (sys.stderr.isatty() and is_first_rank()):
-        return items
-    from tqdm import tqdm
+@contextmanager
+def counting(
+    label: str, total: int | None = None, before: int = 0, unit: str = ""
+) -> Iterator[Step]:
+    """A block whose Step counts what is done: a bar on a terminal, plain lines elsewhere.
 
-    return tqdm(items, desc=label, total=total, leave=False)
+    Only rank 0 shows it, and only where its main thread is in the block; all on standard error.
+
+    Args:
+        label: What is done.
+        total: Of how many, if that is known.
+        before: So many are done already.
+        unit: Of both: B for bytes, else a word.
+    """
+    step = Step(without_secrets(label), total, before, unit)
+    if not is_first_rank() or threading.current_thread() is not threading.main_thread():
+        yield step
+        return
+    VOICE.begin(step)
+    try:
+        yield step
+    finally:
+        VOICE.end(step)
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """A block that cannot be counted; after two seconds it is said, then every ten, with the
+    seconds so far."""
+    with counting(label):
+        yield
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """The items, while it is shown how many were taken, as `counting` does."""
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    with counting(label, total) as step:
+        for item in items:
+            yield item
+            step.add()
+
+
+def progress_bytes(pieces: Iterable[bytes], label: str, total: int) -> Iterator[bytes]:
+    """`progress` of pieces of a file of `total` bytes."""
+    with counting(label, total, unit="B") as step:
+        for piece in pieces:
+            yield piece
+            step.add(len(piece))
 
 
 @contextmanager
@@ -64,7 +112,9 @@ def rank_0_first():
         raise
 
 
-def run_program(main: Callable[[], int | None]) -> None:
+def run_program(
+    main: Callable[[], int | None], after_error: Callable[[], None] | None = None
+) -> None:
     """Run a program's `main` and exit: 0, what it returned, or 1 after one `error:` line.
 
     Only the project's own errors and what a system says of a file are shortened to a line; any
@@ -86,6 +136,8 @@ def run_program(main: Callable[[], int | None]) -> None:
             message = f"{e.filename}: {e.strerror}"
         line = without_secrets(" ".join(message.split()))
         print(f"error: {line}", file=sys.stderr, flush=True)
+        if after_error:
+            after_error()
         code = 1
     sys.stdout.flush()
     sys.exit(code)

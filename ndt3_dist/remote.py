@@ -6,6 +6,8 @@ An object appears at the end of its upload, so that what is there is whole. Most
 
 import contextlib
 import errno
+import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +22,8 @@ PART_BYTES = 50 << 20
 """Of an upload in parts; what is smaller than two of them goes up in one request."""
 ATTEMPTS = 8
 LONGEST_WAIT_S = 30.0
+LIMIT = "NDT3_STORE_WAIT_S"
+"""Variable with the seconds after which a request is given up, in place of a number of tries."""
 
 T = TypeVar("T")
 
@@ -65,15 +69,21 @@ def with_retries(
     Args:
         path: That the call is about.
         what: Done to it, for messages: read, written.
-        attempts: Calls before it is given up; None = `ATTEMPTS`.
+        attempts: Calls before it is given up, where `LIMIT` does not say; None = `ATTEMPTS`.
         timeout_s: That each call keeps, for messages.
         first_wait_s: First wait after a fault; it doubles up to `LONGEST_WAIT_S`.
     Raises:
         FileNotFoundError (names it), PermissionError, BadInput, ManifestMismatch: At once.
         StoreFailed: None of the calls was answered.
     """
-    wait, attempts = first_wait_s, attempts or ATTEMPTS
-    for attempt in range(1, attempts + 1):
+    with log.waiting(f"{path}, to be {what}"):
+        return _with_retries(path, what, call, attempts or ATTEMPTS, timeout_s, first_wait_s)
+
+
+def _with_retries(path, what, call, attempts: int, timeout_s: float, wait: float):
+    limit, began, attempt = wait_limit_s(), time.monotonic(), 0
+    while True:
+        attempt += 1
         try:
             return call()
         except FileNotFoundError as e:
@@ -85,15 +95,46 @@ def with_retries(
         except Exception as e:  # each store and library has faults of its own
             if "Credentials" in type(e).__name__:  # botocore's; waiting brings none
                 raise PermissionError(str(e)) from e
-            said = f"{type(e).__name__}: {e}"
+            said = log.without_secrets(" ".join(f"{type(e).__name__}: {e}".split()))
             if isinstance(e, TimeoutError):
                 said = f"no whole answer in {timeout_s:g} s"
-            if attempt == attempts:
-                raise StoreFailed(f"{path}: cannot be {what} after {attempt} tries ({said})") from e
-            log.warn(f"{path}: {said}; again in {wait:.0f} s ({attempt} of {attempts})")
-        time.sleep(wait * random.uniform(0.5, 1))
+            left, over = waits(wait, attempts - attempt), attempt >= attempts
+            if limit is not None:
+                left = limit - (time.monotonic() - began)
+                over = left <= 0
+            if over:
+                if attempt == 1 and limit is None:
+                    raise StoreFailed(f"{path}: cannot be {what} ({said})") from e
+                raise StoreFailed(
+                    f"{path}: cannot be {what} after {attempt} tries ({said}); {LIMIT}=SECONDS "
+                    "sets how long a store is tried"
+                ) from e
+            tries = f"try {attempt}" if limit is not None else f"try {attempt} of {attempts}"
+            log.warn(
+                f"{path}: cannot be {what} yet, {said}; again in {min(wait, left):.0f} s "
+                f"({tries}, about {left:.0f} s left)"
+            )
+        time.sleep(wait * random.uniform(0.5, 1) if limit is None or wait < left else left)
         wait = min(2 * wait, LONGEST_WAIT_S)
-    raise AssertionError("unreachable")
+
+
+def waits(wait: float, number: int) -> float:
+    """Seconds of so many waits, the first of which is `wait`, at most."""
+    return sum(min(wait * 2.0**n, LONGEST_WAIT_S) for n in range(number))
+
+
+def wait_limit_s() -> float | None:
+    """Seconds that `NDT3_STORE_WAIT_S` allows; None where it does not say. Raises BadInput."""
+    text = os.environ.get(LIMIT, "")
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise BadInput(f"{LIMIT}: {text!r} is no time; expected seconds, 0 or more")
+    return seconds
 
 
 def read_range(

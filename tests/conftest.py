@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import math
 import os
 
 import nwb_files
@@ -13,9 +14,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
+from ndt3_dist import voice
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.prep import job
 from ndt3_dist.prep.workers import run_here
+
+
+@pytest.fixture(autouse=True)
+def no_idle_lines(monkeypatch):
+    """What a test reads does not depend on how busy the machine is; `unit/test_voice.py` speaks."""
+    monkeypatch.setattr(voice, "FIRST_S", math.inf)
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +82,23 @@ def store(tmp_path, monkeypatch):
     use(s3)
     yield s3
     s3.close()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, tiny_model):
+    """A hub with the model `lab/tiny`, besides whose export lie files that nobody asked for."""
+    from hub_server import HubServer, make_export
+
+    from ndt3_dist import remote
+
+    server = HubServer(tmp_path)
+    for what in ("TELEMETRY", "XET", "PROGRESS_BARS"):  # before the next line imports the library
+        monkeypatch.setenv(f"HF_HUB_DISABLE_{what}", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+    server.models["lab/tiny@main"] = make_export(tmp_path / "tiny", tiny_model, 0)
+    yield server
+    server.close()

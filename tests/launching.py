@@ -66,13 +66,22 @@ def break_rank_1(folder, monkeypatch, where: str, also: str = "") -> None:
 
 
 def launch(
-    run_dir, corpus, ranks=2, extra=(), resume="never", wait=True, options=(), launcher="deepspeed"
+    run_dir,
+    corpus,
+    ranks=2,
+    extra=(),
+    resume="never",
+    wait=True,
+    options=(),
+    launcher="deepspeed",
+    **popen,
 ):
     """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process.
 
     Args:
         ranks: That `deepspeed` starts; another launcher has it among its options.
         options: Of the launcher.
+        popen: Of `subprocess.Popen`.
     """
     launch.count += 1
     command = [str(Path(sys.executable).with_name(launcher))]
@@ -85,7 +94,7 @@ def launch(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as f:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT
+            command, cwd=ROOT, env=environment, stdout=f, stderr=subprocess.STDOUT, **popen
         )
     if not wait:
         return process

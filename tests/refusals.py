@@ -1,4 +1,15 @@
-"""What every program does with bad input."""
+"""What every program does with bad input, and what it says besides how far it is."""
+
+import re
+
+FAR = re.compile(r".+: .*(\d (s|min|h) so far|\d (s|min|h) left|after \d[\d.]* (s|min|h))(, .*)?")
+"""A line that a busy machine makes a program say (`ndt3_dist.voice`)."""
+
+
+def besides(text: str) -> str:
+    """A text without the lines that say how far a program is."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if not FAR.fullmatch(line.rstrip("\n")))
 
 
 def refused(done, *words):

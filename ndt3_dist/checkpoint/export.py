@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ndt3_dist import storage
+from ndt3_dist import log, storage
 from ndt3_dist.checkpoint import lineage
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step
 from ndt3_dist.config import check
@@ -34,7 +34,10 @@ def masters(
 
     def read(checkpoint: Checkpoint):
         names = checkpoint.meta["parameters"]
-        return checkpoint, {name: checkpoint.master(name).to(dtype) for name in names}
+        return checkpoint, {
+            name: checkpoint.master(name).to(dtype)
+            for name in log.progress(names, "reading weights, tensors")
+        }
 
     if step is not None:
         return read(open_step(run, step))
@@ -88,7 +91,8 @@ def verify_export(run: str | Path, out: str | Path) -> list[tuple[str, list[int]
     config, found = storage.read_json(Path(out) / "config.json"), []
     checkpoint = open_step(run, config["trained"]["step"])
     with safe_open(str(Path(out) / "model.safetensors"), framework="pt") as file:
-        for name, shape in checkpoint.meta["parameters"].items():
+        shapes = checkpoint.meta["parameters"].items()
+        for name, shape in log.progress(shapes, f"verifying {out}, tensors"):
             tensor = file.get_tensor(name)
             if not torch.equal(tensor, checkpoint.master(name).to(tensor.dtype)):
                 raise CheckpointCorrupt(f"{out}: {name} is not that of {checkpoint.folder}")
@@ -145,7 +149,8 @@ def write_export(
     storage.check_room(folder, sum(w.numel() * w.element_size() for w in weights.values()))
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".model.safetensors.tmp"
-    save_file(weights, str(partial), metadata={"format": "pt"})
+    with log.waiting(f"writing {folder}"):
+        save_file(weights, str(partial), metadata={"format": "pt"})
     storage.as_new(partial)
     partial.replace(folder / "model.safetensors")
     if readout:

@@ -139,14 +139,18 @@ class Checkpoint:
 
     def verify(self) -> None:
         """Read and hash everything. Raises CheckpointCorrupt."""
-        for file, shard in self.meta["shards"].items():
-            length, expected = shard["header"]
-            if storage.fast_hash(self._bytes(file, 0, length)) != expected:
-                raise CheckpointCorrupt(
-                    f"{storage.join(self.folder, file)}: its header does not have its hash"
-                )
-            for key in shard["pieces"]:
-                self._piece(file, key)
+        total = sum(shard["bytes"] for shard in self.meta["shards"].values())
+        with log.counting(f"verifying {self.folder}", total, unit="B") as step:
+            for file, shard in self.meta["shards"].items():
+                length, expected = shard["header"]
+                if storage.fast_hash(self._bytes(file, 0, length)) != expected:
+                    raise CheckpointCorrupt(
+                        f"{storage.join(self.folder, file)}: its header does not have its hash"
+                    )
+                step.add(length)
+                for key, (_, length, _) in shard["pieces"].items():
+                    self._piece(file, key)
+                    step.add(4 * length)
 
     def _piece(self, file: str, key: str) -> torch.Tensor:
         offset, length, expected = self.meta["shards"][file]["pieces"][key]

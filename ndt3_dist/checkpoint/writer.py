@@ -142,7 +142,8 @@ class Writer:
     def finish(self, last: bool = True) -> None:
         """Wait for the save under way. Raises SaveFailed where it was the last and has failed."""
         if self.under_way and self.under_way.thread:
-            self.under_way.thread.join()
+            with log.waiting(f"writing step {self.under_way.step}"):
+                self.under_way.thread.join()
         self.commit()
         if last and self.failed:
             raise SaveFailed(f"{self.run}: the last step could not be saved (see the warning)")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndt3_dist import storage
+from ndt3_dist import log, storage
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.order import count_rows, seed_of
 from ndt3_dist.data.patterns import named, sources_of
@@ -122,7 +122,7 @@ class Chosen:
     def _limit(self) -> None:
         """Let each session keep its share: those windows with lowest draws."""
         data, found = self.feed.data, [[] for _ in self._highest]
-        for shard in self._each_shard():
+        for shard in log.progress(self._each_shard(), "choosing windows, shards", self.shards):
             index = self.feed.corpus.records_of(shard)
             draws = self._draws(index)
             for session in np.unique(index["session"]).tolist():
@@ -139,7 +139,7 @@ class Chosen:
         data, packing, path = self.feed.data, self.feed.packing, self.feed.corpus.path
         building = [_Building() for _ in data.mixture or [None]]
         windows = np.zeros(len(self._highest), np.int64)
-        for shard in self._each_shard():
+        for shard in log.progress(self._each_shard(), "reading indexes, shards", self.shards):
             _, index = self.of_shard(shard)
             windows += np.bincount(index["session"], minlength=len(windows))
             source = self._source[index["session"]]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ndt3_dist import log
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.corpus import Corpus, Sample
 from ndt3_dist.shards.manifest import Session
@@ -61,7 +62,7 @@ def read_pieces(corpus: Corpus, session: str) -> tuple[Session, list[Piece]]:
     mine = mine[np.argsort(corpus.index["start_bin"][mine])]
     found: list[list[tuple[int, Sample]]] = []
     expected = -1
-    for i in mine.tolist():
+    for i in log.progress(mine.tolist(), f"reading {session}, windows"):
         start = int(corpus.index["start_bin"][i])
         if start != expected:
             found.append([])

@@ -41,7 +41,8 @@ class DataConfig(Section):
     cache_gb: float = Field(default=50, gt=0)
     """Size that it may grow to."""
     workers: int = Field(default=1, ge=0)
-    """Threads of a rank that build steps ahead; 0 builds each when it is asked for."""
+    """Steps that a rank builds ahead: 1 = in a thread, more = in as many processes; 0 = none, each
+    is built when it is asked for."""
     another_corpus: bool = False
     """Go on with a corpus that does not begin with the run's own; what it was trained on before can
     then no longer be replayed."""

@@ -9,20 +9,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 
 from ndt3_dist import storage
+from ndt3_dist.data.builder import Builder, MicroBatch
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.fetch import Fetcher
 from ndt3_dist.data.ledger import Damage, Ledger
-from ndt3_dist.data.order import Cursor, generator
+from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.plan import Plan
+from ndt3_dist.data.processes import Processes
 from ndt3_dist.data.threads import Threads
-from ndt3_dist.errors import Ndt3DistError, ShardCorrupt, ShardLost
-from ndt3_dist.shards.index import count_values
+from ndt3_dist.errors import Ndt3DistError
 
 Rows = list[tuple[int, int, np.ndarray]]
 """Number in the step, epoch and sample numbers of each row."""
@@ -109,9 +108,10 @@ class Stream:
         self.packing.check(taken.tolist())
         self.datasets = sorted({sessions[i].dataset for i in taken})
         self._targets = self.packing.counts(self.corpus.records(np.zeros(0, int))).shape[1]
-        self._changes = {t.name for s in sessions for t in s.streams if t.changes}
         own = {name: i for i, name in enumerate(self.datasets)}
         self._dataset = np.array([own.get(s.dataset, -1) for s in sessions])
+        self.builder = Builder(self.corpus, self.packing, feed.seed)
+        self.build = self.builder.build
         self.ledger = Ledger(feed)
         self.ledger.restore(() if self.plan.renewed else state["ledger"])
 
@@ -194,15 +194,18 @@ class Stream:
         fetcher = None
         if storage.is_remote(self.corpus.path):
             fetcher = Fetcher(self.corpus.fetch, self.shards_of_step, batch, cursor.position)
-        # Threads, not processes: reading, hashing and numpy release the GIL, nothing is copied from
-        # one to the other, and none can be left behind.
-        threads = Threads(workers, "stream")
+        # One thread shares a core's time well; several get in each other's way, and each takes a
+        # process that does its work.
+        processes = Processes(self.builder, workers) if workers > 1 else None
+        self.build = (processes or self.builder).build
+        count = 2 * workers if processes else workers  # one finds a step's rows, another waits
+        threads = Threads(count, "stream")
         build = threads.submit if workers else Deferred
         ahead: deque[tuple[int, Future[Step] | Deferred]] = deque()
         position = cursor.position
         try:
             while True:
-                while len(ahead) < workers + 1:
+                while len(ahead) < count + 1:
                     if fetcher:
                         fetcher.go_on()
                     ahead.append((position, build(self._build, position)))
@@ -222,6 +225,9 @@ class Stream:
                 yield replace(step, totals=totals, after=cursor)
         finally:
             threads.close()
+            if processes:
+                self.build = self.builder.build
+                processes.close()
             if fetcher:
                 fetcher.close()
 
@@ -235,46 +241,12 @@ class Stream:
         return step
 
     def _fill(self, step: Step, position: int) -> None:
+        batches: list[MicroBatch] = []
         for m, positions in self.rows_of_step(position):
-            rows = []
             for p in positions:
                 source, epoch, samples = self.plan.row(p)
-                rows.append((p - position, epoch, self.ledger.replace(source, epoch, samples)))
-            windows, damage = self._read([row[1:] for row in rows])
-            step.rows.extend(rows)
-            step.damage.extend(replace(d, position=position) for d in damage)
-            if not step.damage:
-                step.batches.append((m, self.packing.pack(windows)))
-        index = self.corpus.records(np.concatenate([samples for *_, samples in step.rows]))
-        tokens, counts = self.packing.tokens(index), self.packing.counts(index)
-        step.totals = np.r_[len(index), tokens.sum(), counts.sum(axis=0)].astype(np.int64)
-
-    def _read(self, rows: list[tuple[int, np.ndarray]]) -> tuple[list[Any], list[Damage]]:
-        """Read, verify and tokenise the samples of some rows; what is damaged is left out."""
-        windows, damage = [], []
-        for epoch, samples in rows:
-            for number in samples.tolist():
-                try:
-                    windows.append(self._window(number, epoch))
-                except ShardCorrupt as e:
-                    shard = self.corpus.shards[int(self.corpus.shard_of(number))].name
-                    window = "" if isinstance(e, ShardLost) else self.corpus.key(number)
-                    damage.append(Damage(0, shard, window, str(e)))
-        return windows, damage
-
-    def _window(self, number: int, epoch: int) -> Any:
-        sample, record = self.corpus.read(number), self.corpus.record(number)
-        session = int(record["session"])
-        for stream, array in sample.items():
-            changes = stream in self._changes
-            if (found := count_values(array, changes)) != record[stream]["values"]:
-                raise ShardCorrupt(
-                    f"{self.corpus.path}: window {self.corpus.key(number)} has {found} values of "
-                    f"{stream}, its index {record[stream]['values']}; prepare the corpus anew"
-                )
-        # Keyed by the sample and its epoch, so that no rank or batch size changes what is drawn.
-        draw = partial(self._draw, number, epoch)
-        return self.packing.window(sample, session, draw)
-
-    def _draw(self, number: int, epoch: int) -> np.random.Generator:
-        return generator("mask", self.feed.seed, epoch, self.corpus.key(number))
+                samples = self.ledger.replace(source, epoch, samples)
+                step.rows.append((p - position, epoch, samples))
+            batches.append((m, [row[1:] for row in step.rows[-len(positions) :]]))
+        step.batches, damage, step.totals = self.build(batches)
+        step.damage.extend(replace(d, position=position) for d in damage)

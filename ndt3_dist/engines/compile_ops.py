@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ndt3_dist import log
+from ndt3_dist.engines.aside import aside
+
+ABANDONED_S = 600
+"""Age of another program's lock on a shared folder from which nobody compiles any more."""
 
 
 def find_tools() -> None:
@@ -25,20 +29,34 @@ def find_tools() -> None:
         os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
 
 
-EXTENSIONS = "TORCH_EXTENSIONS_DIR"
-ABANDONED_S = 600
-"""Age of another program's lock on a shared folder from which nobody compiles any more."""
+def own_folder() -> Path:
+    """Where torch keeps what this environment alone compiles."""
+    key = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "ndt3_dist" / "torch_extensions" / key
 
 
 def own_extensions() -> None:
-    """Let torch keep what it compiles in a folder of this environment, unless one was named.
+    """Let torch compile into `own_folder`, unless another folder was named.
 
     Environments that share one compile over each other's operators.
     """
-    if EXTENSIONS not in os.environ:
-        key = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        os.environ[EXTENSIONS] = str(cache / "ndt3_dist" / "torch_extensions" / key)
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(own_folder()))
+
+
+def load_collective(accelerator: Any, shown: bool = False) -> None:
+    """Load DeepSpeed's collective of CPUs, and say so where it has to be compiled.
+
+    Args:
+        accelerator: DeepSpeed's; others than CPUs have no such operator.
+        shown: Let DeepSpeed print.
+    """
+    builder = accelerator.create_op_builder("ShareMemCommBuilder")
+    if builder is None:
+        return
+    say_if_it_compiles(builder)
+    with log.waiting("building or loading DeepSpeed's operator"), aside(shown):
+        load_once(builder)
 
 
 def load_once(builder: Any) -> None:
@@ -52,23 +70,20 @@ def load_once(builder: Any) -> None:
     folder = Path(_get_build_directory(builder.name, False))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "ndt3_dist.lock").open("a") as ours:
-        fcntl.flock(ours, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with log.waiting("another process builds it; this one waits for its lock"):
+                fcntl.flock(ours, fcntl.LOCK_EX)
         left = folder / "lock"
-        alone = "ndt3_dist" in folder.parts
+        alone = folder.parent == own_folder()
         if left.exists() and (alone or time.time() - left.stat().st_mtime > ABANDONED_S):
             left.unlink(missing_ok=True)
         builder.load(verbose=False)
 
 
-def say_if_it_compiles(accelerator: Any) -> None:
-    """Say beforehand where DeepSpeed compiles its collective of CPUs; it does so without a word.
-
-    Args:
-        accelerator: DeepSpeed's; others than CPUs have no such operator.
-    """
-    builder = accelerator.create_op_builder("ShareMemCommBuilder")
-    if builder is None:
-        return
+def say_if_it_compiles(builder: Any) -> None:
+    """Say beforehand where DeepSpeed compiles its collective of CPUs; it does so without a word."""
     from torch.utils.cpp_extension import _get_build_directory, include_paths
 
     folder = Path(_get_build_directory(builder.name, False))
@@ -80,7 +95,7 @@ def say_if_it_compiles(accelerator: Any) -> None:
 def is_compiled(folder: Path, name: str, sources: list[str], torch_headers: str) -> bool:
     """Whether a folder of torch's extensions has an operator, made by this very environment.
 
-    Environments share that folder, and each compiles again what another one has compiled.
+    Environments may share that folder, and each compiles again what another one has compiled.
     """
     try:
         made = (folder / f"{name}.so").stat().st_mtime
@@ -100,10 +115,8 @@ def main() -> None:
     if os.environ["DS_ACCELERATOR"] != "cpu":
         return
     from deepspeed.accelerator import get_accelerator
-    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
-    say_if_it_compiles(get_accelerator())
-    load_once(ShareMemCommBuilder())
+    load_collective(get_accelerator(), shown=True)
 
 
 if __name__ == "__main__":

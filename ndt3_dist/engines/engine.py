@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines import zero
 from ndt3_dist.engines.adamw import ClippedAdamW
 from ndt3_dist.engines.aside import aside
-from ndt3_dist.engines.compile_ops import find_tools, load_once, own_extensions, say_if_it_compiles
+from ndt3_dist.engines.compile_ops import find_tools, load_collective, own_extensions
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
 from ndt3_dist.engines.launcher import JOIN_WITHIN, deepspeed_names, port_of_job
 from ndt3_dist.errors import BadInput
@@ -90,16 +91,13 @@ def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
         ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks_here))
     quiet_deepspeed()
-    with aside(shown):
+    with log.waiting("loading DeepSpeed"):
         import deepspeed
         from deepspeed.accelerator import get_accelerator
 
         accelerator: Any = get_accelerator()
-    say_if_it_compiles(accelerator)
-    if device_op := accelerator.create_op_builder("ShareMemCommBuilder"):
-        with aside(shown):
-            load_once(device_op)
-    with port_of_job(), aside(shown):
+    load_collective(accelerator, shown)
+    with log.waiting("joining the other ranks"), port_of_job(), aside(shown):
         deepspeed.init_distributed(
             accelerator.communication_backend_name(), timeout=JOIN_WITHIN, verbose=False
         )

@@ -54,8 +54,9 @@ class TrainConfig(Section):
     """Fewest ranks that a start may have, as when hosts are lost; 0 = no fewer than `ranks`."""
     global_batch: int = Field(ge=1)
     """Rows per optimiser step over all ranks."""
-    micro_batch: int = Field(default=1, ge=1)
-    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
+    micro_batch: int = Field(default=1, ge=0)
+    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count. 0 =
+    what the GPUs' memory takes, up to 32,768 tokens, when the run begins; it then stays."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload: bool = False
     """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model

@@ -5,7 +5,6 @@ only warn, and train on this host alone. Its port is the same for every run on a
 named one to `deepspeed`, rank 0 listens on a free one and tells the other ranks.
 """
 
-import argparse
 import contextlib
 import os
 import stat
@@ -20,15 +19,11 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ndt3_dist import storage
+from ndt3_dist.engines.command import launchers, told_launcher
 from ndt3_dist.errors import BadInput, RankFailed
 
 JOIN_WITHIN = timedelta(minutes=30)
 """Time that all ranks have to join the job."""
-NAMES = "deepspeed", "deepspeed.pt", "ds"
-"""Of the command, as a user types it."""
-RUNNER = "deepspeed.launcher.runner"
-MODULES = "deepspeed.launcher", "torch.distributed.run"
-"""What a launcher is called where it is run as a module."""
 SAME = {
     "LOCAL_SIZE": "LOCAL_WORLD_SIZE",
     "CROSS_RANK": "GROUP_RANK",
@@ -42,44 +37,6 @@ def deepspeed_names() -> None:
     for name, theirs in SAME.items():
         if theirs in os.environ:
             os.environ.setdefault(name, os.environ[theirs])
-
-
-def launchers() -> list:
-    """The processes above this one that belong to its launcher, the nearest first."""
-    try:
-        import psutil
-    except ImportError:  # not where weights are only fine-tuned: no launcher starts that
-        return []
-    found = []
-    for process in psutil.Process().parents():
-        try:
-            command = process.cmdline()[:5]
-        except psutil.Error:
-            break  # another user's
-        program = any(Path(part).name in (*NAMES, "torchrun") for part in command[:2])
-        if program or any(part.startswith(MODULES) for part in command):
-            found.append(process)
-    return found
-
-
-def told_launcher() -> argparse.Namespace | None:
-    """What the `deepspeed` command above this process was told; None where there is none above.
-
-    Returns:
-        hostfile and master_port, None where they were not named; folder, which it runs in.
-    """
-    import psutil
-
-    told = argparse.ArgumentParser(add_help=False)
-    told.add_argument("-H", "--hostfile")
-    told.add_argument("--master_port")
-    for process in launchers():
-        with contextlib.suppress(psutil.Error):
-            words = process.cmdline()
-            if any(word == RUNNER or Path(word).name in NAMES for word in words[:5]):
-                found = argparse.Namespace(folder=process.cwd())
-                return told.parse_known_args(words, found)[0]
-    return None
 
 
 def check_launch(ranks: int, min_ranks: int = 0) -> None:

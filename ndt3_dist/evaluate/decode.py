@@ -5,12 +5,16 @@ pass gives its last k bins, so that a bin sees between context - k + 1 and conte
 the start of a piece); a stride of 1 is decoding bin by bin.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
+from ndt3_dist import log
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.readout import Readout
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 
@@ -29,6 +33,24 @@ def stride_for(bins: int, context: int) -> int:
 def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int) -> np.ndarray:
     """Covariates of every bin of a piece, (bins, dims) float32; arguments as in `slide`."""
     return slide(model, piece, layout, context, stride)[0]
+
+
+def predict(
+    model: NDT3,
+    piece: Piece,
+    layout: Layout,
+    context: int,
+    stride: int,
+    with_rates: bool = False,
+    readout: Readout | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What `slide` gives, covariates by an export's own readout where it has filters."""
+    filters = readout.filters if readout else None
+    if filters is None:
+        return slide(model, piece, layout, context, stride, with_rates)
+    hidden = np.empty((len(piece), layout.dims * model.config.dim), np.float32)
+    _, rates = slide(model, piece, layout, context, stride, with_rates, hidden)
+    return filters.predict(hidden, piece.spikes), rates
 
 
 @torch.no_grad()
@@ -56,37 +78,66 @@ def slide(
         each channel given all that came before, channels of earlier patches of its own bin
         included, (bins, channels) float32, or None.
     """
-    if not 1 <= stride <= context:
-        raise BadInput(f"stride {stride}: expected 1 to the context of {context} bins")
     bins, dims = len(piece), layout.dims
     predicted = np.empty((bins, dims), np.float32)
     rates = np.empty_like(piece.spikes, dtype=np.float32) if with_rates else None
-    device = next(model.parameters()).device
-    ends = [min(start + stride, bins) for start in range(0, bins, stride)]
-    for first in range(0, len(ends), WINDOWS_PER_PASS):
-        lists, places = TokenLists(), []
-        for end in ends[first : first + WINDOWS_PER_PASS]:
-            start = max(0, end - context)
-            lists.add(*tokenise(piece.window(start, end), layout, model.config))
-            places.append((end - start, end))
-        tokens = PackedTokens.from_numpy(lists.pack(), device)
+    for tokens, places in passes(model, piece, layout, context, stride):
         features = model.features(tokens)
         states = features[tokens.covariate_slot]
         flat = model.covariate_out(states)[:, 0].float().cpu().numpy()
         width = 0 if hidden is None else hidden.shape[1]
         wide = states.float().cpu().numpy().reshape(-1, width) if width else states
         counts = expected_counts(model, features, tokens, layout) if with_rates else None
-        done = 0
-        for length, end in places:
-            fresh = end - (end - 1) // stride * stride
-            last = slice(done + length - fresh, done + length)
-            predicted[end - fresh : end] = flat.reshape(-1, dims)[last] if dims else 0
+        for last, there in places:
+            predicted[there] = flat.reshape(-1, dims)[last] if dims else 0
             if hidden is not None and width:
-                hidden[end - fresh : end] = wide[last]
+                hidden[there] = wide[last]
             if rates is not None and counts is not None:
-                rates[end - fresh : end] = counts[last]
-            done += length
+                rates[there] = counts[last]
     return predicted, rates
+
+
+@torch.no_grad()
+def embed(
+    model: NDT3, piece: Piece, layout: Layout, context: int, stride: int, layers: int
+) -> np.ndarray:
+    """Hidden states of every bin of a piece behind so many blocks (`NDT3.features`).
+
+    Of a bin it is the mean over the slots that its covariates are read from, which have seen all
+    its spikes and nothing later, (bins, width) float32; other arguments as in `slide`.
+    """
+    found = np.empty((len(piece), model.config.dim), np.float32)
+    for tokens, places in passes(model, piece, layout, context, stride):
+        states = model.features(tokens, layers)[tokens.covariate_slot].float()
+        of_bins = states.reshape(-1, max(layout.dims, 1), found.shape[1]).mean(1).cpu().numpy()
+        for last, there in places:
+            found[there] = of_bins[last]
+    return found
+
+
+Places = list[tuple[slice, slice]]
+"""Of each window of a pass: its last bins among those of the pass, and where they lie in time."""
+
+
+def passes(
+    model: NDT3, piece: Piece, layout: Layout, context: int, stride: int
+) -> Iterator[tuple[PackedTokens, Places]]:
+    """Sliding windows over a piece, some at a time, as tokens on the model's device."""
+    if not 1 <= stride <= context:
+        raise BadInput(f"stride {stride}: expected 1 to the context of {context} bins")
+    bins, device = len(piece), next(model.parameters()).device
+    ends = [min(start + stride, bins) for start in range(0, bins, stride)]
+    with log.counting("decoding", bins, unit="bins") as step:
+        for first in range(0, len(ends), WINDOWS_PER_PASS):
+            lists, places, done = TokenLists(), [], 0
+            for end in ends[first : first + WINDOWS_PER_PASS]:
+                start = max(0, end - context)
+                lists.add(*tokenise(piece.window(start, end), layout, model.config))
+                fresh = end - (end - 1) // stride * stride
+                done += end - start
+                places.append((slice(done - fresh, done), slice(end - fresh, end)))
+            yield PackedTokens.from_numpy(lists.pack(), device), places
+            step.add(places[-1][1].stop - step.done)
 
 
 def expected_counts(

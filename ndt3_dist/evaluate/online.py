@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.model.load import read_normalisation
+from ndt3_dist.model.load import load_model, read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.readout import Filters
+from ndt3_dist.model.readout import Filters, Readout, load_readout
 from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
@@ -86,6 +86,38 @@ def read_units(export: str, session: str = "", likely: str = "") -> Units:
         raise BadInput(f"{export}: session {chosen} has no covariates to decode")
     names, scale = zip(*known[chosen], strict=True)
     return Units(chosen, list(names), np.array(scale), bin_ms, window, channels[chosen])
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An export on a device, for a session with certain channels."""
+
+    model: NDT3
+    layout: Layout
+    readout: Readout | None
+
+
+def open_export(
+    export: str, units: Units, arrays: list[int], device: torch.device | str = ""
+) -> Opened:
+    """Load what decodes a session.
+
+    Args:
+        units: Of the session (`read_units`).
+        arrays: Channels of each array that it has now.
+        device: Empty = a GPU if there is one.
+    Raises:
+        BadInput: The export was fitted to other channels, or holds fewer.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(export, device)
+    if units.channels and arrays != units.channels:
+        raise BadInput(
+            f"arrays of {arrays} channels; session {units.session} of {export} has "
+            f"{units.channels}: fit a decoder to this recording first"
+        )
+    layout = Layout.from_counts(arrays, len(units.scale), model.config, units.session)
+    return Opened(model, layout, load_readout(export, units.session, sum(arrays)))
 
 
 class OnlineDecoder:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ndt3_dist import log
 from ndt3_dist.evaluate.splits import folds
 
 
@@ -79,8 +80,9 @@ def choose(
     # Products of float32 keep few digits of what varies about a large mean.
     mean, about = x.mean(0, dtype=np.float64), y.mean(0)
     x, y = x - mean.astype(x.dtype), y - about
-    whole, errors = Sums.of(x, y), np.zeros(len(candidates))
-    for fit, score in folds(len(x), number, gap):
+    with log.waiting(f"products of {x.shape[1]} features"):
+        whole, errors = Sums.of(x, y), np.zeros(len(candidates))
+    for fit, score in log.progress(folds(len(x), number, gap), "closed form, folds", number):
         left_out = np.setdiff1d(np.arange(len(x)), fit, assume_unique=True)
         some = whole.without(Sums.of(x[left_out], y[left_out]))
         for i, (weights, offset) in enumerate(some.solve(candidates, np.float32)):

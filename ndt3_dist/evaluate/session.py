@@ -10,7 +10,7 @@ from ndt3_dist import log
 from ndt3_dist.checkpoint import lineage
 from ndt3_dist.data.continuous import Piece, choose_covariates, read_pieces, sessions_with
 from ndt3_dist.errors import BadInput
-from ndt3_dist.evaluate.decode import STRIDE, slide
+from ndt3_dist.evaluate.decode import STRIDE, predict
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.evaluate.predictions import mean_of
 from ndt3_dist.evaluate.ridge import FOLDS, HISTORIES, fit_ridge
@@ -142,12 +142,7 @@ def model_predictions(
     layout = Layout.of(data.session, model.config)
     predicted, rates = [], []
     for piece in data.pieces:
-        hidden = None
-        if readout and readout.filters:  # large, and of no use without
-            hidden = np.empty((len(piece), layout.dims * model.config.dim), np.float32)
-        covariates, counts = slide(model, piece, layout, context, stride, True, hidden)
-        if readout and readout.filters and hidden is not None:
-            covariates = readout.filters.predict(hidden, piece.spikes)
+        covariates, counts = predict(model, piece, layout, context, stride, True, readout)
         predicted.append(covariates)
         rates.append(counts)
     counts, expected = np.concatenate([r.spikes for r in data.pieces]), np.concatenate(rates)
@@ -229,7 +224,8 @@ def evaluate(
     found: dict[str, np.ndarray] = {}
     bits: dict[str, float] = {}
     for name, folder in exports.items():
-        model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
+        with log.waiting(f"loading {folder}"):
+            model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
         own = data.only(decoded[name])
         factor = export_scale(folder, own) / own.scale
         readout = load_readout(folder, data.session.id, data.pieces[0].spikes.shape[1])

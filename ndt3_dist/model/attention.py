@@ -1,4 +1,4 @@
-"""Causal attention over packed segments: one function, five bodies with one signature.
+"""Causal attention over packed segments: one function, six bodies with one signature.
 
 Segments (windows) never see each other. Which body runs is decided once, by `choose_body`, and
 said once by the caller; nothing falls back silently.
@@ -12,29 +12,37 @@ import torch.nn.functional as F
 
 from ndt3_dist.errors import Unsupported
 from ndt3_dist.model.blocked import blocked
-from ndt3_dist.model.varlen import Varlen
+from ndt3_dist.model.varlen import varlen
 
-FLASH = {"flash": "flash-attn installed", "varlen": "a torch built with flash attention"}
+FLASH = {
+    "flash3": "FlashAttention 3 installed, Hopper (H100, H200), model.attention_dropout 0",
+    "flash": "flash-attn installed",
+    "varlen": "a torch built with flash attention",
+}
 """Bodies on flash kernels, the first choice first, and what each needs beside the device."""
+PACKAGES = {"flash3": "flash_attn_interface", "flash": "flash_attn"}
+LOOPS = {"sdpa", "blocked", "reference"}
+"""Bodies that call a function for each run of segments: no part of a compiled graph."""
 
 
-def choose_body(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+def choose_body(wanted: str, device: torch.device, dtype: torch.dtype, dropout: float = 0.0) -> str:
     """The attention body for a device.
 
     Args:
-        wanted: auto, flash, varlen, sdpa, blocked or reference (`model.attention`).
+        wanted: auto, flash3, flash, varlen, sdpa, blocked or reference (`model.attention`).
         device: Where the model runs.
         dtype: Of its weights; flash kernels compute in bf16 or fp16 alone.
+        dropout: Of attention weights in training, which FlashAttention 3 does not have.
     Returns:
-        flash, varlen, sdpa, blocked or reference.
+        flash3, flash, varlen, sdpa, blocked or reference.
     Raises:
-        Unsupported: flash or varlen was asked for and cannot run here.
+        Unsupported: flash3, flash or varlen was asked for and cannot run here.
     """
     if wanted not in ("auto", *FLASH):
         return wanted
     if device.type == "cpu" and wanted == "auto":
         return "blocked"
-    found = [body for body in FLASH if runs_flash(body, device, dtype)]
+    found = [body for body in FLASH if runs_flash(body, device, dtype, dropout)]
     if wanted in FLASH and wanted not in found:
         raise Unsupported(
             f"model.attention is {wanted}, which needs {FLASH[wanted]}, a CUDA device of Ampere or "
@@ -43,14 +51,17 @@ def choose_body(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
     return wanted if wanted in FLASH else [*found, "sdpa"][0]
 
 
-def runs_flash(body: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a flash body runs on a device in a type."""
+def runs_flash(body: str, device: torch.device, dtype: torch.dtype, dropout: float) -> bool:
+    """Whether a flash body runs on a device in a type; meta stands for a GPU without packages."""
+    if device.type == "meta":
+        return body == "varlen" and dtype != torch.float32
     if device.type != "cuda" or dtype == torch.float32:
         return False
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0) or (body == "flash3" and (capability[0] != 9 or dropout)):
         return False
-    if body == "flash":
-        return importlib.util.find_spec("flash_attn") is not None
+    if body in PACKAGES:
+        return importlib.util.find_spec(PACKAGES[body]) is not None
     return torch.backends.cuda.is_flash_attention_available()
 
 
@@ -62,6 +73,8 @@ def attend(
     seqlens: list[int],
     dropout: float,
     body: str,
+    longest: int | None = None,
+    fixed: bool = True,
 ) -> torch.Tensor:
     """Causal softmax attention inside each segment, scaled by 1/sqrt(head_dim).
 
@@ -71,32 +84,23 @@ def attend(
         seqlens: Segment lengths, the same as differences of `cu_seqlens`, on the host.
         dropout: Probability of dropping an attention weight.
         body: From `choose_body`.
+        longest: Tokens of the longest segment, or more; None = of `seqlens`.
+        fixed: Whether flash kernels' backward passes add in a fixed order.
     Returns:
         (tokens, heads, head_dim).
     """
-    if body == "varlen":
-        return Varlen.apply(q, k, v, cu_seqlens, max(seqlens), dropout)  # pyright: ignore
-    if body == "flash":
-        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
-
-        longest = max(seqlens)
-        return flash_attn_varlen_func(
-            q,
-            k,
-            v,
-            cu_seqlens,
-            cu_seqlens,
-            longest,
-            longest,
-            dropout_p=dropout,
-            causal=True,
-            deterministic=True,  # its default backward adds in any order
-        )
+    if body in FLASH:
+        longest = max(seqlens) if longest is None else longest
+        if body == "varlen":
+            return varlen(q, k, v, cu_seqlens, longest, dropout, fixed)
+        return _package(body, q, k, v, cu_seqlens, longest, dropout, fixed)
     one = {"sdpa": _sdpa, "blocked": blocked, "reference": _reference}[body]
     outputs, start = [], 0
     # Neighbours of one length share a call; a row is sorted by length where it can be.
     for length, run in groupby(seqlens):
         segments = len(list(run))
+        if not length:  # of padding
+            continue
         stop = start + segments * length
         shape = (segments, length, *q.shape[1:])
         # (segments, heads, length, head_dim)
@@ -104,6 +108,22 @@ def attend(
         outputs.append(one(q1, k1, v1, dropout).transpose(1, 2).reshape(stop - start, *q.shape[1:]))
         start = stop
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+
+def _package(body: str, q, k, v, cu, longest: int, dropout: float, fixed: bool) -> torch.Tensor:
+    """FlashAttention 2 or 3, which bring operators of their own that torch.compile traces."""
+    lengths = cu, cu, longest, longest
+    if body == "flash":
+        from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
+
+        call, options = flash_attn_varlen_func, {"dropout_p": dropout}
+    else:
+        import flash_attn_interface  # pyright: ignore[reportMissingImports]
+
+        call, options = flash_attn_interface.flash_attn_varlen_func, {}
+    # Their default backward passes add in any order.
+    found = call(q, k, v, *lengths, causal=True, deterministic=fixed, **options)
+    return found[0] if isinstance(found, tuple) else found  # versions of the third gave two
 
 
 def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:

@@ -5,14 +5,17 @@ config's section `model`). The order of the data, ranks, checkpoints and pages k
 targets and vectors as long as these, and nothing else. docs/extend.md is an example.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 
-if TYPE_CHECKING:  # an export loads without the corpus's code
+if TYPE_CHECKING:  # an export loads without the corpus's code, a stream's process without torch
+    import torch
+
     from ndt3_dist.shards.manifest import Session
 
 
@@ -92,7 +95,7 @@ class Model(Protocol):
 
     targets: tuple[Target, ...]
 
-    def packing(self, sessions: Sequence["Session"]) -> Packing:
+    def packing(self, sessions: Sequence[Session]) -> Packing:
         """How windows of a corpus with these sessions are packed."""
         ...
 

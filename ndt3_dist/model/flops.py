@@ -5,8 +5,12 @@ backward pass costs two forward passes; recomputing activations costs one more o
 HFU counts and MFU does not.
 """
 
+import platform
 import re
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 
 from ndt3_dist.model.model_config import ModelConfig
 
@@ -32,6 +36,17 @@ def peak_bf16(device_name: str) -> float | None:
     words = device_name.replace("-", " ")
     found = (rate for part, rate in PEAK_BF16.items() if re.search(rf"\b{part}\b", words))
     return next(found, None)
+
+
+def device_name(device: torch.device) -> str:
+    """What a GPU or this machine's processor is called."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.machine()
+    return name if "CPU" in name or "Processor" in name else f"{name} CPU"
 
 
 def block_flops(config: ModelConfig, seqlens: Sequence[int]) -> int:

@@ -1,7 +1,8 @@
 """The operations between a block's matrix products, each as one kernel forward and one backward.
 
-On CUDA devices in bf16 (`is_used`); elsewhere, and under torch.compile, `model.ndt3` uses torch's
-own operations, which say what is computed. What a token gets depends on no other token of its
+On CUDA devices in bf16 (`is_used`), and on torch's meta device, which stands for one that has no
+memory; elsewhere, and under torch.compile, `model.ndt3` uses torch's own operations, which say what
+is computed. What a token gets depends on no other token of its
 call, and sums over tokens are made in a fixed order.
 """
 
@@ -19,7 +20,8 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a model with weights of a type on a device can run on these kernels."""
-    return HAS_TRITON and device.type == "cuda" and dtype == torch.bfloat16
+    on_a_gpu = device.type == "meta" or (device.type == "cuda" and HAS_TRITON)
+    return on_a_gpu and dtype == torch.bfloat16
 
 
 def is_used(weight: torch.Tensor) -> bool:
@@ -65,6 +67,8 @@ def power_of_two(number: int) -> int:
 
 def launch(name: str, grid: tuple[int, ...], elements: int, *arguments) -> None:
     """Run a kernel whose programs hold tiles of so many elements: 8 of each to a thread."""
+    if any(isinstance(a, torch.Tensor) and a.is_meta for a in arguments):
+        return
     from ndt3_dist.model import kernels
 
     kernel: Any = getattr(kernels, name)

@@ -48,6 +48,7 @@ def read_export_config(path: str | Path) -> dict:
 def read_normalisation(path: str | Path) -> dict:
     """The normalisation.json of an export: bin size, and covariates and scales of its sessions."""
     file = Path(path) / "normalisation.json"
+    read_export_config(path)  # says so where there is no export at all
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as e:

@@ -40,9 +40,12 @@ class ModelConfig(Section):
     """Dropout of embeddings and of each attention and MLP branch."""
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Dropout of attention probabilities (upstream: equal to `dropout`)."""
-    attention: Literal["auto", "flash", "varlen", "sdpa", "blocked", "reference"] = "auto"
-    """Attention body; auto = blocked on CPUs; on CUDA in bf16 flash-attn where it is installed,
-    else varlen, the flash kernels that torch brings; in float32 SDPA."""
+    attention: Literal["auto", "flash3", "flash", "varlen", "sdpa", "blocked", "reference"] = "auto"
+    """Attention body; auto = blocked on CPUs; on CUDA in bf16 FlashAttention 3 where it is
+    installed on a Hopper and `attention_dropout` is 0, else flash-attn where it is installed, else
+    varlen, the flash kernels that torch brings; in float32 SDPA."""
+    attention_fixed_order: bool = True
+    """Flash kernels' backward passes add in a fixed order, so that a run repeats bit for bit."""
     channels_per_token: int = Field(default=32, ge=1)
     """Channels of one array that make one neural token (patch)."""
     max_channels: int = Field(default=320, ge=1)
@@ -90,7 +93,8 @@ class ModelConfig(Section):
 
 
 TRAINING_FIELDS = {
-    *("attention", "dropout", "attention_dropout", "covariate_mask_rate", "dummy_covariate"),
+    *("attention", "attention_fixed_order", "dropout", "attention_dropout"),
+    *("covariate_mask_rate", "dummy_covariate"),
     *("spike_weight", "covariate_weight"),
 }
 """Fields of a ModelConfig that are its training's: none decides a weight's shape or meaning."""

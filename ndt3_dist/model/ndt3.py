@@ -20,12 +20,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ndt3_dist.config import check
 from ndt3_dist.model import fused
-from ndt3_dist.model.attention import attend, choose_body
+from ndt3_dist.model.attention import LOOPS, attend, choose_body
 from ndt3_dist.model.contract import Output, Target
 from ndt3_dist.model.flops import block_flops, head_flops
 from ndt3_dist.model.linear import Linear
 from ndt3_dist.model.losses import covariate_losses, poisson_targets, spike_losses
 from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.padding import Sizes, padded
 from ndt3_dist.model.tokenise import NDT3Packing, Window
 from ndt3_dist.model.tokens import PackedTokens
 
@@ -128,10 +129,11 @@ class NDT3(nn.Module):
 
     Attributes:
         recompute: Keep no activations inside blocks; the backward pass computes them again.
+        pad_to: Tokens of which micro-batches are padded to a multiple (`model.padding`); 0 = never.
     """
 
     poisson: torch.Tensor
-    recompute = False
+    recompute, pad_to = False, 0
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -187,15 +189,25 @@ class NDT3(nn.Module):
         angle = time[:, None] * self.config.rope_base ** (-pairs / head_dim)
         return angle.cos()[:, None], angle.sin()[:, None]
 
-    def features(self, tokens: PackedTokens) -> torch.Tensor:
-        """Output of the last MLP at each slot, (tokens, dim)."""
-        body = choose_body(self.config.attention, tokens.time.device, self.spike_out.weight.dtype)
-        dropout = self.config.attention_dropout if self.training else 0.0
+    def features(self, tokens: PackedTokens, layers: int | None = None) -> torch.Tensor:
+        """Output of the last MLP at each slot, (tokens, dim): what the heads read.
+
+        With fewer `layers` than there are, the residual behind so many blocks, their outputs added:
+        what the next block reads.
+        """
+        config, dtype = self.config, self.spike_out.weight.dtype
+        dropout = config.attention_dropout
+        body = choose_body(config.attention, tokens.time.device, dtype, dropout)
+        dropout, fixed = dropout if self.training else 0.0, config.attention_fixed_order
+        segments = tokens.cu_seqlens, tokens.seqlens
+        longest = tokens.longest  # a number of its own: a graph depends on no segment's length
         cos, sin = self.rotary(tokens.time)
 
-        @torch.compiler.disable  # Python over segments is no graph; what lies around it is
         def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return attend(q, k, v, tokens.cu_seqlens, tokens.seqlens, dropout, body)
+            return attend(q, k, v, *segments, dropout, body, longest, fixed)
+
+        if body in LOOPS:  # Python over segments is no graph; what lies around it is
+            attention = torch.compiler.disable(attention)  # pyright: ignore[reportAssignmentType]
 
         def mix(block: Attention, qkv: torch.Tensor) -> torch.Tensor:
             if fused.is_used(block.out.weight):
@@ -204,21 +216,22 @@ class NDT3(nn.Module):
             else:
                 q, k, v = block.normed(qkv)
                 q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-            return attention(q, k, v)  # pyright: ignore[reportCallIssue]
+            return attention(q, k, v)
 
         h = self.embed(tokens)
         residual = torch.zeros_like(h)
-        for block in self.blocks:
+        for block in self.blocks[:layers]:
             if self.recompute and torch.is_grad_enabled():
                 h, residual = checkpoint(block, h, residual, mix, use_reentrant=False)
             else:
                 h, residual = block(h, residual, mix)
-        return h
+        return h if layers in (None, len(self.blocks)) else h + residual
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Compile each block around its attention, for segments of any number and length."""
+        """Compile each block: for segments of any number and length, or first for those of padded
+        micro-batches."""
         for block in self.blocks:
-            block.compile(dynamic=True, backend=backend)
+            block.compile(dynamic=None if self.pad_to else True, backend=backend)
 
     def spike_logits(self, features: torch.Tensor, tokens: PackedTokens) -> torch.Tensor:
         """Logits of each count, (spike_tokens, channels_per_token, count_classes)."""
@@ -237,6 +250,8 @@ class NDT3(nn.Module):
         return NDT3Packing(sessions, self.config)
 
     def batch(self, arrays: dict[str, np.ndarray], device: torch.device) -> PackedTokens:
+        if self.pad_to:
+            arrays = padded(arrays, Sizes.of(arrays, self.pad_to))
         return PackedTokens.from_numpy(arrays, device)
 
     def forward(self, tokens: PackedTokens, *divisors: float) -> Output:
@@ -275,7 +290,7 @@ class NDT3(nn.Module):
         ):
             segments = torch.searchsorted(borders, slots.to(torch.int32), right=True) - 1
             sums[:, column].index_add_(0, segments, output.details[name].double())
-        return sums
+        return sums[: tokens.windows]
 
     def predictions(self, output: Output, windows: list[Window]) -> list[dict[str, np.ndarray]]:
         """Expected counts (bins, channels) and covariates (bins, dims) of each window, float64."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
-from ndt3_dist.model.tokens import SpaceIds
+from ndt3_dist.model.space_ids import SpaceIds
 
 if TYPE_CHECKING:  # an export loads without the corpus's code
     from ndt3_dist.shards.manifest import Session

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from ndt3_dist.model.model_config import ModelConfig
+ON_HOST = "seqlens", "windows", "longest"
+"""Fields of `PackedTokens` that are no tensors."""
 
 
 @dataclass
@@ -33,6 +34,8 @@ class PackedTokens:
         returns: Return-to-go and reward, each + 1 and 0 where absent, (return_tokens, 2) int64.
         return_slot: (return_tokens,) int64.
         seqlens: Segment lengths on the host.
+        windows: Segments that are windows; those behind them are padding (`model.padding`).
+        longest: Tokens of the longest segment, or more.
     """
 
     cu_seqlens: torch.Tensor
@@ -50,14 +53,19 @@ class PackedTokens:
     returns: torch.Tensor
     return_slot: torch.Tensor
     seqlens: list[int]
+    windows: int
+    longest: int
 
     @classmethod
     def from_numpy(cls, arrays: dict[str, np.ndarray], device: torch.device | str = "cpu"):
-        """From the arrays of `data.tokens`, which bear the names above."""
-        names = [f.name for f in fields(cls) if f.name != "seqlens"]
+        """From packed arrays, padded or not, which bear the names above."""
+        names = [f.name for f in fields(cls) if f.name not in ON_HOST]
         tensors = together([torch.from_numpy(arrays[name]) for name in names], device)
         seqlens = np.diff(arrays["cu_seqlens"]).tolist()
-        return cls(**dict(zip(names, tensors, strict=True)), seqlens=seqlens)
+        windows = int(arrays.get("windows", len(seqlens)))
+        longest = int(arrays.get("longest", max(seqlens, default=0)))
+        of_tensors = dict(zip(names, tensors, strict=True))
+        return cls(**of_tensors, seqlens=seqlens, windows=windows, longest=longest)
 
     @property
     def num_tokens(self) -> int:
@@ -78,22 +86,3 @@ def together(tensors: list[torch.Tensor], device: torch.device | str) -> list[to
         there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         for start, tensor in zip(starts, tensors, strict=False)
     ]
-
-
-@dataclass(frozen=True)
-class SpaceIds:
-    """First space id of each modality; they depend on `behavior_dim` and `max_channels`.
-
-    Source: joel99/ndt3 at 472466a (0 is null; ids of padding are never used here).
-    """
-
-    constraint: int
-    spikes: int
-    returns: int
-    covariates: int
-
-    @classmethod
-    def of(cls, config: ModelConfig) -> "SpaceIds":
-        dims = config.behavior_dim
-        patches = -(-config.max_channels // config.channels_per_token)
-        return cls(1, 1 + dims, 1 + dims + patches, 2 + dims + patches)

@@ -1,7 +1,10 @@
 """Causal attention of packed rows by the flash kernels that torch brings: no package to build.
 
 `torch.nn.attention.varlen` offers them without dropout, and their backward pass adds in any order
-unless the whole process is told not to. So the operators below it are called here.
+unless the whole process is told not to. So the operators below it are called here: as they are in
+eager steps, and in compiled ones as two operators of ours, `ndt3_dist::varlen` and its backward,
+whose insides the compiler does not trace. An operator costs 30 us of the host's time a block and
+step more than a Function does, so that eager steps keep the latter.
 """
 
 import contextlib
@@ -11,30 +14,95 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def varlen(q, k, v, cu_seqlens, longest: int, dropout: float, fixed: bool) -> torch.Tensor:
+    """Attention of (tokens, heads, head_dim) in bf16 or fp16, segments between `cu_seqlens`.
+
+    Args:
+        longest: Tokens of the longest segment, or more.
+        fixed: Whether the backward pass adds in a fixed order.
+    """
+    arguments: Any = q, k, v, cu_seqlens, longest, dropout, fixed
+    if torch.compiler.is_compiling():
+        return varlen_op(*arguments)[0]
+    return Varlen.apply(*arguments)  # pyright: ignore[reportReturnType]
+
+
+def forward(q, k, v, cu_seqlens, longest: int, dropout: float):
+    """Output, logarithms of the sums of weights, and what dropout's random numbers follow from."""
+    *kept, _ = torch.ops.aten._flash_attention_forward(
+        q, k, v, cu_seqlens, cu_seqlens, longest, longest, dropout, True, False
+    )
+    return tuple(kept)
+
+
+def backward(grad, kept, longest: int, dropout: float, fixed: bool) -> Tensors:
+    """Gradients of queries, keys and values; `kept`: q, k, v, cu_seqlens and all of `forward`."""
+    q, k, v, cu, output, log_sums, *random = kept
+    lengths = longest, longest, dropout, True
+    with fixed_order() if fixed else contextlib.nullcontext():
+        return torch.ops.aten._flash_attention_backward(
+            grad, q, k, v, output, log_sums, cu, cu, *lengths, *random
+        )
+
+
+def keep(ctx, inputs, output) -> None:
+    """What the backward pass needs, of `varlen_op` and of `Varlen` alike."""
+    q, k, v, cu_seqlens, *ctx.how = inputs
+    ctx.save_for_backward(q, k, v, cu_seqlens, *output)
+
 
 class Varlen(torch.autograd.Function):
-    """Attention of (tokens, heads, head_dim) in bf16 or fp16, segments between `cu_seqlens`."""
-
     @staticmethod
-    def forward(ctx, q, k, v, cu_seqlens: torch.Tensor, longest: int, dropout: float):
-        kept = torch.ops.aten._flash_attention_forward(
-            q, k, v, cu_seqlens, cu_seqlens, longest, longest, dropout, True, False
-        )
-        output, log_sums, *random, _ = kept
-        ctx.save_for_backward(q, k, v, output, log_sums, cu_seqlens, *random)
-        ctx.longest, ctx.dropout = longest, dropout
-        return output
+    def forward(ctx, *inputs):
+        output = forward(*inputs[:-1])
+        keep(ctx, inputs, output)
+        return output[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor):
-        q, k, v, output, log_sums, cu, *random = ctx.saved_tensors
-        lengths = ctx.longest, ctx.longest, ctx.dropout, True
-        with fixed_order():
-            grads = torch.ops.aten._flash_attention_backward(
-                grad, q, k, v, output, log_sums, cu, cu, *lengths, *random
-            )
-        return *grads, None, None, None
+        return *backward(grad, ctx.saved_tensors, *ctx.how), None, None, None, None
+
+
+@torch.library.custom_op("ndt3_dist::varlen", mutates_args=())
+def varlen_op(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    longest: int,
+    dropout: float,
+    fixed: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    return forward(q, k, v, cu_seqlens, longest, dropout)
+
+
+@torch.library.custom_op("ndt3_dist::varlen_backward", mutates_args=())
+def varlen_backward_op(
+    grad: torch.Tensor, kept: list[torch.Tensor], longest: int, dropout: float, fixed: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return backward(grad, kept, longest, dropout, fixed)
+
+
+@varlen_op.register_fake
+def _(q, k, v, cu_seqlens, longest, dropout, fixed):
+    return forward(q, k, v, cu_seqlens, longest, dropout)
+
+
+@varlen_backward_op.register_fake
+def _(grad, kept, longest, dropout, fixed):
+    return tuple(torch.empty_like(x) for x in kept[:3])
+
+
+def _backward_op(ctx, grad, *unused):
+    grads = varlen_backward_op(grad, list(ctx.saved_tensors), *ctx.how)
+    return *grads, None, None, None, None
+
+
+varlen_op.register_autograd(_backward_op, setup_context=keep)
 
 
 @contextlib.contextmanager

@@ -144,28 +144,49 @@ def as_chart(
     half = 0.5 * any(s.drawn == "area" for s in series)
     left, right = across or (xs.min() - half, xs.max() + half)
     x_axis = linear_axis(left, right, whole=bool((xs == np.round(xs)).all()))
+    paths = "".join(
+        f'<path class="k{s.colour} {s.drawn}" d="{as_path(s, x_axis, y_axis)}"/>' for s in series
+    )
+    return framed(paths, series, x_axis, y_axis, caption, of_x, unit, wide)
+
+
+def framed(
+    drawing: str,
+    keys: Sequence[Series],
+    x_axis: Axis,
+    y_axis: Axis,
+    caption: str,
+    of_x: str,
+    unit: str = "",
+    wide: bool = False,
+    kind: str = "plot",
+) -> str:
+    """What is drawn in a square of `SIDE` (SVG) as a figure with its axes and key.
+
+    Args:
+        keys: Those that have a label are in the key.
+        caption, of_x, unit, wide: As of `as_chart`.
+        kind: Class of the plot.
+    """
     heights = [(text, float(y_axis.place(np.array(v)))) for v, text in y_axis.ticks]
     grid = "".join(f"M0 {SIDE * (1 - h):.0f}H{SIDE}" for _, h in heights)
-    paths = [f'<path class="grid" d="{grid}M0 {SIDE}H{SIDE}"/>']
-    paths += [
-        f'<path class="k{s.colour} {s.drawn}" d="{as_path(s, x_axis, y_axis)}"/>' for s in series
-    ]
+    drawing = f'<path class="grid" d="{grid}M0 {SIDE}H{SIDE}"/>{drawing}'
     labels = [f'<span class="y" style="bottom:{100 * h:.1f}%">{t}</span>' for t, h in heights]
     for value, text in x_axis.ticks:
         place = 100 * float(x_axis.place(np.array(value)))
         labels.append(f'<span class="x" style="left:{place:.1f}%">{text}</span>')
     labels.append(f'<span class="of-x">{html.escape(of_x)}</span>')
-    keys = "".join(
+    key = "".join(
         f'<span class="key k{s.colour}{" dot" * (s.drawn == "dot")}">{as_html(s.label)}</span>'
-        for s in series
+        for s in keys
         if s.label
     )
     said = html.escape(f"{caption} by {of_x}", quote=True)
     caption = as_html(caption) + html.escape(f", {unit}" if unit else "")
     return (
-        f"<figure{' class=wide' if wide else ''}><figcaption><span>{caption}</span>{keys}"
-        f'</figcaption><div class="plot"><svg viewBox="0 0 {SIDE} {SIDE}" role="img" '
-        f'preserveAspectRatio="none" aria-label="{said}">{"".join(paths)}</svg>'
+        f"<figure{' class=wide' if wide else ''}><figcaption><span>{caption}</span>{key}"
+        f'</figcaption><div class="{kind}"><svg viewBox="0 0 {SIDE} {SIDE}" role="img" '
+        f'preserveAspectRatio="none" aria-label="{said}">{drawing}</svg>'
         f"{''.join(labels)}</div></figure>"
     )
 

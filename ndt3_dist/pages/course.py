@@ -68,6 +68,11 @@ class Course:
         few = max(1, len(values) // 20)
         return float(np.median(values[:few])), float(np.median(values[-few:]))
 
+    def a_pass(self, key: str) -> float:
+        """What all steps together come to, in one pass; 0 where that is not known."""
+        total = float(np.nansum(self.of(key)[1]))
+        return total / self.passes if self.passes else 0.0
+
     def facts(self) -> dict[str, object]:
         """Numbers of the whole run, under keys that `words.told` knows the units of."""
         seconds, waited, tokens = (

@@ -61,11 +61,15 @@ class Inspection:
     Attributes:
         counts, signals: By name of the stream.
         prints: Hashes of its windows: of their counts, or of all signals where nothing is counted.
+        middle: The middle one of the windows that were read.
+        start_bin: Of it.
     """
 
     counts: dict[str, Counts] = field(default_factory=dict)
     signals: dict[str, Signals] = field(default_factory=dict)
     prints: set[str] = field(default_factory=set)
+    middle: Sample = field(default_factory=dict)
+    start_bin: int = 0
 
     def flags(self) -> list[str]:
         """What a person should look at."""
@@ -91,15 +95,18 @@ def inspect_session(
 ) -> Inspection | None:
     """Read windows of a session, by its row of the table; None where it has none."""
     samples: list[Sample] = []
+    starts: list[int] = []
     for corpus in corpora:
         own = np.flatnonzero(corpus.index["session"] == number)
         chosen = own[np.argsort(corpus.index["start_bin"][own], kind="stable")]
         chosen = chosen[np.linspace(0, len(chosen) - 1, min(SEEN, len(chosen))).astype(int)]
         samples += map(corpus.read, chosen.tolist())
+        starts += corpus.index["start_bin"][chosen].tolist()
     if not samples:
         return None
     rates = {stream.name: stream.rate_hz for stream in session.streams}
-    found = Inspection()
+    half = len(samples) // 2
+    found = Inspection(middle=samples[half], start_bin=starts[half])
     for name in dict.fromkeys(name for sample in samples for name in sample):
         parts = [sample[name] for sample in samples if name in sample]
         rate_hz = rates.get(name, 1 / bin_s)

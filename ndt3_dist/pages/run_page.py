@@ -12,14 +12,23 @@ import numpy as np
 from ndt3_dist import plain_yaml, storage
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.predictions import read_predictions, save_predictions
+from ndt3_dist.pages.about import run_facts
 from ndt3_dist.pages.chart import Series, as_chart, as_charts, raw_and_smoothed
 from ndt3_dist.pages.course import Course
-from ndt3_dist.pages.decoding import decoding_section, verdict
+from ndt3_dist.pages.decoding import decoding_section, meaning, verdict
 from ndt3_dist.pages.page import as_facts, as_page, as_table, section, sentence
 from ndt3_dist.pages.sessions_table import sessions_table
 from ndt3_dist.pages.words import Name, capital, count, plural, rounded, score, words
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.run_metrics import read_metrics
+
+TOP = (
+    *("parameters", "layers x width", "sessions", "hours", "windows", "tokens_of_a_pass"),
+    *("begun", "device", "processes", "step_s", "seconds"),
+)
+"""What a page opens with, of what is known."""
+SCORED = "r2_", "bits_per_spike_", "ridge_"
+"""Keys of a summary that the table of scores shows."""
 
 
 def headline(course: Course, evaluation: dict | None, metric: str) -> tuple[str, str]:
@@ -135,12 +144,19 @@ def write_report(
         evaluation = read_predictions(kept)
     if summary is None and storage.exists(summary_file):
         summary = storage.read_json(summary_file)
-    course = Course(metrics)
+    summary, course = summary or {}, Course(metrics)
+    best_possible = summary.get("r2_best_possible")
     first, besides = headline(course, evaluation, metric_of(run))
+    meant = sentence(*meaning(evaluation, best_possible)) if evaluation else ""
+    about = run_facts(run, course) | course.facts()
+    shown = (*about, *(k for k in summary if evaluation and k.startswith(SCORED)))
+    about |= {k: v for k, v in summary.items() if k not in shown}
+    top = {key: about.pop(key) for key in TOP if key in about}
     parts = [
-        f"<p>{besides}.</p>" if besides else "",
-        as_facts({**course.facts(), **(summary or {})}),
-        decoding_section(evaluation) if evaluation else "",
+        *(f"<p>{said}.</p>" for said in (meant, besides) if said),
+        as_facts(top),
+        decoding_section(evaluation, best_possible) if evaluation else "",
+        section("Training", as_facts(about)),
         loss_section(course),
         validation_section(course),
         course_section(course),

@@ -1,8 +1,13 @@
 """The sessions of a corpus as a table, under the names of the streams that it has."""
 
+import numpy as np
+
 from ndt3_dist.pages.page import as_table
 from ndt3_dist.pages.words import NONE, Name, count, duration, number, words
 from ndt3_dist.shards.manifest import SPLITS, Manifest, Session
+
+ROWS = 500
+"""Sessions of a table, at most."""
 
 
 def dims_of(session: Session) -> dict[str, int]:
@@ -57,6 +62,12 @@ def session_rows(manifest: Manifest, notes: dict[str, str] | None = None) -> lis
 
 
 def sessions_table(manifest: Manifest, notes: dict[str, str] | None = None) -> str:
-    """`session_rows` as HTML."""
+    """`session_rows` as HTML: of at most `ROWS` sessions, those with notes and the first others."""
     told = "Under the name of a stream: its channels or dimensions."
-    return f'<p class="note">{told}</p>{as_table(session_rows(manifest, notes))}'
+    rows = session_rows(manifest, notes)
+    if len(rows) > ROWS:
+        told += f" {count(ROWS)} of {count(len(rows))} sessions; manifest.json has all."
+        noted = [row["session"] in (notes or {}) for row in rows]
+        kept = np.argsort(np.logical_not(noted), kind="stable")[:ROWS]
+        rows = [rows[i] for i in sorted(kept.tolist())]
+    return f'<p class="note">{told}</p>{as_table(rows)}'

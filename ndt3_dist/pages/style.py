@@ -72,6 +72,9 @@ figcaption .key.dot::before {{ width: .5rem; height: .5rem; border-radius: 50% }
 .plot path.faint {{ stroke-width: 1px; opacity: var(--faint) }}
 .plot path.dot {{ stroke-width: 6px; stroke-linecap: round }}
 .plot path.area {{ fill: var(--k); fill-opacity: .45; stroke-width: 1px }}
+.plot path.cells {{ vector-effect: none; stroke-width: .85;
+  stroke-dasharray: .9 .1 }}
+.tall.plot {{ height: 17rem }}
 .plot span {{ position: absolute; white-space: nowrap; line-height: 1 }}
 .plot .y {{ right: 100%; transform: translateY(50%); padding-right: .4rem }}
 .plot .x {{ top: 100%; transform: translateX(-50%); padding-top: .4rem }}

@@ -49,7 +49,7 @@ def combine(out: str, corpora: Sequence[str]) -> Manifest:
         BadInput: They do not go together.
         ManifestMismatch: One is no corpus, or changes meanwhile; or `out` holds something else.
     """
-    parts = {path: read_manifest(path) for path in corpora}
+    parts = {path: read_manifest(path) for path in log.progress(corpora, "opening, corpora")}
     if len(parts) < 2:
         raise BadInput(f"{', '.join(parts) or 'nothing'} to combine; expected two corpora or more")
     past = {path: withdrawn(path) for path in (*parts, out)}

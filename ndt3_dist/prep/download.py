@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, Ndt3DistError
-from ndt3_dist.prep.recordings import RecordingFile
+from ndt3_dist.prep.recordings import InMemory, RecordingFile
 from ndt3_dist.readers.on_disk import FOLDER, away, sha256_of
 
 PREFIX = "ndt3_dist_recording_"
@@ -30,6 +30,9 @@ def fetched(source: RecordingFile) -> Iterator[tuple[Path, str]]:
         NoRoom: It does not fit.
         StoreFailed: It cannot be had.
     """
+    if isinstance(source, InMemory):
+        yield Path(source.path), source.sha256  # there is no file, and `reading.read` needs none
+        return
     if not storage.is_remote(source.path):
         path = Path(source.path)
         is_folder = path.is_dir() and path.name.endswith(FOLDER)

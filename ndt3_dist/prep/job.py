@@ -8,6 +8,7 @@ killed is started again, and redoes what was not finished.
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ndt3_dist import log, storage
@@ -27,15 +28,19 @@ from ndt3_dist.prep.privacy import key_of, pseudonym, reason_of, source_label
 from ndt3_dist.prep.progress import Progress, StageTimes, describe, warn_of_rate
 from ndt3_dist.prep.reading import check_calls
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import RecordingFile, find_recordings
+from ndt3_dist.prep.recordings import RecordingFile, find_recordings, held_in_memory
 from ndt3_dist.prep.stages import ShardPlan, plan_shards, session_task, shard_task
 from ndt3_dist.prep.workers import with_address, workers
+from ndt3_dist.readers.recording import Recording
 from ndt3_dist.shards.manifest import Failure, Manifest, Shard
 
 
-def prepare(recipe: Recipe) -> Manifest:
+def prepare(recipe: Recipe, recordings: Sequence[Recording] | None = None) -> Manifest:
     """Make the corpus of a recipe at `recipe.out`, add what is new to it, or find it complete.
 
+    Args:
+        recipe: What to make of them.
+        recordings: Those that are in memory, in place of files at `recipe.source`.
     Returns:
         The committed manifest; its `failed` lists recordings that could not be used.
     Raises:
@@ -50,7 +55,9 @@ def prepare(recipe: Recipe) -> Manifest:
     check_calls(recipe)
     stages = StageTimes()
     stages.begin("looking for recordings")
-    key, sources = key_of(recipe), find_recordings(recipe)
+    key = key_of(recipe)
+    with log.waiting(f"looking for recordings in {recipe.source or 'memory'}"):
+        sources = find_recordings(recipe) if recordings is None else held_in_memory(recordings)
     identity = recipe.identity()
     if key:  # another one would give the same people other names
         identity["privacy.key_file"] = pseudonym(key, "key", "")
@@ -78,12 +85,14 @@ def prepare(recipe: Recipe) -> Manifest:
                 raise BadInput(f"none of {len(new)} recordings could be used; the first: {first}")
             lease.check()
             stages.begin("dealing windows to shards")
-            plans = plans_of(recipe, spools, there) if spools else []
+            with log.waiting("dealing windows to shards"):
+                plans = plans_of(recipe, spools, there) if spools else []
             stages.begin("shard tasks")
             shards = run_shards(recipe, plans, run_all, lease)
             stages.begin("ending workers")
         stages.begin("manifest")
-        manifest = commit(recipe, there, spools, shards, failed, lease.check)
+        with log.waiting("writing the manifest"):
+            manifest = commit(recipe, there, spools, shards, failed, lease.check)
     log.say(stages.table())
     return manifest
 
@@ -131,7 +140,7 @@ def run_sessions(
             reason = reason_of(result, key, source)
             failed.append(Failure(source=label, error=reason))
             progress.failed += 1
-            print(f"failed: {label}: {reason}", file=sys.stderr, flush=True)
+            log.note(f"failed: {label}: {reason}")
         else:
             spools.append(result)
             progress.add(result)
@@ -193,7 +202,7 @@ def one_of_each(
         if same == source:
             reason = f"is session {session}, as {', '.join(others[:3])} is; {advice}"
         failed.append(Failure(source=source, error=reason))
-        print(f"failed: {source}: {reason}", file=sys.stderr, flush=True)
+        log.note(f"failed: {source}: {reason}")
     return kept, failed
 
 

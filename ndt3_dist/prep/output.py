@@ -13,7 +13,7 @@ from ndt3_dist.errors import ManifestMismatch, StoreFailed
 from ndt3_dist.lease import FILE
 from ndt3_dist.prep.privacy import source_label
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import RecordingFile
+from ndt3_dist.prep.recordings import InMemory, RecordingFile
 from ndt3_dist.prep.stages import streams_among
 from ndt3_dist.prep.streams import describe
 from ndt3_dist.readers.on_disk import sha256_of
@@ -102,7 +102,7 @@ def new_sources(
     labels = {source_label(key, source.name): source for source in sources}
     changed = [
         label
-        for label, source in labels.items()
+        for label, source in log.progress(labels.items(), "comparing recordings with the corpus")
         if label in have and is_another(source, have[label])
     ]
     if changed:
@@ -113,7 +113,7 @@ def new_sources(
     gone = have.keys() - labels.keys()
     if gone:
         log.say(
-            f"{len(gone)} recordings of the corpus are not in {recipe.source}, such as "
+            f"{len(gone)} recordings of the corpus are not in {recipe.source or 'memory'}, such as "
             f"{min(gone)}; their windows stay (data_prep/remove.py takes sessions out)"
         )
     return [source for label, source in labels.items() if label not in have]
@@ -121,6 +121,8 @@ def new_sources(
 
 def is_another(source: RecordingFile, session: Session) -> bool:
     """Whether a recording is not the one that a session was made of, as far as is seen for free."""
+    if isinstance(source, InMemory):
+        return source.sha256 != session.source_sha256
     if 0 < session.source_bytes != source.bytes > 0:
         return True
     if storage.is_remote(source.path):

@@ -6,6 +6,7 @@ import resource
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
@@ -95,8 +96,12 @@ class ray_pool:
     def __enter__(self) -> RunAll:
         for key, value in {**SETTINGS, **(LOCAL if self.address == "local" else CLUSTER)}.items():
             os.environ.setdefault(key, value)
+        began = time.perf_counter()
+        where = f"with {self.workers} workers" if self.address == "local" else f"at {self.address}"
+        log.say(f"starting Ray {where} ...")
         try:
-            import ray
+            with log.waiting("loading Ray"):
+                import ray
         except ImportError as e:
             raise ClusterFailed(
                 f"Ray cannot be imported ({in_a_line(e)}); pip install 'ndt3_dist[prep]', or say "
@@ -104,12 +109,14 @@ class ray_pool:
             ) from e
         self.ray = ray
         try:
-            self._start()
+            with log.waiting("starting Ray"):
+                self._start()
         except BaseException as e:
             self.__exit__()
             if not isinstance(e, Exception):
                 raise
             raise ClusterFailed(self._advice(e)) from e  # Ray raises plain Exception, too
+        log.say(f"Ray runs after {time.perf_counter() - began:.1f} s")
         return self._run_all
 
     def _start(self) -> None:
@@ -172,7 +179,8 @@ class ray_pool:
 
     def __exit__(self, *_) -> None:
         try:
-            self.ray.shutdown()
+            with log.waiting("ending Ray"):
+                self.ray.shutdown()
         except Exception as e:  # what was to be done is done
             log.warn(f"Ray did not end as it should: {in_a_line(e)}")
         if self.folder:

@@ -1,6 +1,5 @@
 """How far a preparation is, and what its time went to: sessions, windows, hours by the second."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ LEAST_HZ, MOST_HZ = 0.03, 500.0
 
 
 class Progress:
-    """Counts what session tasks return; on a terminal it shows them as they come.
+    """Counts what session tasks return, and shows them as they come.
 
     Attributes:
         done, failed: Sessions.
@@ -29,17 +28,12 @@ class Progress:
         self.began = time.perf_counter()
 
     def each(self, running: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        """The items of `running`, behind a progress bar on a terminal."""
-        if not sys.stderr.isatty():
-            yield from running
-            return
-        from tqdm import tqdm
-
-        with tqdm(total=self.total, desc="sessions", leave=False) as bar:
+        """The items of `running`, while it is shown how many there were, and at which rates."""
+        with log.counting("sessions", self.total) as step:
             for item in running:
                 yield item
-                bar.update(1)
-                bar.set_postfix_str(self.rates())
+                step.more = self.rates()
+                step.add()
 
     def add(self, spool: dict) -> None:
         """Count a finished session."""

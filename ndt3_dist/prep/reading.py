@@ -15,7 +15,11 @@ def read(path: str | Path, recipe: Recipe) -> Recording:
     Raises:
         BadInput: The file cannot be used, or a function is not there or gives something else.
     """
-    recording = checked(reader_of(recipe)(path, recipe), recipe.reader)
+    return preprocessed(checked(reader_of(recipe)(path, recipe), recipe.reader), recipe)
+
+
+def preprocessed(recording: Recording, recipe: Recipe) -> Recording:
+    """A recording behind the recipe's own functions."""
     for step in recipe.preprocess:
         arguments = {"call": step} if isinstance(step, str) else dict(step)
         call = arguments.pop("call")

@@ -6,15 +6,19 @@ them, their like in a store, or the list of assets that DANDI keeps of each dand
 """
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.readers.in_memory import content_hash
 from ndt3_dist.readers.on_disk import FOLDER, size_of
+from ndt3_dist.readers.recording import Recording
+from ndt3_dist.shards.manifest import name_part
 
 LISTING = "assets.jsonld"
 
@@ -34,6 +38,38 @@ class RecordingFile:
     name: str
     bytes: int
     sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory(RecordingFile):
+    """A recording that no file holds.
+
+    Attributes:
+        recording: As a reader would give it; it is left as it is.
+    """
+
+    recording: Recording
+
+    @classmethod
+    def of(cls, recording: Recording) -> "InMemory":
+        """With a name made of its subject and session."""
+        name = f"{name_part(recording.subject)}-{name_part(recording.session)}"
+        sha256, size = content_hash(recording)
+        return cls(path=name, name=name, bytes=size, sha256=sha256, recording=recording)
+
+
+def held_in_memory(recordings: Sequence[Recording]) -> list[RecordingFile]:
+    """Recordings, sorted by name; BadInput where there is none, or two have one name."""
+    found: list[RecordingFile] = [InMemory.of(r) for r in recordings]
+    found.sort(key=lambda source: source.name)
+    if not found:
+        raise BadInput("no recording was given; expected one at least")
+    for one, other in pairwise(found):
+        if one.name == other.name:
+            raise BadInput(
+                f"two recordings are called {one.name}; expected another subject or session of each"
+            )
+    return found
 
 
 def find_recordings(recipe: Recipe) -> list[RecordingFile]:

@@ -70,7 +70,8 @@ def remove_sessions(
     ids = list(dict.fromkeys(ids))
     there = read_manifest(corpus).sessions  # no folder is made where there is no corpus
     hashes = {s.source_sha256 for s in there if s.id in ids}
-    seen, unsure = runs_that_saw(set(ids), hashes, runs)
+    with log.waiting("looking through runs and exports"):
+        seen, unsure = runs_that_saw(set(ids), hashes, runs)
     with Lease(corpus) as lease:
         before, past, left = read_manifest(corpus), withdrawn(corpus), []
         if has_removed(before) or past["recordings"]:
@@ -119,10 +120,11 @@ def clear(corpus: str, manifest: Manifest) -> list[str]:
     Returns:
         What a store keeps all the same, a line each; where nothing was taken out it may.
     """
-    remove_strays(corpus, manifest)
-    for name in ("spool", "report.html"):
-        storage.remove(storage.join(corpus, name))
-    return storage.forget_versions(corpus) if has_removed(manifest) else []
+    with log.waiting(f"removing what {corpus} no longer has"):
+        remove_strays(corpus, manifest)
+        for name in ("spool", "report.html"):
+            storage.remove(storage.join(corpus, name))
+        return storage.forget_versions(corpus) if has_removed(manifest) else []
 
 
 def present(manifest: Manifest, name: str) -> Session:

@@ -7,7 +7,7 @@ attempt left, with the same bytes.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from ndt3_dist.errors import BadInput, ShardCorrupt, Withdrawn
 from ndt3_dist.lease import check_job
 from ndt3_dist.prep.download import fetched
 from ndt3_dist.prep.privacy import pseudonym, source_label
-from ndt3_dist.prep.reading import read
+from ndt3_dist.prep.reading import preprocessed, read
 from ndt3_dist.prep.recipe import Recipe
-from ndt3_dist.prep.recordings import RecordingFile
+from ndt3_dist.prep.recordings import InMemory, RecordingFile
 from ndt3_dist.prep.windows import cut
 from ndt3_dist.readers.on_disk import size_of
 from ndt3_dist.readers.recording import Recording
@@ -91,7 +91,11 @@ def session_task(
         found = read_spool(recipe.out, label, source_sha256, recipe.sha256())
         if found:
             return {**found, "base": base, "reused": True}
-        recording, length = read(path, recipe), size_of(path)
+        if isinstance(source, InMemory):  # a copy: what follows changes it
+            own = replace(source.recording, said=list(source.recording.said))
+            recording, length = preprocessed(own, recipe), source.bytes
+        else:
+            recording, length = read(path, recipe), size_of(path)
     recording.subject = pseudonym(key, "subject", recording.subject)
     recording.session = pseudonym(key, "session", recording.session)
     session, samples = cut(recording, recipe, label, source_sha256)

@@ -22,7 +22,14 @@ def launched(name: str, ranks: int) -> list[str]:
 
     The launcher is this interpreter's: it works without the environment being activated.
     """
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", str(ranks)]
+    launcher = [
+        sys.executable,
+        "-m",
+        "deepspeed.launcher.runner",
+        "-q",
+        "--num_accelerators",
+        str(ranks),
+    ]
     return [*launcher, "--module", f"ndt3_dist.programs.{name}"]
 
 

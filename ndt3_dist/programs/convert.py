@@ -48,7 +48,7 @@ def main() -> None:
         epilog="Example: python checkpoints/convert.py to-ndt3 exports/tuned tuned.ckpt "
         "--like ndt3_45m.ckpt",
     )
-    back.add_argument("export", help="folder of an export")
+    back.add_argument("export", help="folder of an export, s3://, https:// or hf://ORG/NAME")
     back.add_argument("out", help="file to make")
     back.add_argument(
         "--like",
@@ -57,6 +57,8 @@ def main() -> None:
         "state dict under upstream's names",
     )
     args = parser.parse_args()
+    with log.waiting("loading torch"):
+        import torch  # noqa: F401  (all verbs need it)
     {"export": run_export, "import": run_import, "to-ndt3": run_to_ndt3}[args.verb](args)
 
 
@@ -96,7 +98,10 @@ def run_import(args: argparse.Namespace) -> None:
     from ndt3_dist.shards.summary import text_table
     from ndt3_dist.upstream.from_ndt3 import import_checkpoint
 
-    config, rows = import_checkpoint(args.ckpt, args.out, args.allow_partial, args.with_optimizer)
+    with log.waiting(f"importing {args.ckpt}"):
+        config, rows = import_checkpoint(
+            args.ckpt, args.out, args.allow_partial, args.with_optimizer
+        )
     log.say(text_table(by_layer(rows)))
     counts = {word: sum(r["outcome"].startswith(word) for r in rows) for word in ("loaded", "new")}
     optimizer = config["trained"].get("optimizer")
@@ -118,9 +123,12 @@ def by_layer(rows: list[dict]) -> list[dict]:
 
 
 def run_to_ndt3(args: argparse.Namespace) -> None:
+    from ndt3_dist.checkpoint.local_export import local_export
     from ndt3_dist.upstream.to_ndt3 import to_ndt3
 
-    done = to_ndt3(args.export, args.out, args.like)
+    export = local_export(args.export)
+    with log.waiting(f"writing {args.out}"):
+        done = to_ndt3(export, args.out, args.like)
     log.say(f"{args.out}: {done['written']} entries of the state dict from {args.export}")
     if args.like:
         log.say(

@@ -28,7 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, metavar="EXPORT")
+    where = "folder, s3://, https:// or hf://ORG/NAME"
+    parser.add_argument("--model", required=True, metavar="EXPORT", help=where)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--recording", metavar="FILE.nwb")
     source.add_argument("--stdin", action="store_true", help="read bins from standard input")
@@ -45,14 +46,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.context < 0:
         raise BadInput(f"--context {args.context}: expected at least 1 bin, or 0 for a window")
-    if args.stdin:
-        if args.out or args.overrides:
-            raise BadInput("--out and recipe keys go with --recording; --stdin writes lines")
-        decode_stdin(args)
-    else:
-        if args.arrays:
-            raise BadInput("--arrays goes with --stdin; a recording has its own")
-        decode_recording(args)
+    if args.stdin and (args.out or args.overrides):
+        raise BadInput("--out and recipe keys go with --recording; --stdin writes lines")
+    if args.arrays and not args.stdin:
+        raise BadInput("--arrays goes with --stdin; a recording has its own")
+    what = "standard input" if args.stdin else args.recording
+    log.note(f"decode {what} with {args.model}")
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.local_export import local_export
+
+    args.model = str(local_export(args.model))
+    (decode_stdin if args.stdin else decode_recording)(args)
 
 
 def decode_stdin(args: argparse.Namespace) -> None:
@@ -90,7 +94,8 @@ def decode_recording(args: argparse.Namespace) -> None:
     if args.out and not args.out.endswith((".npy", ".csv")):
         raise BadInput(f"--out {args.out}: expected a name that ends in .npy or .csv")
     recipe = load_recipe(find_file(args.recipe, "data_prep/recipes"), args.overrides)
-    recording = read(args.recording, recipe)
+    with log.waiting(f"reading {args.recording}"):
+        recording = read(args.recording, recipe)
     name = session_id(recipe.dataset, recording.subject, recording.session)
     units = read_units(args.model, args.session, likely=name)
     if units.session != name:
@@ -98,14 +103,15 @@ def decode_recording(args: argparse.Namespace) -> None:
     bin_s = units.bin_ms / 1000
     bins = num_bins(recording, bin_s)
     try:
-        spikes = count_spikes(recording, bin_s, bins)
+        with log.waiting("counting spikes"):
+            spikes = count_spikes(recording, bin_s, bins)
     except BadInput as e:
         raise BadInput(f"{args.recording}: {e}") from e
     if not bins:
         raise BadInput(f"{args.recording}: shorter than a bin of {units.bin_ms:g} ms")
     decoder = open_decoder(args, units, [a.channels for a in recording.arrays])
     clock = Clock(units.bin_ms)
-    steps = [clock.step(decoder, s) for s in log.progress(spikes, "decode", total=bins)]
+    steps = [clock.step(decoder, s) for s in log.progress(spikes, "decoding, bins", bins)]
     starts = recording.start_s + bin_s * np.arange(bins)
     table = np.column_stack([starts, np.stack(steps) * units.scale])
     write_table(args.out, table, ["start_s", *units.names])
@@ -114,31 +120,22 @@ def decode_recording(args: argparse.Namespace) -> None:
 
 def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
     """The export on the GPU if there is one, for a session with these arrays."""
-    import torch
+    from ndt3_dist.evaluate.online import OnlineDecoder, open_export
 
-    from ndt3_dist.evaluate.online import OnlineDecoder
-    from ndt3_dist.model.load import load_model
-    from ndt3_dist.model.readout import load_readout
-    from ndt3_dist.model.tokenise import Layout
-
-    model = load_model(args.model, "cuda" if torch.cuda.is_available() else "cpu")
-    if units.channels and arrays != units.channels:
-        raise BadInput(
-            f"arrays of {arrays} channels; session {units.session} of {args.model} has "
-            f"{units.channels}: fit a decoder to this recording first"
-        )
-    layout = Layout.from_counts(arrays, len(units.scale), model.config, units.session)
-    readout = load_readout(args.model, units.session, sum(arrays))
+    with log.waiting(f"loading {args.model}"):
+        opened = open_export(args.model, units, arrays)
     context = args.context or units.window
     if context > units.window:
         log.warn(f"--context {context}: the model was trained on windows of {units.window} bins")
-    say(
+    log.note(
         f"session {units.session}: {', '.join(units.names)}; {sum(arrays)} channels, {context} "
         f"bins of {units.bin_ms:g} ms of context, {'cached' if args.cache else 'recomputed'}"
     )
     one_bin = np.zeros(sum(arrays), np.uint8)
-    parts = model, layout, context, args.cache, readout.filters if readout else None
-    OnlineDecoder(*parts).step(one_bin)  # the first step is slow
+    filters = opened.readout.filters if opened.readout else None
+    parts = opened.model, opened.layout, context, args.cache, filters
+    with log.waiting("the first step"):
+        OnlineDecoder(*parts).step(one_bin)  # it is slow
     return OnlineDecoder(*parts)
 
 
@@ -161,11 +158,6 @@ def write_table(path: str | None, table: np.ndarray, names: list[str]) -> None:
         storage.write_bytes(path, buffer.getvalue())
     else:
         sys.stdout.write(buffer.getvalue().decode())
-
-
-def say(message: str) -> None:
-    """A line beside the predictions, which may be on standard output."""
-    print(message, file=sys.stderr, flush=True)
 
 
 class Clock:
@@ -195,7 +187,7 @@ class Clock:
         if not self.bins:
             return
         p50, p95, p99 = np.percentile(self.last_ms[: self.bins], (50, 95, 99))
-        say(
+        log.note(
             f"{self.bins} bins of {self.bin_ms:g} ms; ms per bin: p50 {p50:.2f}  "
             f"p95 {p95:.2f}  p99 {p99:.2f}  max {self.longest_ms:.2f}"
         )

@@ -26,7 +26,9 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import STRIDE, stride_for
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.tokenise import NDT3Packing
+from ndt3_dist.pages.decoding import meaning
 from ndt3_dist.pages.run_page import write_report
+from ndt3_dist.pages.words import R2
 from ndt3_dist.programs._demo_plan import planned_passes, tunings
 from ndt3_dist.programs._stages import launched, program, stage
 from ndt3_dist.shards.corpus import Corpus
@@ -189,7 +191,7 @@ def pretrain(args, corpus: str) -> Speed:
 
 
 def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracle, seconds) -> None:
-    """The closing table, summary.json and report.html."""
+    """The closing sentence and tables, summary.json and report.html."""
     metrics, manifest = read_metrics(run), read_manifest(corpus)
     scores = {name: s["r2"] for name, s in result["scores"].items()}
     spoken = {name: s["bits_per_spike"] for name, s in result["scores"].items()}
@@ -216,7 +218,6 @@ def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracl
     }
     summary |= {f"bits_per_spike_{name}": value for name, value in bits.items()}
     storage.write_json(run / "summary.json", summary)
-    ridge = f"R2 ridge ({result['history']} bins of history, penalty {result['penalty']:.3g})"
     report = write_report(run, manifest, result, summary)
     rows = [
         {"what": "windows in the corpus", "value": f"{summary['windows']:,}"},
@@ -227,20 +228,35 @@ def summarise(args, run: Path, corpus: str, export: Path, resumed, result, oracl
             "value": f"{summary['loss_first']:.4f} -> {summary['loss_last']:.4f}",
         },
         {"what": "killed and resumed from step", "value": resumed},
-        {"what": "R2 pretrained and fine-tuned", "value": f"{scores['finetuned']:.4f}"},
-        {"what": "R2 from scratch", "value": f"{scores['scratch']:.4f}"},
-        {"what": ridge, "value": f"{scores['ridge']:.4f}"},
+        {"what": "seconds", "value": round(seconds)},
     ]
-    if "readout" in scores:
-        text = f"{scores['readout']:.4f}"
-        rows.insert(-3, {"what": "R2 pretrained, read out in closed form", "value": text})
-    if oracle is not None:
-        rows.append({"what": "R2 best possible", "value": f"{oracle:.4f}"})
-    for name, value in bits.items():
-        rows.append({"what": f"bits per spike, {name}", "value": f"{value:.4f}"})
-    rows.append({"what": "seconds", "value": round(seconds)})
-    log.say(f"\nheld-out bins of {result['session']}\n{text_table(rows)}")
+    if told := "".join(map(str, meaning(result, oracle))).replace(R2, "R2"):
+        log.say(f"\n{told}.")
+    log.say(f"\n{text_table(decoder_rows(result, oracle))}\n\n{text_table(rows)}")
     log.say(f"{run / 'summary.json'}\n{report}")
+
+
+def decoder_rows(result: dict, oracle: float | None) -> list[dict]:
+    """A row a decoder, the best one first, and above all what is possible."""
+    called = {
+        "readout": "readout: pretrained, read out in closed form",
+        "finetuned": "finetuned: pretrained and fine-tuned",
+        "scratch": "scratch: trained on this session alone",
+        "mean": "mean of these models",
+        "ridge": f"ridge ({result['history']} bins of history, penalty {result['penalty']:.3g})",
+    }
+    scores = dict(sorted(result["scores"].items(), key=lambda s: s[1]["r2"], reverse=True))
+    rows = [("best possible", oracle, None)] if oracle is not None else []
+    rows += [(called.get(n, n), s["r2"], s["bits_per_spike"]) for n, s in scores.items()]
+    return [
+        {
+            "decoder": name,
+            "R2": f"{r2:.4f}",
+            **({"of the best possible": f"{r2 / oracle:.1%}"} if oracle else {}),
+            "bits per spike": "-" if bits is None else f"{bits:.4f}",
+        }
+        for name, r2, bits in rows
+    ]
 
 
 if __name__ == "__main__":

@@ -50,6 +50,12 @@ def findings() -> list[dict]:
             "install g++, pip install ninja",
         ),
         row("s3:// paths", _has("s3fs"), "s3fs", "pip install 'ndt3_dist[s3]'"),
+        row(
+            "hf:// exports",
+            _has("huggingface_hub"),
+            "huggingface_hub",
+            "pip install 'ndt3_dist[hub]'",
+        ),
         row("evaluate --plot", _has("matplotlib"), "matplotlib", "pip install 'ndt3_dist[report]'"),
         row("W&B", _has("wandb"), "wandb", "pip install 'ndt3_dist[wandb]'"),
     ]
@@ -78,7 +84,7 @@ def _devices(row) -> list[dict]:
     name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     new_enough = capability >= (8, 0)
     rows.append(row("GPU", new_enough, f"{gpus} x {name}", f"{name} is older than Ampere: no bf16"))
-    body = choose_body("auto", torch.device("cuda"), torch.bfloat16)
+    body = choose_body("auto", torch.device("cuda"), torch.bfloat16, dropout=0.1)
     rows.append(row("attention", body != "sdpa", body, "pip install flash-attn"))
     missing = "pip install triton: blocks run twice as long without"
     rows.append(row("kernels", fused.HAS_TRITON, "fused, by Triton", missing))

@@ -25,7 +25,7 @@ def main() -> None:
         required=True,
         action="append",
         metavar="EXPORT",
-        help="of several, also the mean",
+        help="folder, s3://, https:// or hf://ORG/NAME; of several, also the mean",
     )
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--session", default="", help="default: each one with the split")
@@ -52,11 +52,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.plot and Path(args.plot).suffix not in (".png", ".svg", ".pdf"):
         raise BadInput(f"--plot {args.plot}: expected a name that ends in .png, .svg or .pdf")
-    from ndt3_dist.data.continuous import sessions_with
-    from ndt3_dist.evaluate.predictions import save_predictions
-    from ndt3_dist.evaluate.session import evaluate, refuse_seen
-    from ndt3_dist.shards.corpus import Corpus
-    from ndt3_dist.shards.summary import text_table
+    log.note(f"evaluate {', '.join(args.model)} on split {args.split} of {args.corpus}")
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.local_export import local_export
+        from ndt3_dist.data.continuous import sessions_with
+        from ndt3_dist.evaluate.predictions import save_predictions
+        from ndt3_dist.evaluate.session import evaluate, refuse_seen
+        from ndt3_dist.shards.corpus import Corpus
+        from ndt3_dist.shards.summary import text_table
 
     models = {"model": args.model[0]}
     if len(args.model) > 1:
@@ -65,13 +68,14 @@ def main() -> None:
         }
     if len(models) < len(args.model):
         raise BadInput(f"--model {' '.join(args.model)}: two have one name; rename a folder")
+    models = {name: str(local_export(model)) for name, model in models.items()}
     rows, summaries, seen = [], [], 0
     corpus = Corpus(args.corpus, (args.split,))
     known = [args.session] if args.session else sessions_with(corpus)
     if args.refuse_seen:  # before anything is decoded
         sessions = [corpus.manifest.named(session) for session in known]
         refuse_seen(models.values(), corpus.manifest, sessions, args.split)
-    for session in log.progress(known, "evaluate"):
+    for session in log.progress(known, "evaluating, sessions"):
         result = evaluate(
             models,
             args.corpus,
@@ -91,7 +95,8 @@ def main() -> None:
         if args.save:
             save_predictions(_plot_path(args.save, session, len(known)), result)
         if args.plot:
-            from ndt3_dist.pages.picture import save_traces
+            with log.waiting("loading matplotlib"):
+                from ndt3_dist.pages.picture import save_traces
 
             save_traces(result, _plot_path(args.plot, session, len(known)))
         summaries.append({k: v for k, v in result.items() if k not in ("truth", "predictions")})

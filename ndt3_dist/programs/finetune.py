@@ -23,7 +23,9 @@ def main() -> None:
     )
     parser.add_argument("--config", required=True, help="YAML file or name of a shipped config")
     parser.add_argument(
-        "--init", metavar="EXPORT", help="export to start from (default: the config's own model)"
+        "--init",
+        metavar="EXPORT",
+        help="folder, s3://, https:// or hf://ORG/NAME to start from (default: the config's model)",
     )
     parser.add_argument(
         "--scratch", action="store_true", help="random weights in the export's architecture"
@@ -31,9 +33,17 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = parser.parse_intermixed_args()
     config = load_config(TuneConfig, find_file(args.config, "configs"), args.overrides)
-    from ndt3_dist.tune.finetune import finetune
+    begun = f"from {args.init or 'no export'}{' (its architecture)' * args.scratch}"
+    log.say(
+        f"fine-tune {config.run.name} {begun} on session {config.data.session or '(the only one)'} "
+        f"of {config.data.corpus}"
+    )
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.local_export import local_export
+        from ndt3_dist.tune.finetune import finetune
 
-    result = finetune(config, args.init, args.scratch)
+    init = str(local_export(args.init)) if args.init else None
+    result = finetune(config, init, args.scratch)
     if result["stopped"]:
         log.say(f"stopped ({result['stopped']}); the same command goes on")
         return

@@ -13,10 +13,7 @@ import json
 from pathlib import Path
 
 from ndt3_dist import log, storage
-from ndt3_dist.checkpoint.lineage import FILE, at_step, of_export
-from ndt3_dist.checkpoint.steps import newest
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.load import read_export_config
 from ndt3_dist.shards.summary import text_table
 
 
@@ -24,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("path", help="folder of a run or an export")
+    parser.add_argument("path", help="folder of a run or an export, on a disk or in a store")
     parser.add_argument("--sessions", action="store_true", help="list them, with their hashes")
     parser.add_argument("--json", action="store_true", help="as data")
     args = parser.parse_args()
@@ -45,8 +42,17 @@ def stages_of(path: str) -> list[dict]:
     Raises:
         BadInput: There is neither.
     """
-    if storage.exists(storage.join(path, FILE)) and (last := newest(path, log.warn)):
+    with log.waiting("loading torch"):
+        from ndt3_dist.checkpoint.lineage import FILE, at_step, of_export
+        from ndt3_dist.checkpoint.local_export import local_export
+        from ndt3_dist.checkpoint.steps import newest
+        from ndt3_dist.model.load import read_export_config
+
+    is_run = not path.startswith("hf://") and storage.exists(storage.join(path, FILE))
+    if is_run and (last := newest(path, log.warn)):
         return at_step(path, last.meta["step"], last.meta["epochs"]) or []
+    if storage.is_remote(path):
+        return of_export(read_export_config(local_export(path, ("config.json",))))
     for folder in (Path(path), Path(path) / "export"):
         if (folder / "normalisation.json").is_file() and (folder / "config.json").is_file():
             return of_export(read_export_config(folder))

@@ -1,8 +1,8 @@
 """Pretrain NDT3 on a corpus with DeepSpeed ZeRO.
 
 Example:
-    deepspeed --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/mine
-    deepspeed --hostfile hosts launch/pretrain.py --config big_350m_2kh.yaml \\
+    deepspeed -q --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/mine
+    deepspeed -q --hostfile hosts launch/pretrain.py --config big_350m_2kh.yaml \\
         data.corpus=s3://lab/corpus --resume auto
     torchrun --standalone --nproc-per-node 8 launch/pretrain.py --config big_350m_2kh.yaml
 """
@@ -16,6 +16,7 @@ import yaml
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
+from ndt3_dist.engines.command import end_launcher, wait_for_runner
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
@@ -32,7 +33,10 @@ def main() -> int:
         "--resume", default="never", metavar="never|auto|STEP", help="default: never"
     )
     parser.add_argument(
-        "--init", metavar="EXPORT", help="start a new run from its weights, and optimiser if it has"
+        "--init",
+        metavar="EXPORT",
+        help="start a new run from its weights, and optimiser if it has: a folder, s3://, https:// "
+        "or hf://ORG/NAME",
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print what would run, and stop"
@@ -58,9 +62,11 @@ def main() -> int:
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         log.say(json.dumps({"deepspeed": deepspeed_dict(config.train, world_size)}, indent=1))
         return 0
-    from ndt3_dist.train.faults import fault
-    from ndt3_dist.train.pretrain import pretrain
-    from ndt3_dist.train.start import run_folder
+    log.say(f"pretrain {config.run.name} on {config.data.corpus}, --resume {args.resume}")
+    with log.waiting("loading torch"):
+        from ndt3_dist.train.faults import fault
+        from ndt3_dist.train.pretrain import pretrain
+        from ndt3_dist.train.start import run_folder
 
     try:
         result = pretrain(config, args.resume, args.init, args.note)
@@ -69,6 +75,8 @@ def main() -> int:
     except Exception as e:
         raise fault(run_folder(config), int(os.environ.get("RANK", "0")), e) from e
     if log.is_first_rank() and result["stopped"]:
+        if "SIGINT" in result["stopped"]:
+            wait_for_runner(5.0)
         log.say(
             f"stopped after step {result['steps']} ({result['stopped']}), "
             f"saved step {result['saved'] or 'none'}; --resume auto goes on"
@@ -86,4 +94,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    log.run_program(main)
+    log.run_program(main, end_launcher)

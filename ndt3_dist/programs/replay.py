@@ -10,7 +10,6 @@ import argparse
 from ndt3_dist import log
 from ndt3_dist.errors import ShardCorrupt
 from ndt3_dist.shards.summary import text_table
-from ndt3_dist.train.replay import dump, replay
 
 
 def main() -> None:
@@ -22,7 +21,11 @@ def main() -> None:
     parser.add_argument("--corpus", help="where the corpus lies now (default: the run's own)")
     parser.add_argument("--dump", metavar="FILE", help="also write the packed arrays as .npz")
     args = parser.parse_args()
-    found = replay(args.run, args.step, args.corpus)
+    with log.waiting("loading torch"):
+        from ndt3_dist.train.replay import dump, replay
+
+    with log.waiting(f"planning and reading step {args.step} again"):
+        found = replay(args.run, args.step, args.corpus)
     log.say(text_table(found.rows))
     shares = [
         {"session": name, "windows": windows, "expected": f"{expected:.1f}"}

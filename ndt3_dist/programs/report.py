@@ -10,7 +10,6 @@ import yaml
 
 from ndt3_dist import log, plain_yaml, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch
-from ndt3_dist.pages.run_page import write_report
 from ndt3_dist.shards.manifest import read_manifest
 
 
@@ -36,7 +35,12 @@ def main() -> None:
         manifest = read_manifest(corpus)
     except ManifestMismatch as e:
         log.warn(f"the report has no corpus table: {e}")
-    log.say(str(write_report(run, manifest)))
+    with log.waiting("loading torch"):
+        from ndt3_dist.pages.run_page import write_report
+
+    with log.waiting("drawing the report"):
+        path = write_report(run, manifest)
+    log.say(str(path))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def main() -> int:
     )
     parser.add_argument("corpus", help="folder or s3:// URL of a corpus")
     corpus = parser.parse_args().corpus
-    problems = verify_corpus(corpus)
+    with log.waiting(f"verifying {corpus}"):
+        problems = verify_corpus(corpus)
     for problem in problems:
         log.say(problem)
     manifest = read_manifest(corpus)

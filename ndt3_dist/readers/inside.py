@@ -5,6 +5,7 @@ and each link is looked at before it is followed: one that leads out is refused 
 read through it, and does no harm where nothing is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ MOST_LINKS = 16
 """Links on the way to one member: more, and they lead in a circle."""
 
 
-class Group:
+class Group(ABC):
     """What lies at a path of a recording; each format says what is there and where links lead.
 
     Args:
@@ -28,10 +29,11 @@ class Group:
         self.path, self.root = path, root or self
         self._known: dict[str, Any] = {}  # members that lie here and were opened
 
+    @abstractmethod
     def names(self) -> list[str]:
         """Of all members."""
-        raise NotImplementedError
 
+    @abstractmethod
     def target(self, name: str) -> str | None:
         """The path that a member is a link to; None where it lies here.
 
@@ -39,11 +41,10 @@ class Group:
             KeyError: There is none of this name.
             BadInput: It lies in another file.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def member(self, name: str) -> Any:
         """The group or array of a name that lies here. Raises KeyError where it is neither."""
-        raise NotImplementedError
 
     def __getitem__(self, path: str) -> Any:
         """The group or array at a path from here on, or from the root where it begins with '/'.

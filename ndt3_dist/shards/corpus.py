@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 
-from ndt3_dist import storage
+from ndt3_dist import log, storage
 from ndt3_dist.errors import ManifestMismatch, ShardCorrupt, ShardLost
 from ndt3_dist.shards.cache import Cache, default_cache
 from ndt3_dist.shards.index import index_type, opened, record_struct
@@ -97,23 +97,38 @@ class Corpus:
         """
         self.path = str(path).rstrip("/")
         self.cache = cache or default_cache()
-        self.manifest: Manifest = read_manifest(self.path)
+        with log.waiting(f"opening {self.path}"):
+            self.manifest: Manifest = read_manifest(self.path)
         self.splits = splits
         self.shards = [s for s in self.manifest.shards if s.split in splits]
         self.first = np.concatenate([[0], np.cumsum([s.samples for s in self.shards], dtype=int)])
         if not self.first[-1]:
             there = ", ".join(dict.fromkeys(s.split for s in self.manifest.shards)) or "none"
             raise ManifestMismatch(
-                f"{self.path}: no window in split {' or '.join(splits)}, there are: {there}; the "
-                "manifest's `windows` say what was rejected and why"
+                f"{self.path}: no window in split {' or '.join(splits)}, there are: {there} "
+                "(--split of programs, data.fit of a fine-tune); the manifest's `windows` say what "
+                "was rejected and why"
             )
         self._firsts: list[int] = self.first.tolist()
         self._streams = self.manifest.members
+        self._begin()
+
+    def _begin(self) -> None:
+        """With nothing read yet."""
         self._record = record_struct(len(self._streams))
         self.records_of = functools.lru_cache(MAX_INDEXES)(self._records_of)
         self._opened: dict[int, LocalShard] = {}
         self._lock = threading.Lock()
         self._lost: dict[int, str] = {}
+
+    def __getstate__(self) -> dict:
+        """For another process, which opens files of its own."""
+        own = ("_record", "records_of", "_opened", "_lock", "_lost", "index")
+        return {name: value for name, value in vars(self).items() if name not in own}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._begin()
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -121,7 +136,8 @@ class Corpus:
     @functools.cached_property
     def index(self) -> np.ndarray:
         """Records of all samples, (samples,) of `index_type`, in memory together."""
-        return np.concatenate([self.records_of(s) for s in range(len(self.shards))])
+        shards = log.progress(range(len(self.shards)), f"opening {self.path}, shards")
+        return np.concatenate([self.records_of(s) for s in shards])
 
     def _records_of(self, shard: int) -> np.ndarray:
         """Records of the samples of a shard, verified. Raises ShardCorrupt."""

@@ -61,7 +61,7 @@ def verify_corpus(path: str) -> list[str]:
         return [f"{path}/{MANIFEST}: its recipe is not the one of recipe_sha256; restore it"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing release the GIL
         found = pool.map(lambda shard: shard_problems(path, manifest, shard), manifest.shards)
-        each = log.progress(found, "shards", total=len(manifest.shards))
+        each = log.progress(found, "hashing, shards", total=len(manifest.shards))
         problems = [p for of_shard in each for p in of_shard]
         if problems:
             return problems
@@ -69,7 +69,7 @@ def verify_corpus(path: str) -> list[str]:
             corpus = Corpus(path, (split,))
             starts = range(0, len(corpus), PART)
             found = pool.map(partial(window_problems, corpus), starts)
-            each = log.progress(found, f"{split} windows", total=len(starts))
+            each = log.progress(found, f"reading {split}, thousands of windows", total=len(starts))
             problems += [p for of_part in each for p in of_part]
             corpus.close()
     return problems

@@ -21,8 +21,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from ndt3_dist import log
 from ndt3_dist.simulate.motor_model import (
     ARRAYS,
     DATE,
@@ -84,7 +84,7 @@ def simulate(
         (out, arguments, i % subjects, i // subjects, space, populations[i % subjects])
         for i in range(sessions)
     ]
-    entries = list(tqdm(_run(jobs), "sessions", sessions, disable=None, leave=False))
+    entries = list(log.progress(_run(jobs), "simulating, sessions", sessions))
     result = {"arguments": arguments, "parameters": _plain(asdict(PARAMETERS)), "sessions": entries}
     partial = out / "simulation.json.partial"
     partial.write_text(json.dumps(result, indent=2) + "\n", encoding="ascii")

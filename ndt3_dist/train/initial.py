@@ -4,13 +4,14 @@ An export that was imported with its optimiser's state goes on with it, and with
 run counts epochs from those the export has behind it.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ndt3_dist import log
+from ndt3_dist.checkpoint.local_export import FILES, local_export
 from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.config import import_call
 from ndt3_dist.data.order import seed_of
@@ -45,6 +46,8 @@ def initial_model(config: PretrainConfig) -> Any:
     model = build_model(config.model)
     model.recompute = config.train.recompute
     if config.train.compile:
+        if torch.cuda.is_available():
+            model.pad_to = config.data.row_tokens
         (model.compile_blocks if hasattr(model, "compile_blocks") else model.compile)()
     return model
 
@@ -53,13 +56,25 @@ class InitialExport:
     """The training state of an export, read as a checkpoint's is.
 
     Attributes:
+        name: As it was given, without what must not be kept.
+        folder: Where it lies on this host; by its last part the same on all hosts.
+        config: Its config.json.
         adam_step: Steps that AdamW has behind it; 0 where the export has no optimiser state.
         epochs: Epochs it has behind it; 0 likewise.
     """
 
-    def __init__(self, folder: str, model: ModelConfig | OwnModel):
-        """Raises BadInput where the export is another model, CheckpointCorrupt where damaged."""
-        config = read_export_config(folder)
+    def __init__(self, name: str, model: ModelConfig | OwnModel):
+        """
+        Args:
+            name: A folder or an address (`checkpoint.local_export`).
+            model: The config's.
+        Raises:
+            BadInput: The export is another model.
+            CheckpointCorrupt: It is damaged.
+        """
+        self.name = log.without_secrets(name)
+        self.folder = folder = local_export(name, (*FILES, OPTIMIZER))
+        self.config = config = read_export_config(folder)
         theirs, ours = config["model"], model.model_dump(mode="json")
         differ = [k for k in ours if k not in TRAINING_FIELDS and theirs.get(k, ours[k]) != ours[k]]
         if differ:
@@ -69,7 +84,7 @@ class InitialExport:
         weights = {n: p.detach() for n, p in load_model(folder, build=build).named_parameters()}
         self.states = {"master": weights}
         self.adam_step, self.epochs = 0, 0.0
-        file = Path(folder) / OPTIMIZER
+        file = folder / OPTIMIZER
         if "optimizer" not in config["trained"]:
             return
         try:

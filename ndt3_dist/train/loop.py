@@ -11,7 +11,7 @@ import time
 import numpy as np
 import torch
 
-from ndt3_dist import log
+from ndt3_dist import log, voice
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.stream import Step
 from ndt3_dist.model.flops import peak_bf16
@@ -22,7 +22,6 @@ from ndt3_dist.train.run import Run
 from ndt3_dist.train.run_metrics import MetricsFile, Wandb, console_line, validation_line
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.schedule import learning_rate
-from ndt3_dist.train.settings import write_config
 from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.step import Losses, run_micro_batches
 from ndt3_dist.train.watch import WAITS
@@ -54,13 +53,14 @@ class Loop:
             steps, and the first and last loss of the whole run.
         """
         try:
-            return self._go()
+            with log.counting("training", self.total, self.state.step, "steps") as shown:
+                return self._go(shown)
         finally:  # also where it ends by an error, whose message may send to them
             if self.metrics and self.wandb:
                 self.metrics.close()
                 self.wandb.close()
 
-    def _go(self) -> dict:
+    def _go(self, shown: voice.Step) -> dict:
         run, state = self.run, self.state
         run.engine.train()
         steps = run.stream.steps(state.cursor, self.agree)
@@ -78,6 +78,7 @@ class Loop:
                 break
             run.watch.doing = f"step {state.step + 1}"
             values, losses, leapt = self.take_step(work)
+            shown.add()
             values |= {"step_s": time.perf_counter() - clock, "wait_s": wait}
             values |= self.usage(losses, values["step_s"])
             clock, done = time.perf_counter(), self.is_done()
@@ -98,11 +99,11 @@ class Loop:
         return {"steps": state.step, "loss_first": first, "loss_last": last}
 
     def before_commit(self) -> None:
-        """What rank 0 writes before a checkpoint exists: what is said of its steps."""
+        """What rank 0 writes before a checkpoint exists."""
         assert self.metrics
         self.metrics.flush()
-        if len(self.state.settings) > 1:  # else it is there since the start
-            write_config(self.config, self.run.folder)
+        if self.run.before_commit:
+            self.run.before_commit()
 
     def agree(self, totals: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
         """What all ranks have for the step; and whether one is to stop, or still writes."""

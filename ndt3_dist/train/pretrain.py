@@ -6,16 +6,18 @@ from contextlib import ExitStack
 import torch
 import torch.distributed as dist
 
-from ndt3_dist import log
+from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.steps import Checkpoint, remove_remnants, set_aside, steps_of
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.patterns import sources_of
 from ndt3_dist.data.stream import Stream
+from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.engines.launcher import check_launch
 from ndt3_dist.model import fused
-from ndt3_dist.model.attention import choose_body
+from ndt3_dist.model.attention import FLASH, choose_body
+from ndt3_dist.model.flops import device_name
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.shards.cache import default_cache
 from ndt3_dist.shards.corpus import Corpus
@@ -24,15 +26,15 @@ from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather, num_hosts
 from ndt3_dist.train.run import Run
-from ndt3_dist.train.settings import change_line, changed
+from ndt3_dist.train.settings import as_begun, change_line, changed, fitted, write_config
 from ndt3_dist.train.start import (
+    LOGS,
     agree,
     check_possible,
     check_same,
     check_shared,
     find_start,
     hold,
-    keep_chatter,
     refuse_loop,
     restore,
     run_folder,
@@ -53,7 +55,8 @@ def pretrain(
 
     Args:
         resume: never, auto or a step number.
-        init: Export to start a new run from; a run that is resumed goes on from its own.
+        init: Export to start a new run from, a folder or an address; a run that is resumed goes on
+            from its own.
         note: Why it starts, for starts.jsonl.
     Returns:
         steps, resumed (step it went on from, or None), the first and last loss of the whole run,
@@ -80,34 +83,41 @@ def _pretrain(
         corpus = Corpus(config.data.corpus, cache=cache)
         sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
         check_possible(config, int(corpus.first[-1]))
-        start = find_start(config, resume)
+        with log.waiting(f"looking for checkpoints in {run_folder(config)}"):
+            start = find_start(config, resume)
         if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)
         if start:
+            config = as_begun(config, start)
             check_same(config, start)
         initial = InitialExport(init, config.model) if init and not start else None
     shown = config.log.level == "debug"
     rank, world_size, device = start_distributed(shown)
     with log.rank_0_first():
+        config = fitted(config, device)
         accumulation(config.train, world_size)
         body = attention_body(config, device)
-        agree(config, corpus.manifest, start)
-        model = initial_model(config)
+        agree(config, corpus.manifest, start, initial)
+        with log.waiting("making the model"):
+            model = initial_model(config)
         check_metric(config.validation.metric, model.targets)
         lease, start = held.enter_context(hold(config, resume, start))
         initial = None if start else initial
     folder = run_folder(config)
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    engine = DeepSpeedEngine(
-        config.optim, config.train, config.run.seed, model.to(device), world_size, shown
-    )
-    keep_chatter(folder, rank)
+    with log.waiting("setting up DeepSpeed"):
+        engine = DeepSpeedEngine(
+            config.optim, config.train, config.run.seed, model.to(device), world_size, shown
+        )
+    keep_said(storage.join(folder, LOGS, f"rank{rank:05d}.txt"))
     with log.rank_0_first():
         if start:
-            start = restore(config, resume, start, engine)
+            with log.waiting(f"restoring step {start.meta['step']}"):
+                start = restore(config, resume, start, engine)
         if initial:
-            engine.fill(initial.read, initial.adam_step)
-            engine.refresh()
+            with log.waiting(f"taking the weights of {init}"):
+                engine.fill(initial.read, initial.adam_step)
+                engine.refresh()
         feed = Feed(
             corpus,
             config.data,
@@ -120,7 +130,8 @@ def _pretrain(
             broadcast,
         )
         epochs = initial.epochs if initial else 0.0
-        stream = Stream(feed, start.stream if start else None, epochs)
+        with log.waiting("laying out the order"):
+            stream = Stream(feed, start.stream if start else None, epochs)
         held_out = open_held_out(config, corpus) if config.validation.every_steps else None
         validation = Validation(config, held_out, model, rank, world_size) if held_out else None
     announce(config, stream, shapes, device, body, start)
@@ -140,7 +151,7 @@ def _pretrain(
                 set_aside(folder, newer)
     if rank == 0:
         remove_remnants(folder)
-        write_run_files(config, stream, start, init, changes, note)
+        write_run_files(config, stream, start, initial, changes, device_name(device), note)
     with log.rank_0_first():
         check_shared(folder)
     writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)
@@ -148,13 +159,16 @@ def _pretrain(
     watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
     parts = engine, stream, validation, writer, stop, watch
     run = Run(config, folder, *parts, shapes, stream.plan.renewed, lease=lease)
+    if start:  # until then config.yaml is what trained the newest step
+        run.before_commit = lambda: write_config(config, folder)
     try:
         loop = Loop(run, state)
         found = loop.go()
     finally:
         watch.close()
-    dist.barrier()  # the watch's store lives in the first rank, which must not end before others
-    dist.destroy_process_group()
+    with log.waiting("ending all ranks"):
+        dist.barrier()  # the watch's store lives in the first rank, which must not end first
+        dist.destroy_process_group()
     resumed = start.meta["step"] if start else None
     return {**found, "resumed": resumed, "stopped": stop.agreed, "saved": loop.saving.step}
 
@@ -163,10 +177,14 @@ def attention_body(config: PretrainConfig, device: torch.device) -> str:
     """What attention runs on, in words; empty for a model of a user's own."""
     if not isinstance(config.model, ModelConfig):
         return f", model {config.model.build}"
-    dtype = PRECISION[config.train.precision]
-    body = choose_body(config.model.attention, device, dtype)
-    kernels = ", fused kernels" if fused.runs_on(device, dtype) and not config.train.compile else ""
-    return f", attention {body}{kernels}"
+    dtype, model = PRECISION[config.train.precision], config.model
+    body = choose_body(model.attention, device, dtype, model.attention_dropout)
+    order = "" if model.attention_fixed_order or body not in FLASH else " in any order"
+    how = ", fused kernels" if fused.runs_on(device, dtype) else ""
+    if config.train.compile:
+        padded = f", micro-batches padded to multiples of {config.data.row_tokens} tokens"
+        how = f", compiled{padded if device.type == 'cuda' else ''}"
+    return f", attention {body}{order}{how}"
 
 
 def is_over(config: PretrainConfig, start: Checkpoint) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ndt3_dist import plain_yaml, storage
+from ndt3_dist import log, plain_yaml, storage
 from ndt3_dist.checkpoint.steps import step_folder, steps_of
 from ndt3_dist.data.data_config import DataConfig
 from ndt3_dist.data.feed import Feed
@@ -83,9 +83,9 @@ def replay(run: str | Path, step: int, corpus: str | None = None) -> Replay:
     rows = list(_records(stream, built))
     damaged = [d.reason for d in built.damage]
     used = {r["shard"] for r in rows}
-    for shard in opened.shards:
-        if shard.name in used:
-            damaged += shard_problems(opened.path, opened.manifest, shard)
+    shards = [shard for shard in opened.shards if shard.name in used]
+    for shard in log.progress(shards, "verifying, shards"):
+        damaged += shard_problems(opened.path, opened.manifest, shard)
     return Replay(stream, built, rows, damaged)
 
 

@@ -124,6 +124,7 @@ class Run:
         keep_best: Remembers the weights of the best step; None = a checkpoint does.
         save_after_s: Also save after so long; for one process, whose clock is its own.
         lease: Of the folder, which rank 0 holds; None = nobody else writes there.
+        before_commit: What rank 0 writes besides metrics before a checkpoint exists.
     """
 
     config: PretrainConfig
@@ -139,6 +140,7 @@ class Run:
     keep_best: Callable[[], None] | None = None
     save_after_s: float = math.inf
     lease: Lease | None = None
+    before_commit: Callable[[], None] | None = None
 
     @property
     def device(self) -> torch.device:

@@ -63,7 +63,7 @@ class Saving:
                 "python": platform.python_version(),
             },
         }
-        with log.rank_0_first():
+        with log.rank_0_first(), log.waiting(f"saving step {state.step}"):
             self._still_ours()
             stream = run.stream.state(state.cursor)
             run.writer.begin(state.step, run.engine.slices(), describe, stream)
@@ -72,7 +72,7 @@ class Saving:
 
     def commit(self, state: RunState, last: bool = False) -> None:
         """Make the step that was written exist, and delete those that are no longer kept."""
-        with log.rank_0_first():
+        with log.rank_0_first(), log.waiting("committing the checkpoint"):
             if self.run.writer.under_way:
                 self._still_ours()
             self.run.writer.finish(last)

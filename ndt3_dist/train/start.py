@@ -17,12 +17,11 @@ from ndt3_dist.checkpoint.steps import Checkpoint, newest, open_step, steps_of
 from ndt3_dist.data.continuous import sessions_with
 from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
-from ndt3_dist.engines.aside import SAID
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.lease import Lease
-from ndt3_dist.model.load import read_export_config
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.faults import FOLDER
+from ndt3_dist.train.initial import InitialExport
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
@@ -219,7 +218,7 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
     free_data = {"corpus", "on_corrupt", "max_quarantined", "cache", "cache_gb", "workers"}
     free_data |= {"mixture_by", "another_corpus"}
     fixed += [("data", k) for k in ours["data"] if k not in free_data] + [("train", "micro_batch")]
-    free = {"attention", "dropout", "attention_dropout"}
+    free = {"attention", "attention_fixed_order", "dropout", "attention_dropout"}
     for section, key in fixed:
         if key in free or ((section, key) == ("model", "build") and key not in theirs[section]):
             continue
@@ -228,13 +227,6 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
                 f"{start.folder}: {section}.{key} was {theirs[section].get(key)}, "
                 f"is now {ours[section][key]}; restore it, or start another run"
             )
-
-
-def keep_chatter(run: str, rank: int) -> None:
-    """Write what DeepSpeed has printed on this rank to RUN/logs/."""
-    if SAID.getvalue():
-        path = storage.join(run, LOGS, f"rank{rank:05d}.txt")
-        storage.write_bytes(path, SAID.getvalue().encode())
 
 
 def check_shared(run: str | Path, wait_s: float = SHARED_WITHIN_S) -> None:
@@ -268,8 +260,9 @@ def write_run_files(
     config: PretrainConfig,
     stream: Stream,
     start: Checkpoint | None,
-    init: str | None,
+    initial: InitialExport | None,
     changes: dict[str, list],
+    device: str,
     note: str = "",
 ) -> None:
     """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and
@@ -277,6 +270,7 @@ def write_run_files(
 
     Args:
         changes: Settings that differ from those before (`settings.changed`).
+        device: What rank 0 runs on.
         note: Why it starts.
     """
     run, corpus = run_folder(config), stream.corpus
@@ -295,15 +289,15 @@ def write_run_files(
         norms["sessions"] = {**storage.read_json(path)["sessions"], **norms["sessions"]}
     storage.write_json(path, norms)
     step, was = (start.meta["step"], start.meta["fingerprint"]) if start else (0, "")
-    before = lineage.of_export(read_export_config(init)) if init and not start else []
+    before = lineage.of_export(initial.config) if initial else []
     passes = stream.plan.epochs(stream.start)
     now = lineage.stage(manifest, seen, "train", from_step=step, from_epochs=passes)
     lineage.begin(run, now, before, was)
-    entry = {"from_step": step, "ranks": dist.get_world_size()}
+    entry = {"from_step": step, "ranks": dist.get_world_size(), "device": device}
     entry["fingerprint"] = manifest.fingerprint
     entry["epochs"] = passes
-    if init and not start:
-        entry["init"] = init
+    if initial:
+        entry["init"] = initial.name
     if changes:
         entry["changed"] = changes
     if note:
@@ -313,11 +307,22 @@ def write_run_files(
     storage.write_bytes(starts, (storage.read_text(starts) + json.dumps(entry) + "\n").encode())
 
 
-def agree(config: PretrainConfig, manifest: Manifest, start: Checkpoint | None) -> None:
+def agree(
+    config: PretrainConfig,
+    manifest: Manifest,
+    start: Checkpoint | None,
+    initial: InitialExport | None,
+) -> None:
     """Refuse a start that ranks see differently, as on hosts that do not share the run folder."""
-    ours = (start.meta["step"] if start else 0, manifest.fingerprint, config.model_dump_json())
+    step, settings = start.meta["step"] if start else 0, config.model_dump_json()
+    ours = (step, manifest.fingerprint, initial.folder.name if initial else "", settings)
     for rank, theirs in enumerate(gather(ours)):
         if theirs != ours:
+            if theirs[2] != ours[2]:
+                raise ResumeMismatch(
+                    f"rank {rank} starts from {theirs[2] or 'no export'}, this rank from "
+                    f"{ours[2] or 'none'}; it changed, or a host cannot reach it: start again"
+                )
             raise ResumeMismatch(
                 f"rank {rank} starts from step {theirs[0]} of corpus {theirs[1][:12]}, this rank "
                 f"from step {ours[0]} of {ours[1][:12]}; all hosts must share the run folder "

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 
-from ndt3_dist.engines.launcher import launchers
+from ndt3_dist import log
+from ndt3_dist.engines.command import is_alive, launchers
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOOK_S = 1.0
@@ -63,10 +64,14 @@ class StopSignal:
         while not self._over:
             if signals.poll(1000 * LOOK_S):
                 for number in self._woken.recv(64):
-                    if number == signal.SIGINT and self.asked == "SIGINT":
+                    if number == signal.SIGINT and self.asked:
                         self._give_up("and again")
-                    if number in SIGNALS:
+                    if number in SIGNALS and not self.asked:
                         self.ask(signal.Signals(number).name)
+                        log.note(
+                            f"{self.asked}: this step is finished and saved, within "
+                            f"{self.within_s:g} s; kill -INT {os.getpid()} ends at once"
+                        )
             if any(not is_alive(p) for p in above):
                 self.ask("the launcher is gone")
             if self.asked:
@@ -82,13 +87,3 @@ class StopSignal:
             flush=True,
         )
         os._exit(1)
-
-
-def is_alive(process) -> bool:
-    """Whether a process (psutil's) runs; one that ended and was not waited for does not."""
-    import psutil
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

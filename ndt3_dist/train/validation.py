@@ -114,7 +114,8 @@ class Validation:
     def _read(self) -> dict[int, str]:
         """Read the windows of this rank that it has not yet; what is wrong with some of them."""
         damaged = {}
-        for number in {n for _, row in self._mine() for n in row} - self.samples.keys():
+        missing = {n for _, row in self._mine() for n in row} - self.samples.keys()
+        for number in log.progress(missing, "reading held-out windows"):
             try:
                 self.samples[number] = self.corpus.read(number)
             except ShardCorrupt as e:
@@ -125,7 +126,7 @@ class Validation:
         """Losses and scores of all windows by name, the same on all ranks."""
         began, results = time.perf_counter(), {}
         with engine.evaluating():
-            for number, row in self._mine():
+            for number, row in log.progress(self._mine(), "validating, rows"):
                 found = self._scores_of_row(engine, row, device)
                 if number < len(self.rows):
                     results[number] = found

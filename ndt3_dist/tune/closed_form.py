@@ -49,7 +49,8 @@ def fit_readout(
         for p, h in zip(data.pieces, hidden, strict=True)
     ]
     counts = np.concatenate([p.spikes for p in data.pieces])
-    gain, power = fit_rates(counts, np.concatenate([r for r in rates if r is not None]))
+    with log.waiting("fitting rates"):
+        gain, power = fit_rates(counts, np.concatenate([r for r in rates if r is not None]))
     if not config.history:
         return Readout(data.session.id, gain, power), None
     filters, r2 = fit_filters(data, hidden, sorted({*config.history}))

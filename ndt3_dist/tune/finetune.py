@@ -62,7 +62,8 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     """
     path = Path(config.run.dir) / config.run.name
     data = read_fit_data(config)
-    model, new = start_model(config, init, scratch)
+    with log.waiting(f"loading {init}" if init else "making the model"):
+        model, new = start_model(config, init, scratch)
     if init and read_normalisation(init)["bin_size_ms"] != data.manifest.bin_size_ms:
         raise BadInput(
             f"{init} was trained on bins of {read_normalisation(init)['bin_size_ms']:g} ms, "

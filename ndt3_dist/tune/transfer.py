@@ -14,7 +14,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokens import SpaceIds
+from ndt3_dist.model.space_ids import SpaceIds
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.tune.lora import add_low_rank
 from ndt3_dist.tune.parts import check_parts, freeze, part_of, parts_table

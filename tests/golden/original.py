@@ -18,7 +18,8 @@ from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokens import PackedTokens, SpaceIds
+from ndt3_dist.model.space_ids import SpaceIds
+from ndt3_dist.model.tokens import ON_HOST, PackedTokens
 from ndt3_dist.upstream.names import to_upstream
 
 
@@ -152,7 +153,7 @@ def pack(batch: Named, config: ModelConfig, blank: range = ALL_BINS) -> dict[str
     if "task_return" in batch:
         space = torch.full_like(batch["task_return_time"], ids.returns)
         times.append(("ret", batch["task_return_time"], space, batch["return_length"]))
-    lists: dict[str, list] = {n: [] for n in PackedTokens.__dataclass_fields__ if n != "seqlens"}
+    lists: dict[str, list] = {n: [] for n in PackedTokens.__dataclass_fields__ if n not in ON_HOST}
     seqlens = []
     for row in range(len(batch["length"])):
         parts = [  # time, space, modality, index

@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -114,6 +115,8 @@ def test_a_recording_decodes_as_evaluation_does_in_raw_units(run, recorded, expo
     done = run("--model", export, "--recording", path, "--out", out)
     assert done.returncode == 0, done.stderr
     assert f"{len(spikes)} bins of 20 ms; ms per bin: p50" in done.stderr
+    assert done.stderr.startswith(f"decode {path} with {export}\n")  # before torch is loaded
+    assert done.stdout == ""
     table = np.load(out)
     model = load_model(export)
     bins = Piece(0, spikes, np.zeros((len(spikes), 2), np.float32))
@@ -225,6 +228,8 @@ def test_the_program_refuses_bad_streams_and_arguments(run, recorded, export, tm
     refused(run(*stream, "--context", "-1", given="1\n"), "--context -1")
     refused(run(*stream, given=" ".join(["1"] * 400)), "max_channels 320")
     refused(run(*stream, "--session", "x", given="1\n"), "no session 'x'", recorded[1].id)
+    refused(run("--model", tmp_path, "--stdin", given="1\n"), "no config.json, so no export")
+    shutil.copy(export / "config.json", tmp_path)
     refused(run("--model", tmp_path, "--stdin", given="1\n"), "normalisation.json")
     recording = ["--model", export, "--recording"]
     refused(run(*recording, tmp_path / "no.nwb"), "no.nwb: no such file")
@@ -274,8 +279,12 @@ def test_counts_of_other_arrays_than_the_sessions_are_refused(export, recorded, 
         [sys.executable, *command], stdin=pipe, stdout=pipe, stderr=pipe
     ) as waits:  # the model is there before the first bin
         assert waits.stderr is not None
-        assert select.select([waits.stderr], [], [], 60)[0], "nothing said within a minute"
-        assert b"channels, 20 bins of 20 ms of context" in waits.stderr.readline()
+        said = b""
+        while b"channels, 20 bins of 20 ms of context" not in said:
+            assert select.select([waits.stderr], [], [], 60)[0], f"no more in a minute: {said}"
+            piece = os.read(waits.stderr.fileno(), 1000)
+            assert piece, said
+            said += piece
         assert waits.poll() is None
         waits.communicate()
     short = decode_line(5)

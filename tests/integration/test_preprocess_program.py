@@ -6,6 +6,7 @@ without, and the rest shares its runs.
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from forks import run_program as run_in_fork
 from pools import pool_of
+from refusals import besides
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, NoRoom, ShardCorrupt
@@ -80,7 +82,7 @@ def hashes(folder: Path) -> dict[str, str]:
 def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
     """Exit 1 after one error line that holds all of `parts`."""
     assert done.returncode == 1, done.stderr
-    lines = done.stderr.splitlines()
+    lines = besides(done.stderr).splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     for part in parts:
@@ -145,7 +147,9 @@ def test_a_corpus_is_written_verified_and_told(finished):
     assert len(manifest.shards) > 1
     assert manifest.failed == []
     assert verify_corpus(corpus) == []
-    assert done.stderr == ""
+    assert besides(done.stderr) == ""
+    told = r"starting Ray with 1 workers \.\.\.\nRay runs after \d+\.\d s\n"
+    assert re.match(told, done.stdout), done.stdout
     assert f"corpus {manifest.fingerprint[:12]} at corpus" in done.stdout
     assert "3 sessions, 18 windows" in done.stdout
     assert sorted(p.name for p in (folder / "corpus").iterdir()) == [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from launching import kill_all, launch, losses
 from modes import assert_modes
 from ranks import run_ranks
@@ -17,6 +18,7 @@ from ndt3_dist import plain_yaml
 from ndt3_dist.checkpoint.export import export, verify_export
 from ndt3_dist.checkpoint.steps import open_step, steps_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
+from ndt3_dist.model.flops import device_name
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.replay import dump, replay
 from ndt3_dist.train.run_metrics import read_metrics
@@ -50,7 +52,8 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     undisturbed, corpus, tmp_path
 ):
     before = set(Path("/dev/shm").glob("deepspeed*"))
-    process = launch(tmp_path, corpus, wait=False)
+    chosen = ["train.micro_batch=0"]  # one row on a CPU, at the start and at the resume
+    process = launch(tmp_path, corpus, extra=chosen, wait=False)
     deadline = time.time() + 200
     while not {6, 7} & set(losses(tmp_path)):
         assert process.poll() is None
@@ -60,12 +63,16 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     assert set(Path("/dev/shm").glob("deepspeed*")) <= before  # no memory is left behind
     reached = max(losses(tmp_path))
     assert reached < 12
-    code, log = run_ranks(tmp_path, corpus, resume="auto")
+    code, log = run_ranks(tmp_path, corpus, 2, chosen, "auto")
     assert code == 0, log
+    assert (
+        plain_yaml.load((tmp_path / "r" / "config.yaml").read_text())["train"]["micro_batch"] == 1
+    )
     assert f"resuming from step {steps_of(tmp_path / 'r')[0]}" in log
     assert losses(tmp_path) == losses(undisturbed)
     starts = (tmp_path / "r" / "starts.jsonl").read_text().splitlines()
     assert [json.loads(s)["from_step"] for s in starts] == [0, 4]
+    assert all(json.loads(s)["device"] == device_name(torch.device("cpu")) for s in starts)
 
 
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
@@ -210,6 +217,8 @@ def test_a_new_run_starts_from_an_exports_masters_and_optimiser(
     still.append(f"train.zero_stage={stage}")
     code, log = run_ranks(tmp_path / "plain", corpus, ranks, [*still, "--init", str(folder)])
     assert code == 0, log
+    begun = json.loads((tmp_path / "plain" / "r" / "starts.jsonl").read_text())
+    assert begun["init"] == str(folder)
     first = open_step(tmp_path / "plain" / "r", 1)
     assert first.meta["adam_step"] == 1
     assert first.meta["epochs"] < 1
@@ -280,11 +289,10 @@ def test_wandb_offline_has_the_lines_of_metrics_jsonl(corpus, tmp_path):
     assert {"loss", "grad_norm", "lr", "tokens", "wait_s", "tflops"} <= set(told[0])
 
 
-def test_other_settings_are_said_kept_by_step_and_are_those_of_the_newest_step(
-    undisturbed, corpus, tmp_path
-):
-    shutil.copytree(undisturbed / "r", tmp_path / "r")
+def test_other_settings_are_said_kept_by_step_and_are_those_of_the_newest_step(corpus, tmp_path):
     run = tmp_path / "r"
+    code, log = run_ranks(tmp_path, corpus, 1)
+    assert code == 0, log
     before = (run / "config.yaml").read_text()
     code, log = run_ranks(tmp_path, corpus, 1, ["optim.lr=1e-4"], "auto")
     assert code == 0, log
@@ -303,3 +311,9 @@ def test_other_settings_are_said_kept_by_step_and_are_those_of_the_newest_step(
     assert kept[1]["changed"]["optim.lr"] == [lr, 1e-4]
     last = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])
     assert last["changed"] == kept[1]["changed"]
+    # From an older step on with its own settings: they train the newest step again.
+    code, log = run_ranks(tmp_path, corpus, 1, (), "8")
+    assert code == 0, log
+    assert "settings changed" not in log
+    assert steps_of(run) == [4, 8, 12]
+    assert plain_yaml.load((run / "config.yaml").read_text())["optim"]["lr"] == lr

@@ -49,6 +49,27 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends(whole, corpus, tmp_path, how
     assert losses(tmp_path) == whole
 
 
+def test_ctrl_c_saves_and_its_last_line_says_so(corpus, tmp_path):
+    options = {"options": ["-q"], "start_new_session": True}
+    process = launch(tmp_path, corpus, extra=LONG, wait=False, **options)
+    wait_for_steps(process, tmp_path)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    process.wait(timeout=60)
+    assert not psutil.wait_procs(family, timeout=60)[1]
+    (step,) = steps_of(tmp_path / "r")
+    last = log_of(tmp_path).splitlines()[-1]
+    assert last.startswith(f"stopped after step {step} (rank 0: SIGINT, rank 1: SIGINT), saved")
+    assert last.endswith("--resume auto goes on")
+    assert ": this step is finished and saved" in log_of(tmp_path)
+
+
+def test_an_error_is_the_last_line_and_the_launcher_ends_as_failed(corpus, tmp_path):
+    code, log = launch(tmp_path, corpus, extra=["data.split=none"], options=["-q"])
+    assert code == 1
+    assert log.splitlines()[-1].startswith("error: ")
+
+
 def test_a_rank_that_is_killed_takes_the_others_with_it(corpus, tmp_path):
     process = launch(tmp_path, corpus, extra=["train.max_steps=100000"], wait=False)
     wait_for_steps(process, tmp_path)

@@ -1,5 +1,9 @@
 """What programs say: one line for an error, and no secret in any."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from ndt3_dist import log
@@ -43,3 +47,18 @@ def test_a_defect_is_no_error_line():
 
     with pytest.raises(OSError, match="a socket"):
         log.run_program(main)
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path):
+    program = "import sys; from ndt3_dist import log; sys.stdin.read(); log.say('a'); log.note('b')"
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program + f"; open({str(tmp_path / 'end')!r}, 'w')"],
+        stdin=subprocess.PIPE,
+        stdout=write,
+        stderr=write,
+    )
+    os.close(read)
+    os.close(write)
+    process.communicate(timeout=60)
+    assert (tmp_path / "end").exists()

@@ -200,3 +200,14 @@ def test_each_attempt_at_an_object_asks_whether_it_may_appear(store, data, monke
         remote.put(f"{store}/b", data, refuse)
     assert not remote.exists(f"{store}/b")
     assert unfinished() == []
+
+
+def test_a_fault_is_told_in_one_line_without_signatures():
+    def fail():
+        raise OSError("403 for url 'https://host/f?sig=secret'\n\nForbidden")
+
+    with pytest.raises(StoreFailed) as told:
+        remote.with_retries("hf://lab/tiny/f", "fetched", fail, 1)
+    assert str(told.value) == (
+        "hf://lab/tiny/f: cannot be fetched (OSError: 403 for url 'https://host/f' Forbidden)"
+    )

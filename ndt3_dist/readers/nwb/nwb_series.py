@@ -104,7 +104,7 @@ def side_by_side(parts: list[Series]) -> Series:
 
 
 def part_names(item: TimeSeries, dims: int, among_others: bool) -> tuple[str, ...]:
-    """Names of a series' columns: the file's own, else what its own name says (`names.py`)."""
+    """Names of a series' columns: the file's own, else what its own name says (`column_names`)."""
     own = next(filter(None, (tidy(names, dims) for names in item.labels(dims))), ())
     holder, spatial = item.path.split("/")[-2], item.kind == "SpatialSeries"
     return column_names(item.name, dims, holder, spatial, own, among_others)

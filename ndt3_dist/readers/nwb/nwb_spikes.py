@@ -7,7 +7,7 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 from ndt3_dist.readers.clocks import stored_error
 from ndt3_dist.readers.nwb.nwb_electrodes import electrode_order, gather
-from ndt3_dist.readers.nwb.nwb_file import NwbFile
+from ndt3_dist.readers.nwb.nwb_file import NwbFile, flat
 from ndt3_dist.readers.nwb.nwb_series import expand
 from ndt3_dist.readers.options import SpikesRecipe
 from ndt3_dist.readers.spike_order import in_order
@@ -53,14 +53,12 @@ def read_events(nwb: NwbFile, recipe: SpikesRecipe) -> Spikes:
         t, path = item.timestamps(), item.path
         if t is None:
             raise BadInput(f"{path} has no timestamps; expected the time of each event")
-        whose = item.data() if item.electrodes() is None else np.zeros(len(t))
-        if whose.ndim > 1 and whose.size == len(whose):
-            whose = whose.ravel()
+        rows = item.electrodes()
+        whose = flat(item.data()) if rows is None else np.zeros(len(t))
         if whose.shape != t.shape:
             raise BadInput(f"{path}: {len(t)} times, data of shape {whose.shape}; expected ids")
         t, whose, told = sorted_events(path, t, whose, recipe.repair)
         said += told
-        rows = item.electrodes()
         if rows is not None:  # such as a SpikeEventSeries: all of it on one electrode
             if len(rows) != 1 or int(rows[0]) not in channel_of:
                 raise BadInput(

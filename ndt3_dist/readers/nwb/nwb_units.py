@@ -157,7 +157,7 @@ def of_each(units: Table, spans: np.ndarray) -> Iterator[np.ndarray]:
     """The obs_intervals of each unit, (spans, 2)."""
     if units.is_ragged("obs_intervals"):
         yield from np.split(spans, units.ends("obs_intervals", len(spans))[:-1])
-    elif len(units) == 1:
-        yield spans
-    else:
-        yield from spans[:, None] if len(spans) == len(units) else [spans]
+    elif len(spans) == len(units):
+        yield from spans[:, None]
+    else:  # nothing says whose they are
+        yield from [spans] * len(units)

@@ -17,7 +17,7 @@ from ndt3_dist.readers.options import ReadOptions
 FEW_ROWS = 3
 """Rows from which a table shows how long its intervals are."""
 DISAGREE = 10.0
-"""Spikes that last so many times longer or shorter than a table are told of."""
+"""Spikes that last so many times longer or shorter than a witness are told of."""
 BESIDE = 0.01
 """Share of what witnesses span by which spikes may lie beyond it."""
 
@@ -66,7 +66,7 @@ def check_trials(spikes: list[np.ndarray], known: list[Witness], recipe: ReadOpt
 
     Args:
         spikes: Sorted times of each channel in s.
-        known: Tables of intervals.
+        known: Tables of intervals, and series.
     """
     if recipe.spikes.trust_clock or not any(len(t) for t in spikes):
         return []

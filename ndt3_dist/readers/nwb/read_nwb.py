@@ -17,7 +17,7 @@ from ndt3_dist.readers.nwb.nwb_series import Series
 from ndt3_dist.readers.nwb.nwb_spikes import read_events
 from ndt3_dist.readers.nwb.nwb_units import read_units
 from ndt3_dist.readers.nwb.nwb_valid import read_validity
-from ndt3_dist.readers.nwb.nwb_witness import check_trials, extent, is_part, tables
+from ndt3_dist.readers.nwb.nwb_witness import check_trials, extent, is_part, series, tables
 from ndt3_dist.readers.options import ReadOptions
 from ndt3_dist.readers.recording import Recording, Samples, check_lasts, check_times
 from ndt3_dist.readers.spans import intersect
@@ -82,7 +82,8 @@ def _take_spikes(found: Recording, nwb: NwbFile, recipe: ReadOptions) -> tuple[f
     """Take spike times; the error of the start, and the time at which all known of ends, in s."""
     spikes = (read_units if recipe.spikes.kind == "units" else read_events)(nwb, recipe.spikes)
     known = tables(nwb)
-    found.said += spikes.said + check_trials(spikes.times, known, recipe)
+    others = [] if recipe.covariates.path else series(nwb)  # those are held against covariates
+    found.said += spikes.said + check_trials(spikes.times, [*known, *others], recipe)
     found.spike_times, found.arrays, found.spans = spikes.times, spikes.arrays, spikes.observed
     found.spike_error_s, found.span_error_s = spikes.error, spikes.observed_error
     lasts = [float(t[-1]) for t in spikes.times if len(t)]

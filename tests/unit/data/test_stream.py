@@ -69,7 +69,7 @@ def test_going_on_from_a_place_repeats_the_stream(corpus, tiny_model):
 
 def test_masks_are_keyed_by_sample_and_change_with_the_epoch(corpus, tiny_model):
     stream = make_stream(corpus, tiny_model, covariate_mask_rate=0.5)
-    first, same, later = (stream._window(0, epoch).arrays for epoch in (0, 0, 1))
+    first, same, later = (stream.builder.window(0, epoch).arrays for epoch in (0, 0, 1))
     np.testing.assert_array_equal(first["covariate_blank"], same["covariate_blank"])
     assert (first["covariate_blank"] != later["covariate_blank"]).any()
     assert 0.3 < first["covariate_blank"].mean() < 0.7

@@ -1,17 +1,22 @@
 """Compilers' helpers of this environment come first, and compiling is announced."""
 
+import fcntl
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ndt3_dist import voice
 from ndt3_dist.engines.compile_ops import (
     find_tools,
     is_compiled,
+    load_collective,
     load_once,
+    own_extensions,
     say_if_it_compiles,
 )
 
@@ -27,7 +32,7 @@ def test_this_interpreters_programs_come_first_and_once(monkeypatch):
 
 @pytest.fixture
 def compiled(tmp_path, monkeypatch):
-    """An accelerator whose operator this environment has compiled, and the folder of it."""
+    """What builds an operator that this environment has compiled, and the folder of it."""
     from torch.utils.cpp_extension import include_paths
 
     (tmp_path / "shm.cpp").write_text("int main() {}")
@@ -43,19 +48,19 @@ def compiled(tmp_path, monkeypatch):
         sources=lambda: ["shm.cpp"],
         deepspeed_src_path=lambda path: str(tmp_path / path),
     )
-    return SimpleNamespace(create_op_builder=lambda _: builder), folder
+    return builder, folder
 
 
 def test_nothing_is_said_where_the_operator_is_there_or_is_none(compiled, capsys):
-    accelerator, _ = compiled
-    say_if_it_compiles(accelerator)
-    say_if_it_compiles(SimpleNamespace(create_op_builder=lambda _: None))  # a GPU's
+    builder, _ = compiled
+    say_if_it_compiles(builder)
+    load_collective(SimpleNamespace(create_op_builder=lambda _: None))  # a GPU's
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("change", ["absent", "cut short", "of another environment", "older"])
 def test_one_line_says_so_before_deepspeed_compiles(compiled, capsys, change):
-    accelerator, folder = compiled
+    builder, folder = compiled
     if change == "absent":
         (folder / "shm_op.so").unlink()
     elif change == "cut short":
@@ -65,7 +70,7 @@ def test_one_line_says_so_before_deepspeed_compiles(compiled, capsys, change):
     else:
         text = (folder / "build.ninja").read_text()
         (folder / "build.ninja").write_text(text.replace("-isystem ", "-isystem /another"))
-    say_if_it_compiles(accelerator)
+    say_if_it_compiles(builder)
     assert capsys.readouterr().out == (
         "DeepSpeed compiles its collective of CPUs, for this environment: about 40 s, once\n"
     )
@@ -98,10 +103,16 @@ def test_what_deepspeed_itself_has_compiled_is_known(monkeypatch, tmp_path):
     assert is_compiled(tmp_path, builder.name, sources, headers)
 
 
-@pytest.mark.parametrize("place", ["ndt3_dist", "shared"])
+@pytest.mark.parametrize("place", ["own", "shared"])
 def test_what_a_killed_process_left_of_torchs_lock_is_in_nobodys_way(tmp_path, monkeypatch, place):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / place))
-    lock, seen = tmp_path / place / "op" / "lock", []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "ndt3_dist" / "shared"))
+    if place == "own":
+        monkeypatch.delenv("TORCH_EXTENSIONS_DIR")
+        own_extensions()
+    folder = Path(os.environ["TORCH_EXTENSIONS_DIR"]) / "op"
+    assert folder.is_relative_to(tmp_path / "cache") == (place == "own")
+    lock, seen = folder / "lock", []
     lock.parent.mkdir(parents=True)
     lock.write_text("")
 
@@ -116,4 +127,21 @@ def test_what_a_killed_process_left_of_torchs_lock_is_in_nobodys_way(tmp_path, m
     if place == "shared":  # another program may hold it
         os.utime(lock, (old, old))
         load_once(Builder())
-    assert seen == ([False] if place == "ndt3_dist" else [True, False])
+    assert seen == ([False] if place == "own" else [True, False])
+
+
+def test_who_waits_for_another_process_to_build_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(voice, "FIRST_S", 0.0)
+    monkeypatch.setattr(voice, "POLL_S", 0.01)
+    builder = SimpleNamespace(name="op", load=lambda verbose: None)
+    (tmp_path / "op").mkdir()
+    with (tmp_path / "op" / "ndt3_dist.lock").open("a") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        timer = threading.Timer(0.3, fcntl.flock, [theirs, fcntl.LOCK_UN])
+        timer.start()
+        load_once(builder)
+        timer.join()
+    assert capsys.readouterr().err == (
+        "another process builds it; this one waits for its lock: 0 s so far\n"
+    )

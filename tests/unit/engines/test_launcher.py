@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from ndt3_dist.engines import command as command_above
 from ndt3_dist.engines import launcher
-from ndt3_dist.engines.launcher import check_launch, port_of_job, told_launcher
+from ndt3_dist.engines.command import told_launcher
+from ndt3_dist.engines.launcher import check_launch, port_of_job
 from ndt3_dist.errors import BadInput
 
 RUN = ["launch/pretrain.py", "--config", "demo.yaml", "run.name=r"]
@@ -28,7 +30,8 @@ def started(monkeypatch, tmp_path):
                 pid=os.getpid(), cmdline=lambda w=words: w, cwd=lambda: str(tmp_path)
             )
             found.append(called)
-        monkeypatch.setattr(launcher, "launchers", lambda: found)
+        for module in (command_above, launcher):
+            monkeypatch.setattr(module, "launchers", lambda: found)
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         monkeypatch.setattr("tempfile.tempdir", None)
         monkeypatch.setenv("CROSS_SIZE", "1")
@@ -48,7 +51,7 @@ def test_a_hostfile_that_is_not_there_is_refused(started, tmp_path, form, comman
 
 
 def test_without_a_launcher_nothing_is_asked_of_it(monkeypatch):
-    monkeypatch.setattr(launcher, "launchers", list)
+    monkeypatch.setattr(command_above, "launchers", list)
     assert told_launcher() is None
     check_launch(0)
 
@@ -97,7 +100,8 @@ def test_a_port_that_was_named_stays(started, monkeypatch, why):
     if why == "several hosts":
         monkeypatch.setenv("CROSS_SIZE", "2")
     if why == "no launcher":
-        monkeypatch.setattr(launcher, "launchers", list)
+        for module in (command_above, launcher):
+            monkeypatch.setattr(module, "launchers", list)
     with port_of_job():
         assert os.environ["MASTER_PORT"] == "29500"
 

@@ -81,7 +81,7 @@ def test_attention_is_causal(body):
     assert not torch.equal(before[12:], after[12:])
 
 
-@pytest.mark.parametrize("body", ["flash", "varlen"])
+@pytest.mark.parametrize("body", ["flash3", "flash", "varlen"])
 def test_flash_is_refused_where_it_cannot_run(body, monkeypatch):
     cuda = torch.device("cuda")
     with pytest.raises(Unsupported, match=f"is {body}, .*bf16 .found cpu"):
@@ -94,21 +94,32 @@ def test_flash_is_refused_where_it_cannot_run(body, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "package", "in_torch", "body"),
+    ("device", "dtype", "packages", "in_torch", "body"),
     [
-        ("cpu", torch.bfloat16, True, True, "blocked"),
-        ("cuda", torch.float32, True, True, "sdpa"),
-        ("cuda", torch.bfloat16, True, True, "flash"),
-        ("cuda", torch.bfloat16, False, True, "varlen"),
-        ("cuda", torch.bfloat16, False, False, "sdpa"),
+        ("cpu", torch.bfloat16, "23", True, "blocked"),
+        ("cuda", torch.float32, "23", True, "sdpa"),
+        ("cuda", torch.bfloat16, "2", True, "flash"),
+        ("cuda", torch.bfloat16, "", True, "varlen"),
+        ("cuda", torch.bfloat16, "", False, "sdpa"),
+        ("H100", torch.bfloat16, "23", True, "flash3"),
+        ("H100", torch.bfloat16, "2", True, "flash"),
+        ("cuda", torch.bfloat16, "23", True, "flash"),
+        ("B200", torch.bfloat16, "23", True, "flash"),
     ],
 )
-def test_the_body_that_is_chosen(monkeypatch, device, dtype, package, in_torch, body):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+def test_the_body_that_is_chosen(monkeypatch, device, dtype, packages, in_torch, body):
+    capability = {"H100": (9, 0), "B200": (10, 0)}.get(device, (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: in_torch)
-    found = {"flash_attn": object()} if package else {}
+    known = {"2": "flash_attn", "3": "flash_attn_interface"}
+    found = {known[package]: object() for package in packages}
     monkeypatch.setattr("ndt3_dist.model.attention.importlib.util.find_spec", found.get)
-    assert choose_body("auto", torch.device(device), dtype) == body
+    there = torch.device("cpu" if device == "cpu" else "cuda")
+    assert choose_body("auto", there, dtype, 0.0) == body
+    if body == "flash3":  # it drops no weights
+        assert choose_body("auto", there, dtype, 0.1) == "flash"
+        with pytest.raises(Unsupported, match=r"FlashAttention 3.*attention_dropout 0"):
+            choose_body("flash3", there, dtype, 0.1)
 
 
 def test_varlen_calls_torchs_kernels_as_their_signatures_say():
@@ -127,10 +138,11 @@ def test_varlen_calls_torchs_kernels_as_their_signatures_say():
         cu = torch.empty(3, device="cuda", dtype=torch.int32)
         with Watch():
             assert attend(q, k, v, cu, [19, 5], 0.1, "varlen").shape == (24, 2, 16)
-            out = Varlen.forward(kept, q, k, v, cu, 19, 0.1)
-            grads = Varlen.backward(kept, out)  # pyright: ignore[reportCallIssue]
-    assert [g if g is None else g.shape for g in grads] == [q.shape] * 3 + [None] * 3
-    assert [in_order for _, in_order in calls] == [False, False, True]
+            for fixed in (True, False):
+                out = Varlen.forward(kept, q, k, v, cu, 19, 0.1, fixed)
+                grads = Varlen.backward(kept, out)  # pyright: ignore[reportCallIssue]
+                assert [g if g is None else g.shape for g in grads] == [q.shape] * 3 + [None] * 4
+    assert [in_order for _, in_order in calls] == [False, False, True, False, False]
     assert not torch.are_deterministic_algorithms_enabled()
     for given, _ in calls:
         assert all(given[name] is x for name, x in (("query", q), ("key", k), ("value", v)))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from samples import sample_of
 
+from ndt3_dist.model.space_ids import SpaceIds
 from ndt3_dist.model.tokenise import DUMMY_TIME, Layout, tokenise
-from ndt3_dist.model.tokens import SpaceIds
 
 
 @pytest.mark.parametrize("dummy", [False, True])

@@ -4,6 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_corpus import make_recording, write_corpus
 
@@ -337,6 +338,19 @@ def test_folders_behind_links_are_read_once_and_loops_end(tmp_path):
 def test_a_pattern_that_leads_out_of_the_source_is_refused(pattern):
     with pytest.raises(ValueError, match="expected one below the source"):
         Recipe(dataset="t", pattern=pattern)
+
+
+def test_rates_are_those_of_channels_with_spikes(lab, write_nwb, tmp_path, capsys):
+    """Electrodes without a unit neither hide a rate that cannot be, nor make one."""
+    many = ("M1",) * 96
+    quiet = [np.arange(0.5, 100, 2.0)] * 4  # .5 a second: .02 of all electrodes
+    write_nwb(tmp_path / "quiet" / "a.nwb", quiet, electrodes=[0, 1, 2, 3], groups=many)
+    lab(f"source={tmp_path / 'quiet'}", out="q")
+    assert "are its times in seconds" not in capsys.readouterr().err
+    minutes = [np.arange(0.5, 600, 1 / 30) / 60] * 4  # 1,800 a second: 75 of all electrodes
+    write_nwb(tmp_path / "minutes" / "a.nwb", minutes, electrodes=[0, 1, 2, 3], groups=many)
+    lab(f"source={tmp_path / 'minutes'}", out="m")
+    assert "1.8e+03 spikes a second and channel" in capsys.readouterr().err
 
 
 def test_one_slash_is_no_url_and_times_in_ms_are_asked_about(lab, write_nwb, tmp_path, capsys):

@@ -122,6 +122,22 @@ def test_times_that_count_from_their_trial_are_put_on_the_clock_where_a_column_s
     assert "no column 'x'" in refusal(path, recipe_of({"trial_of": "x"}))
 
 
+@pytest.mark.parametrize("clock", ["timestamps", "rate"])
+def test_spikes_that_end_long_before_a_series_are_told_of(write_nwb, tmp_path, clock):
+    path = write_nwb(tmp_path / "a.nwb", [np.arange(0.5, 10, 0.1)])
+    with h5py.File(path, "a") as f:
+        group = f.create_group("acquisition/lfp")
+        group["data"] = np.zeros(3001)
+        if clock == "rate":
+            group["starting_time"] = 0.0
+            group["starting_time"].attrs["rate"] = 10.0
+        else:
+            group["timestamps"] = np.arange(3001) / 10
+    (said,) = read_nwb(path, recipe_of()).said
+    assert "spikes end at 9.9 s, acquisition/lfp at 300." in said
+    assert read_nwb(path, recipe_of({"trust_clock": True})).said == []
+
+
 def test_a_table_that_nobody_reads_and_cannot_be_read_is_in_nobodys_way(nights):
     add_table(nights, "laps", [0, 1], [1, 2])
     with h5py.File(nights, "a") as f:

@@ -1,5 +1,6 @@
 """Units as sorters and archives write them: on which channel, when observed, in which order."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import h5py
@@ -30,11 +31,8 @@ def recipe_of(**spikes) -> Recipe:
 def sorted_file(tmp_path):
     """Write 8 units on 8 electrodes: (what each lists, its columns, ids of electrodes) -> path."""
     from pynwb import NWBHDF5IO, NWBFile
-    from pynwb.testing.mock.file import mock_NWBFile  # noqa: F401  (the same classes)
 
     def write(listed, columns=None, ids=EIGHT, **more) -> Path:
-        from datetime import UTC, datetime
-
         nwb = NWBFile("d", "id", datetime(2020, 1, 1, tzinfo=UTC), session_id="01")
         group = nwb.create_electrode_group("g0", "array", "M1", nwb.create_device("device"))
         for id_ in ids:

@@ -24,7 +24,7 @@ def test_losses_of_a_dataset_are_those_of_its_windows_alone(tmp_path, tiny_model
     model = NDT3(tiny_model).eval()
 
     def sums_of(numbers):
-        windows = [stream._window(number, 0) for number in numbers]
+        windows = [stream.builder.window(number, 0) for number in numbers]
         batch = model.batch(stream.packing.pack(windows), torch.device("cpu"))
         out = model(batch, 1, 1)
         return out, model.by_segment(out, batch)

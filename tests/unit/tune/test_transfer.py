@@ -11,8 +11,9 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.space_ids import SpaceIds
 from ndt3_dist.model.tokenise import Layout, tokenise
-from ndt3_dist.model.tokens import PackedTokens, SpaceIds
+from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.tune.parts import PARTS, part_of, parts_table
 from ndt3_dist.tune.transfer import start_model
 from ndt3_dist.tune.tune_config import TuneConfig

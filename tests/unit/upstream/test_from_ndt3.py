@@ -15,7 +15,7 @@ from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, Unsupported
 from ndt3_dist.evaluate.session import evaluate, export_scale
 from ndt3_dist.model.load import load_model, read_export_config, read_normalisation
-from ndt3_dist.model.tokens import SpaceIds
+from ndt3_dist.model.space_ids import SpaceIds
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.tune_config import TuneConfig
 from ndt3_dist.upstream.from_ndt3 import import_checkpoint
