@@ -1,5 +1,5 @@
-"""The command above this process: `deepspeed` (a runner, and on each host a launcher of its ranks) or
-`torchrun` (one on each host).
+"""The command above this process: `deepspeed`, which is a runner and on each host a launcher of its
+ranks, or `torchrun`, which is one on each host.
 
 What it was told stands in its command line.
 """
