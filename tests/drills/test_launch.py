@@ -17,6 +17,7 @@ from ndt3_dist.train.run_metrics import read_metrics
 
 LOST = 3
 """Number of the host that is lost."""
+LONG = ["train.max_steps=100000", "train.epochs=100000"]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def supervise(hosts, corpus, *words: str) -> tuple[subprocess.Popen, Path]:
     log = hosts.folder / "launch.log"
     with log.open("w") as f:
         process = subprocess.Popen(
-            [*command, "train.max_steps=100000", "checkpoint.stop_within_s=6", *words],
+            [*command, *LONG, "checkpoint.stop_within_s=6", *words],
             cwd=ROOT,
             env=hosts.environment,
             stdout=f,
@@ -90,7 +91,9 @@ def test_a_run_goes_on_without_a_lost_host_and_grows_when_it_is_back(hosts, corp
     assert begun[2]["note"] == f"with {ADDRESSES[2]}, {lost} again"
     assert f"launch: 2 of 4 hosts, 2 ranks: {begun[1]['note']}" in said
     assert f"launch: 4 of 4 hosts, 4 ranks: {begun[2]['note']}" in said
-    code, log = run_ranks(hosts.folder / "whole", corpus, 2, [f"train.max_steps={max(found)}"])
+    code, log = run_ranks(
+        hosts.folder / "whole", corpus, 2, [*LONG, f"train.max_steps={max(found)}"]
+    )
     assert code == 0, log
     assert found == losses(hosts.folder / "whole")
 
@@ -100,7 +103,7 @@ def test_three_hosts_go_on_where_they_share_a_step_evenly(hosts, corpus):
     twelve = ["train.global_batch=12"]
     found, begun, _ = lose_and_return(hosts, corpus, *twelve)
     assert [start["ranks"] for start in begun] == [4, 3, 4]
-    most = [f"train.max_steps={max(found)}"]
+    most = [*LONG, f"train.max_steps={max(found)}"]
     code, log = run_ranks(hosts.folder / "whole", corpus, 2, [*twelve, *most])
     assert code == 0, log
     assert found == pytest.approx(losses(hosts.folder / "whole"), rel=1e-3)

@@ -18,6 +18,8 @@ from ndt3_dist.errors import Ndt3DistError
 
 SSH_ARGS = "PDSH_SSH_ARGS_APPEND"
 """Where pdsh, which `deepspeed` starts, is told more for ssh; it holds for our own calls, too."""
+ANSWER_S = 10.0
+"""Time that a host has to answer."""
 AT_ONCE = 64
 KEEP = "-o ServerAliveInterval=15 -o ServerAliveCountMax=4"
 """Else ssh to a host that is gone never ends."""
@@ -32,18 +34,16 @@ class Run:
         folder: Of the run.
         words: Of launch/pretrain.py, with run.dir and run.name.
         mark: Those of them that no other run in this folder has.
-        answer_s: Time that a host has to answer.
     """
 
     hostfile: str
     folder: str
     words: list[str]
     mark: list[str]
-    answer_s: float
 
     def answering(self, hosts: list[Host]) -> list[Host]:
         """Those of some hosts that ssh reaches, in their order."""
-        said = _on_each(hosts, lambda host: _ssh(host, "true", self.answer_s))
+        said = _on_each(hosts, lambda host: _ssh(host, "true", ANSWER_S))
         return [host for host, code in zip(hosts, said, strict=True) if code is not None]
 
     def start(self, hosts: list[Host], resume: str, note: str) -> subprocess.Popen:
@@ -69,7 +69,7 @@ class Run:
         words = [sys.executable, "-m", "ndt3_dist.cluster.launch.own_ranks", name, *self.mark]
         path = f"PYTHONPATH={shlex.quote(os.environ.get('PYTHONPATH', ''))}"
         command = f"cd {shlex.quote(os.getcwd())} && {path} {shlex.join(words)}"
-        said = _on_each(hosts, lambda host: _ssh(host, command, 3 * self.answer_s))
+        said = _on_each(hosts, lambda host: _ssh(host, command, 3 * ANSWER_S))
         return sum(int(text) for text in said if text and text.strip().isdigit())
 
     def num_starts(self) -> int:
@@ -95,7 +95,7 @@ def _on_each(hosts: list[Host], call: Callable[[Host], str | None]) -> list[str 
 
 def _ssh(host: Host, command: str, seconds: float) -> str | None:
     """What a command on a host prints; None where the host does not answer or it failed."""
-    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={max(1, round(seconds))}"]
+    options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={ANSWER_S:.0f}"]
     options += shlex.split(os.environ.get(SSH_ARGS, ""))
     try:
         done = subprocess.run(

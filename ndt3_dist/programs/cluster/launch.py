@@ -21,9 +21,6 @@ from ndt3_dist.config import find_file, load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
-ANSWER_S = 10.0
-"""Time that a host has to answer, unless hosts are looked at more often."""
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -50,8 +47,7 @@ def main() -> int:
     bounds = bounds_of(config, hosts, args.hostfile)
     mark = [f"run.dir={config.run.dir}", f"run.name={config.run.name}"]
     words = ["--config", str(path), *(["--init", args.init] if args.init else [])]
-    answer_s = min(ANSWER_S, 2 * args.check_s)
-    run = Run(args.hostfile, folder, [*words, *args.overrides, *mark], mark, answer_s)
+    run = Run(args.hostfile, folder, [*words, *args.overrides, *mark], mark)
     times = Times(args.check_s, args.backoff_s, config.checkpoint.stop_within_s)
     supervisor = Supervisor(run, hosts, bounds, times, end, lambda text: log.say(f"launch: {text}"))
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):

@@ -33,9 +33,10 @@ class Job:
 
     def __init__(self, looks, codes=(), begins=True):
         self.looks, self.codes, self.begins = list(looks), list(codes), begins
-        self.started, self.signals, self.begun = [], [], 0
+        self.started, self.signals, self.begun, self.looked = [], [], 0, 0
 
     def answering(self, hosts):
+        self.looked += 1
         look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         return [host for host in hosts if host.name in look]
 
@@ -91,19 +92,27 @@ def test_a_run_that_ends_by_itself_is_over():
 
 
 def test_a_lost_host_is_done_without_and_taken_in_again():
-    # One look that misses it is none; d is lost by two; it is back by two.
-    job = Job(["abcd", "abcd", "abc", "abcd", "abc", "abc", "abc", "abc", "abc", "abcd"])
+    job = Job(["abcd", "abcd", "abc", "abc", "abc", "abc", "abc", "abcd"])
     assert go(job, stop_when=lambda job: len(job.started) == 3) == 0
     hosts, resumes, notes = zip(*job.started, strict=True)
     assert hosts == ("abcd", "ab", "abcd")
     assert set(resumes) == {"auto"}
     assert notes == ("", "lost d, without c, d", "with c, d again")
-    assert ("KILL", "ab") in job.signals
+    asked, killed = ("USR1", "KILL")
+    assert job.signals == [
+        *[(asked, "abc"), (killed, "abc"), (killed, "ab")],  # what is left where it starts again
+        *[(asked, "ab"), (killed, "ab"), (killed, "abcd")],
+        *[(asked, "abcd"), (killed, "abcd")],
+    ]
 
 
-def test_where_nobody_answers_the_run_is_left_alone():
-    job = Job(["abcd", "", "", "", "", "", "abcd"])
-    assert go(job, stop_when=lambda job: len(job.looks) == 1) == 0
+@pytest.mark.parametrize("looks", [["abc"], ["", "", "", "", ""]], ids=["one miss", "all away"])
+def test_a_host_that_does_not_answer_once_and_an_own_network_that_is_away_change_nothing(looks):
+    job = Job(["abcd", "abcd", *looks, "abcd"])
+    assert go(job, stop_when=lambda job: job.looked > 12) == 0
+    assert len(job.started) == 1
+    job = Job(["ab", "ab", "abcd", "ab"])  # nor does one that is back for a moment
+    assert go(job, stop_when=lambda job: job.looked > 12) == 0
     assert len(job.started) == 1
 
 
