@@ -61,7 +61,11 @@ class TrainConfig(Section):
     offload: bool = False
     """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
     fits a GPU, at the price of time. ZeRO-1 and up."""
+    overlap: bool = False
+    """ZeRO-1 and -2: let ranks add gradients while the last backward pass of a step goes on."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    fp8: Literal["off", "tensorwise", "rowwise"] = "off"
+    """Matrix products of blocks in 8-bit floats with a scale for each tensor or row, by torchao."""
     upstream_means: bool = False
     """Average the means of micro-batches, as upstream does, for comparison; the curve then
     depends on how windows share rows."""

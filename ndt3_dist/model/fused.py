@@ -1,4 +1,4 @@
-"""The operations between a block's matrix products, each as one kernel forward and one backward.
+"""The operations between matrix products, each as one kernel forward and one backward.
 
 On CUDA devices in bf16 (`is_used`), and on torch's meta device, which stands for one that has no
 memory; elsewhere, and under torch.compile, `model.ndt3` uses torch's own operations, which say what
@@ -57,6 +57,12 @@ def norm_rotate(qkv, q_weight, k_weight, cos, sin):
 def swiglu(up_gate: torch.Tensor) -> torch.Tensor:
     """up * silu(gate) of [up | gate], (tokens, 2 * feedforward) -> (tokens, feedforward)."""
     found: Any = _SwiGLU.apply(up_gate)
+    return found
+
+
+def spike_losses(logits, counts, channels, targets) -> torch.Tensor:
+    """`losses.spike_losses`; of all that it computes, only the losses are written."""
+    found: Any = _SpikeLosses.apply(logits, counts, channels, targets)
     return found
 
 
@@ -157,3 +163,25 @@ class _SwiGLU(torch.autograd.Function):
         tensors = up_gate, d_out.contiguous(), d_up_gate
         launch("swiglu_backward", ctx.grid, ctx.tile[1], *tensors, *ctx.tile)
         return d_up_gate
+
+
+class _SpikeLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, counts, channels, targets):
+        sizes = logits.shape[1:]
+        ctx.tile = *sizes, *map(power_of_two, sizes)
+        ctx.elements = ctx.tile[2] * ctx.tile[3]
+        tensors = logits.contiguous(), counts, channels, targets
+        losses = torch.empty(len(logits), device=logits.device)
+        launch("spike_loss_forward", (len(logits),), ctx.elements, *tensors, losses, *ctx.tile)
+        ctx.save_for_backward(*tensors)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_losses):
+        tensors = *ctx.saved_tensors, d_losses.contiguous()
+        d_logits = torch.empty_like(tensors[0])
+        grid = (len(d_losses),)
+        launch("spike_loss_backward", grid, ctx.elements, *tensors, d_logits, *ctx.tile)
+        return d_logits, None, None, None

@@ -14,6 +14,7 @@ from ndt3_dist.data.patterns import sources_of
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
+from ndt3_dist.engines.fp8 import use_fp8
 from ndt3_dist.engines.launcher import check_launch
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import FLASH, choose_body
@@ -100,6 +101,8 @@ def _pretrain(
         agree(config, corpus.manifest, start, initial)
         with log.waiting("making the model"):
             model = initial_model(config)
+            if config.train.fp8 != "off":
+                use_fp8(model, config.train.fp8, device)
         check_metric(config.validation.metric, model.targets)
         lease, start = held.enter_context(hold(config, resume, start))
         initial = None if start else initial
@@ -180,10 +183,13 @@ def attention_body(config: PretrainConfig, device: torch.device) -> str:
     dtype, model = PRECISION[config.train.precision], config.model
     body = choose_body(model.attention, device, dtype, model.attention_dropout)
     order = "" if model.attention_fixed_order or body not in FLASH else " in any order"
-    how = ", fused kernels" if fused.runs_on(device, dtype) else ""
+    how = ", fused kernels" if fused.runs_on(device, dtype) and not config.train.compile else ""
+    if config.train.fp8 != "off":
+        imitated = "" if device.type == "cuda" else ", imitated"
+        how = f"{how}, products in fp8 ({config.train.fp8}{imitated})"
     if config.train.compile:
         padded = f", micro-batches padded to multiples of {config.data.row_tokens} tokens"
-        how = f", compiled{padded if device.type == 'cuda' else ''}"
+        how = f"{how}, compiled{padded if device.type == 'cuda' else ''}"
     return f", attention {body}{order}{how}"
 
 

@@ -52,7 +52,8 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     undisturbed, corpus, tmp_path
 ):
     before = set(Path("/dev/shm").glob("deepspeed*"))
-    chosen = ["train.micro_batch=0"]  # one row on a CPU, at the start and at the resume
+    # One row on a CPU, at the start and at the resume.
+    chosen = ["train.micro_batch=0", "train.overlap=true"]
     process = launch(tmp_path, corpus, extra=chosen, wait=False)
     deadline = time.time() + 200
     while not {6, 7} & set(losses(tmp_path)):
