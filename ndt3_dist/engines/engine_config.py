@@ -50,6 +50,8 @@ class TrainConfig(Section):
     """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
     ranks: int = Field(default=0, ge=0)
     """Ranks that a start must have, or it is refused; 0 = as many as were launched."""
+    min_ranks: int = Field(default=0, ge=0)
+    """Fewest ranks that a start may have, as when hosts are lost; 0 = no fewer than `ranks`."""
     global_batch: int = Field(ge=1)
     """Rows per optimiser step over all ranks."""
     micro_batch: int = Field(default=1, ge=0)

@@ -99,6 +99,11 @@ class PretrainConfig(Section):
             raise ValueError("validation.patience needs validation.every_steps")
         if self.train.zero_stage == 0 and self.train.precision == "bf16":
             raise ValueError("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
+        if self.train.ranks and self.train.min_ranks > self.train.ranks:
+            raise ValueError(
+                f"train.min_ranks {self.train.min_ranks} is more than train.ranks "
+                f"{self.train.ranks}"
+            )
         if self.train.zero_stage == 0 and self.train.offload:
             raise ValueError("train.offload needs train.zero_stage 1 or more")
         return self

@@ -263,6 +263,7 @@ def write_run_files(
     initial: InitialExport | None,
     changes: dict[str, list],
     device: str,
+    note: str = "",
 ) -> None:
     """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and
     of a new run config.yaml, which else follows with its first checkpoint.
@@ -270,6 +271,7 @@ def write_run_files(
     Args:
         changes: Settings that differ from those before (`settings.changed`).
         device: What rank 0 runs on.
+        note: Why it starts.
     """
     run, corpus = run_folder(config), stream.corpus
     manifest = corpus.manifest
@@ -298,6 +300,8 @@ def write_run_files(
         entry["init"] = initial.name
     if changes:
         entry["changed"] = changes
+    if note:
+        entry["note"] = note
     entry["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     starts = storage.join(run, STARTS)
     storage.write_bytes(starts, (storage.read_text(starts) + json.dumps(entry) + "\n").encode())
