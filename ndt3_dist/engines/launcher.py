@@ -54,7 +54,11 @@ def check_launch(ranks: int, min_ranks: int = 0) -> None:
             f"--hostfile {told.hostfile}: no such file, so deepspeed would train on this host "
             "alone; give the path of a file with a line `HOST slots=N` a host, or no --hostfile"
         )
-    found = int(os.environ.get("WORLD_SIZE", "1"))
+    check_ranks(ranks, int(os.environ.get("WORLD_SIZE", "1")), min_ranks)
+
+
+def check_ranks(ranks: int, found: int, min_ranks: int = 0) -> None:
+    """Refuse other ranks than `train.ranks` and `train.min_ranks` say (0 = any number)."""
     fewest = min_ranks or ranks
     if found < fewest or (ranks and found > ranks):
         bounds = [f"train.min_ranks is {min_ranks}"] if min_ranks else []

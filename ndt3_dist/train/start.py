@@ -68,18 +68,24 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     return open_step(run, int(resume))
 
 
+def check_steps(config: PretrainConfig, windows: int) -> None:
+    """Refuse a step that is more than the whole run, with so many windows in an epoch."""
+    most = math.ceil(windows * config.train.epochs)
+    if config.train.global_batch > most:
+        raise BadInput(
+            f"train.global_batch {config.train.global_batch} is more than the whole run: "
+            f"{windows} windows in {config.train.epochs:g} epochs are at most {most} rows"
+        )
+
+
 def check_possible(config: PretrainConfig, windows: int) -> None:
     """Refuse, before anything begins, a folder that cannot be written and a step beyond the run.
 
     Args:
         windows: Of the corpus in an epoch.
     """
-    run, most = run_folder(config), math.ceil(windows * config.train.epochs)
-    if config.train.global_batch > most:
-        raise BadInput(
-            f"train.global_batch {config.train.global_batch} is more than the whole run: "
-            f"{windows} windows in {config.train.epochs:g} epochs are at most {most} rows"
-        )
+    check_steps(config, windows)
+    run = run_folder(config)
     if storage.is_remote(run):
         return
     folder = Path(run).absolute()
