@@ -6,6 +6,10 @@ from ndt3_dist import storage
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 FILE = "config.yaml"
+STARTS = "starts.jsonl"
+"""One line a start."""
+LEASE = "lease.json"
+"""Mark of the process that writes a run."""
 
 
 def changed(before: dict, now: dict, above: str = "") -> dict[str, list]:
