@@ -2,16 +2,15 @@
 
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import yaml
 
-from ndt3_dist import log, plain_yaml, storage
+from ndt3_dist import log, storage
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.pages.columns import Columns
 from ndt3_dist.pages.follow import GrowingFile, look, read
+from ndt3_dist.pages.run_config import parse_config, positive
 from ndt3_dist.pages.run_events import EMPTY, Pulse, RunEvents, plain
 from ndt3_dist.train import run_metrics, settings
 
@@ -19,6 +18,8 @@ CONFIGS = settings.FILE, "config.json"
 """Of a pretraining, and of a fine-tune."""
 RECENT = 200
 """Steps from which speed and end are told."""
+TAIL = 16 << 10
+"""Bytes of a glimpse."""
 AROUND_S = {False: 2.0, True: 30.0}
 """Between two looks for events and settings, on a disk and in a store."""
 
@@ -30,7 +31,7 @@ class FollowedRun:
         path, name: Of its folder.
         columns: Its metrics.
         events: What happened to it.
-        config: Its settings as plain data; {} where it has none.
+        config: Its settings, values as text; {} where it has none.
         state: One of `run_events`.
         left: Bytes of metrics.jsonl that are still to be read.
         cut: Steps that its last cut went back behind; None = none since it was asked for.
@@ -54,6 +55,30 @@ class FollowedRun:
             more = f" ({self.columns.damaged} damaged lines)" if self.columns.damaged > 1 else ""
             told.append(f"{run_metrics.FILE}: {self.columns.first_damage}{more}; the rest is shown")
         return "; ".join(text for text in told if text)
+
+    def glimpse(self) -> bool:
+        """Look at the last lines and the settings alone, for a list of many; whether they changed.
+
+        `columns` then hold these lines only.
+        """
+        before, tag = self.version, self.file.seen.tag if self.file.seen else ""
+        try:
+            now = self.file.seen = look(self.file.path)
+            if now and now.tag != tag:
+                start = max(0, now.size - TAIL)
+                lines = read(self.file.path, start, TAIL).split(b"\n")
+                self.columns = Columns()
+                self.columns.take(list(lines[bool(start) : -1]), 0)
+                self.version += 1
+            if not self._config_tag:
+                self._read_config()
+            state = self.pulse.state(now, self.is_done, self.is_tune)
+            self.version += state != self.state
+            self.state = state
+            self._tell("metrics", "")
+        except (OSError, Ndt3DistError) as e:
+            self._tell("metrics", _said(e))
+        return self.version != before
 
     def update(self, seconds: float = 1.0) -> bool:
         """Read what is new, for at most so long; whether anything is.
@@ -115,9 +140,9 @@ class FollowedRun:
 
     @property
     def is_tune(self) -> bool:
-        return "steps" in self._section("train")
+        return "steps" in self.section("train")
 
-    def _section(self, name: str) -> dict:
+    def section(self, name: str) -> dict:
         found = self.config.get(name)
         return found if isinstance(found, dict) else {}
 
@@ -129,9 +154,9 @@ class FollowedRun:
     @property
     def total(self) -> int | None:
         """About how many steps it takes to the end; None where nothing says it."""
-        train = self._section("train")
-        limits = [_positive(train.get(key)) for key in ("steps", "max_steps")]
-        if (passes := _positive(train.get("epochs"))) and not self.is_tune:
+        train = self.section("train")
+        limits = [positive(train.get(key)) for key in ("steps", "max_steps")]
+        if (passes := positive(train.get("epochs"))) and not self.is_tune:
             limits.append(self._last_of(passes))
         known = [limit for limit in limits if limit]
         return int(min(known)) if known else None
@@ -186,29 +211,6 @@ class FollowedRun:
         """Keys of what validation found on all sessions together, its times left out."""
         keys = [k for k in self.columns.names() if k.startswith("val_") and "/" not in k]
         return [key for key in keys if key != "val_s"]
-
-
-def parse_config(data: bytes, name: str) -> tuple[dict, str]:
-    """Settings as plain data, and what is wrong with them, "" = nothing."""
-    try:
-        found = plain_yaml.as_numbers(plain_yaml.load(data))  # JSON is YAML
-    except (yaml.YAMLError, ValueError, RecursionError) as e:
-        return {}, plain(f"{name}: no settings ({type(e).__name__})")
-    return (found, "") if isinstance(found, dict) else ({}, f"{name}: no settings")
-
-
-def flat(config: dict, above: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and their values as text."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", str(value)
-
-
-def _positive(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and 0 < value < math.inf else None
 
 
 def _said(error: Exception) -> str:

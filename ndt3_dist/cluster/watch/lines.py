@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ndt3_dist.pages.followed_run import FollowedRun
+from ndt3_dist.pages.run_config import positive
 from ndt3_dist.pages.run_events import Event, plain
 from ndt3_dist.train.run_metrics import console_line, validation_line
 
@@ -75,9 +76,8 @@ class Lines:
         self._step = int(steps[-1]) if len(steps) else self._step
 
     def _every(self) -> int:
-        found = self.run.config.get("log")
-        every = found.get("every_steps") if isinstance(found, dict) else None
-        return every if isinstance(every, int) and every > 0 else 1
+        found = self.run.section("log").get("every_steps")
+        return int(positive(found) or 1)
 
     def _line(self, row: int, step: int) -> Iterator[str]:
         values = dict.fromkeys(SHOWN, math.nan) | self.run.columns.at(row)
@@ -89,9 +89,7 @@ class Lines:
 
     def _best(self, row: int) -> int:
         """The step that was the best of all validations up to one."""
-        config = self.run.config.get("validation")
-        scores = self.run.scores()
-        key = config.get("metric") if isinstance(config, dict) else None
+        scores, key = self.run.scores(), self.run.section("validation").get("metric")
         key = key if key in scores else (scores or ["val_loss"])[0]
         values = self.run.columns.of(key)[: row + 1].astype(float)
         if not np.isfinite(values).any():
