@@ -77,7 +77,7 @@ class FollowedRun:
             self.state = state
             self._tell("metrics", "")
         except (OSError, Ndt3DistError) as e:
-            self._tell("metrics", _said(e))
+            self._tell("metrics", _said(e, run_metrics.FILE))
         return self.version != before
 
     def update(self, seconds: float = 1.0) -> bool:
@@ -104,7 +104,7 @@ class FollowedRun:
                     break
             self._tell("metrics", "")
         except (OSError, Ndt3DistError) as e:
-            self._tell("metrics", _said(e))
+            self._tell("metrics", _said(e, run_metrics.FILE))
         if time.monotonic() - self._around > AROUND_S[storage.is_remote(self.path)]:
             self._look_around()
             self._around = time.monotonic()
@@ -118,7 +118,7 @@ class FollowedRun:
             self.state = self.pulse.state(self.file.seen, self.is_done, self.is_tune)
             self._tell("around", "")
         except (OSError, Ndt3DistError) as e:
-            self._tell("around", _said(e))
+            self._tell("around", _said(e, "events and settings"))
         self.version += before != (self.state, self.events.all())
 
     def _tell(self, where: str, fault: str) -> None:
@@ -213,5 +213,7 @@ class FollowedRun:
         return [key for key in keys if key != "val_s"]
 
 
-def _said(error: Exception) -> str:
-    return plain(log.without_secrets(" ".join(str(error).split())))
+def _said(error: Exception, what: str) -> str:
+    """An error in a line that says of what it is."""
+    text = plain(log.without_secrets(" ".join(str(error).split())))
+    return text if what in text else f"{what}: {text}"
