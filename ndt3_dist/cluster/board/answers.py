@@ -68,7 +68,8 @@ class Answers:
         with self._drawing:
             for _, run, lock in chosen:
                 with lock:
-                    run.update(max(0.0, until - time.monotonic()))
+                    if not run.left or time.monotonic() < until:
+                        run.update(until - time.monotonic())
             runs = [run for _, run, _ in chosen]
             tag = self._tag(runs, view)
             if tag == have:
