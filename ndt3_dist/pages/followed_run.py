@@ -8,7 +8,7 @@ import numpy as np
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import Ndt3DistError
-from ndt3_dist.pages.columns import Columns
+from ndt3_dist.pages.columns import LARGEST_STEP, Columns
 from ndt3_dist.pages.follow import GrowingFile, look, read
 from ndt3_dist.pages.run_config import parse_config, positive
 from ndt3_dist.pages.run_events import EMPTY, Pulse, RunEvents, plain
@@ -158,7 +158,7 @@ class FollowedRun:
         limits = [positive(train.get(key)) for key in ("steps", "max_steps")]
         if (passes := positive(train.get("epochs"))) and not self.is_tune:
             limits.append(self._last_of(passes))
-        known = [limit for limit in limits if limit]
+        known = [limit for limit in limits if limit and limit <= LARGEST_STEP]
         return int(min(known)) if known else None
 
     def _last_of(self, passes: float) -> float | None:

@@ -13,6 +13,7 @@ from datetime import datetime
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.steps import META, step_folder
 from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.pages.columns import LARGEST_STEP
 from ndt3_dist.pages.follow import Look, look, read
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.settings import LEASE, STARTS
@@ -21,6 +22,10 @@ LIVE_S = 30.0
 """A run whose mark is older than this, by its clock and by ours, was killed: six beats of it."""
 MOST_EVENTS = 500
 """The newest of each kind."""
+MOST_STARTS = 1 << 20
+"""Bytes of starts.jsonl, its end."""
+DAMAGE = ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, OSError
+"""What a file of a stranger's run may lead to where it is not as it should be."""
 TAIL = 4096
 LIVE, OVER, STOPPED, KILLED, EMPTY = "live", "over", "stopped", "killed", "empty"
 """A run is at work; has reached its end; was asked to stop, or ended by a fault; was killed, so
@@ -69,8 +74,8 @@ class RunEvents:
     def update(self) -> None:
         """Look for new ones. Raises StoreFailed, OSError."""
         self._read_starts()
-        steps = [name for name in storage.list_names(storage.join(self.run, "steps"))]
-        steps = [name for name in steps if name.isdigit()][-MOST_EVENTS:]
+        names = storage.list_names(storage.join(self.run, "steps"))
+        steps = [name for name in names if name.isascii() and name.isdigit()][-MOST_EVENTS:]
         self._known_saves = {n: e for n, e in self._known_saves.items() if n in steps}
         for name in steps:
             if name not in self._known_saves:
@@ -97,17 +102,20 @@ class RunEvents:
             return
         self.problem, self.starts = "", []
         self._known_saves = {}  # a step that is run again is saved again
-        text = read(path, 0, now.size if now else 0).decode(errors="replace")
-        for number, line in enumerate(text.splitlines(), 1):
+        size = now.size if now else 0
+        text = read(path, max(0, size - MOST_STARTS), MOST_STARTS if now else 0)
+        for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
             try:
                 self.starts.append(self._start(json.loads(line)))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except DAMAGE:
                 self.problem = f"{STARTS}: line {number} tells no start"
         self.starts = self.starts[-MOST_EVENTS:]
         self._starts_tag = tag
 
     def _start(self, entry: dict) -> Event:
         step, when = int(entry["from_step"]), datetime.fromisoformat(entry["time"]).timestamp()
+        if not 0 <= step <= LARGEST_STEP:
+            raise ValueError(step)
         parts = [f"{entry['ranks']} ranks"] if "ranks" in entry else []
         parts += [str(entry["device"])] if "device" in entry else []
         parts += [f"from {entry['init']}"] if "init" in entry else []

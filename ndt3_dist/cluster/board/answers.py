@@ -16,7 +16,7 @@ from ndt3_dist.pages.followed_run import FollowedRun
 from ndt3_dist.pages.run_events import EMPTY
 from ndt3_dist.pages.words import count, duration, number, score
 
-READ_S = 0.15
+READ_S = 0.5
 """Time that a view takes to read on; what is left is read by the next, which follows at once."""
 MOST_ROWS = 200
 """Runs of a part of the list."""
@@ -54,7 +54,6 @@ class Answers:
             asked: runs (ids, with commas between), x, log, smooth, left, right, keys.
             have: `tag` of the answer that the page shows.
         """
-        chosen = self.runs.opened(asked.get("runs", "").split(",")[:MOST_RUNS])
         axis = asked.get("x", "step")
         view = View(
             axis=axis if axis in AXES else "step",
@@ -66,11 +65,13 @@ class Answers:
         )
         until = time.monotonic() + READ_S
         with self._drawing:
-            for _, run, lock in chosen:
-                with lock:
-                    if not run.left or time.monotonic() < until:
-                        run.update(until - time.monotonic())
-            runs = [run for _, run, _ in chosen]
+            runs = self.runs.opened(asked.get("runs", "").split(",")[:MOST_RUNS])
+            has_read = False
+            for run in runs:
+                if run.left and has_read and time.monotonic() > until:
+                    continue  # its turn comes with the next view
+                has_read = has_read or run.left > 0
+                run.update(until - time.monotonic())
             tag = self._tag(runs, view)
             if tag == have:
                 return None

@@ -55,7 +55,13 @@ class Card:
 
 
 class Collection:
-    """All runs of a board."""
+    """All runs of a board.
+
+    Attributes:
+        cards: What the list shows, by id.
+        names: Of runs by path, as short as they differ.
+        fault: Why new runs cannot be sought, "" = they can.
+    """
 
     def __init__(self, places: list[str]):
         """
@@ -69,8 +75,8 @@ class Collection:
         self._glimpses: dict[str, FollowedRun] = {}
         self._due: dict[str, float] = {}
         self._paths: dict[str, str] = {}
-        self._open: OrderedDict[str, tuple[FollowedRun, threading.Lock]] = OrderedDict()
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._open: OrderedDict[str, FollowedRun] = OrderedDict()
+        self._over = threading.Event()
         self._found_at = 0.0
         self.find()
 
@@ -89,14 +95,13 @@ class Collection:
         """Search the places for runs."""
         self._paths = {id_of(path): path for path in find_runs(self.places)}
         self._found_at = time.monotonic()
-        names = unlike_names([*self._paths.values()])
-        for gone in self.cards.keys() - self._paths.keys():
-            self.cards.pop(gone)
-            self._glimpses.pop(gone, None)
+        self.names = unlike_names([*self._paths.values()])
+        for gone in self._glimpses.keys() - self._paths.keys():
+            self.cards.pop(gone, None)
+            self._glimpses.pop(gone)
         for name, path in self._paths.items():
-            if name not in self._glimpses:
-                self._glimpses[name] = FollowedRun(path)
-            self._glimpses[name].name = names[path]
+            run = self._glimpses.setdefault(name, FollowedRun(path))
+            run.name = self.names[path]
 
     def listed(self, words: str = "", sort: str = "newest") -> list[Card]:
         """The runs whose text holds all the words, in order."""
@@ -104,24 +109,19 @@ class Collection:
         found = [c for c in self.cards.copy().values() if all(word in c.text for word in wanted)]
         return sorted(found, key=SORTS.get(sort, SORTS["newest"]))
 
-    def opened(self, ids: list[str]) -> list[tuple[str, FollowedRun, threading.Lock]]:
-        """The runs of some ids to be read whole, unknown ids left out; hold the lock to use one."""
-        found = []
-        with self._lock:
-            for one in ids:
-                if one not in self._paths:
-                    continue
-                if one not in self._open:
-                    run = FollowedRun(self._paths[one])
-                    self._open[one] = run, threading.Lock()
+    def opened(self, ids: list[str]) -> list[FollowedRun]:
+        """The runs of some ids to be read whole, for one thread at a time; unknown ids left out."""
+        found, paths = [], self._paths
+        for one in dict.fromkeys(ids):
+            if one in paths:
+                run = self._open.setdefault(one, FollowedRun(paths[one]))
+                run.name = self.names.get(paths[one], run.name)
                 self._open.move_to_end(one)
-                run, lock = self._open[one]
-                run.name = self._glimpses[one].name
-                found.append((one, run, lock))
-            held = sum(run.columns.num_bytes for run, _ in self._open.values())
-            while held > MOST_BYTES and len(self._open) > len(found):
-                _, (run, _) = self._open.popitem(last=False)
-                held -= run.columns.num_bytes
+                found.append(run)
+        held = sum(run.columns.num_bytes for run in self._open.values())
+        while held > MOST_BYTES and len(self._open) > len(found):
+            _, run = self._open.popitem(last=False)
+            held -= run.columns.num_bytes
         return found
 
     def look(self) -> None:
@@ -147,7 +147,10 @@ class Collection:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            self.look()
+            try:
+                self.look()
+            except Exception as e:  # a defect, and no reason to let the list stand still
+                log.warn(f"the list of runs: {type(e).__name__}: {e}")
             self._over.wait(0.5)
 
 

@@ -3,14 +3,17 @@
 import json
 from collections.abc import Sequence
 
+import numpy as np
+
 from ndt3_dist import storage
 from ndt3_dist.checkpoint import lineage
 from ndt3_dist.errors import Ndt3DistError
+from ndt3_dist.pages.columns import LARGEST_STEP
 from ndt3_dist.pages.follow import look, read
 from ndt3_dist.pages.followed_run import FollowedRun
 from ndt3_dist.pages.page import as_html, section
 from ndt3_dist.pages.run_config import flat
-from ndt3_dist.pages.run_events import LIVE
+from ndt3_dist.pages.run_events import DAMAGE, LIVE, plain
 from ndt3_dist.pages.style import COLOURS
 from ndt3_dist.pages.words import NONE, Name, Number, count, duration, number, percent, score, words
 
@@ -49,7 +52,7 @@ def standings(runs: Sequence[FollowedRun]) -> str:
         cells = [run.state, Number(f"{count(run.step)}{of}"), left, score(run.recent("loss"))]
         cells += [validated(run), number(run.recent("tokens_per_s")), percent(run.recent("mfu"))]
         cells = [Name(run.name), *cells]
-        rows.append([swatch(index), *map(as_html, cells), as_html(place)])
+        rows.append([swatch(index), *map(as_html, cells), as_html(plain(place, 100))])
         if run.problem:
             faults.append(f'<p class="warn">{swatch(index)} {as_html(run.problem)}</p>')
         if run.left:
@@ -63,12 +66,12 @@ def validated(run: FollowedRun) -> str:
     scores = run.scores()
     metric = run.section("validation").get("metric")
     key = metric if metric in scores else next(iter(scores), "")
-    if not key:
+    values = run.columns.of(key) if key else np.empty(0)
+    values = values[np.isfinite(values)]
+    if not len(values):
         return NONE
-    values = run.columns.of(key)
-    values = values[values == values]
     best = values.min() if key.startswith("val_loss") else values.max()
-    return f"{words(key.removeprefix('val_'))} {score(float(best))}" if len(values) else NONE
+    return f"{words(key.removeprefix('val_'))} {score(float(best))}"
 
 
 def differences(runs: Sequence[FollowedRun]) -> str:
@@ -82,7 +85,7 @@ def differences(runs: Sequence[FollowedRun]) -> str:
         or (key not in NO_SETTINGS and len({values.get(key) for values in settings}) > 1)
     ]
     rows = [
-        [as_html(Name(key)), *(as_html(values.get(key, NONE)) for values in settings)]
+        [as_html(Name(plain(key))), *(as_html(plain(v.get(key, NONE))) for v in settings)]
         for key in shown[:MOST_ROWS]
     ]
     more = f"<p class=note>{len(shown) - MOST_ROWS} more</p>" if len(shown) > MOST_ROWS else ""
@@ -113,16 +116,14 @@ class Lineages:
                     (
                         str(stage["corpus"]),
                         str(stage["split"]),
-                        int(stage.get("from_step", 0)),
+                        min(int(stage.get("from_step", 0)), LARGEST_STEP),
                         None if stage["sessions"] is None else {*map(str, stage["sessions"])},
                     )
                     for stage in stages
                 ]
                 self._kept[path] = now.tag, found
             return self._kept[path][1]
-        except (OSError, Ndt3DistError, ValueError, KeyError, TypeError, AttributeError):
-            return []
-        except RecursionError:
+        except (Ndt3DistError, *DAMAGE):
             return []
 
     def section(self, runs: Sequence[FollowedRun]) -> str:
@@ -133,7 +134,7 @@ class Lineages:
             seen.append(set().union(*(sessions or () for *_, sessions in stages)))
             for corpus, split, step, sessions in stages:
                 number_of = NONE if sessions is None else count(len(sessions))
-                cells = [Name(corpus[:12]), split, count(step), number_of]
+                cells = [Name(corpus[:12]), split[:20], count(step), number_of]
                 rows.append([swatch(index), *map(as_html, cells)])
         parts = [grid(["", "Corpus", "Split", "From step", "Sessions"], rows[:MOST_ROWS])]
         known = [names for names in seen if names]
@@ -141,7 +142,10 @@ class Lineages:
             shared = set.intersection(*known)
             apart = sorted(set().union(*known) - shared)
             lines = [
-                [as_html(Name(name)), *("yes" if name in names else NONE for names in seen)]
+                [
+                    as_html(Name(plain(name, 80))),
+                    *("yes" if name in names else NONE for names in seen),
+                ]
                 for name in apart[:MOST_ROWS]
             ]
             said = f"{count(len(shared))} sessions that all have seen, {count(len(apart))} that not"

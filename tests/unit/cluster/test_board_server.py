@@ -3,13 +3,15 @@
 import http.client
 import json
 import os
+import random
+import shutil
 import socket
 import threading
 from pathlib import Path
 
 import pytest
 
-from ndt3_dist.cluster.board.answers import Answers
+from ndt3_dist.cluster.board.answers import Answers, as_json
 from ndt3_dist.cluster.board.collection import Collection, unlike_names
 from ndt3_dist.cluster.board.find_runs import find_runs
 from ndt3_dist.cluster.board.server import BoardServer, is_loopback, is_ours
@@ -301,8 +303,46 @@ def test_memory_has_a_limit(tmp_path, monkeypatch):
     runs = Collection([str(tmp_path / "runs")])
     runs.look()
     names = [card.id for card in runs.listed(sort="name")]
-    for _, run, _ in runs.opened(names):
+    for run in runs.opened(names):
         run.update()
     monkeypatch.setattr(collection, "MOST_BYTES", 1)
-    assert [one for one, *_ in runs.opened(names[:2])] == names[:2]
+    assert [run.name for run in runs.opened(names[:2])] == ["r0", "r1"]
     assert {*runs._open} == {*names[:2]}
+
+
+def test_nothing_that_files_of_a_run_hold_ends_a_view(tmp_path):
+    """Files of a run at random: cut, mixed, of odd values; the run beside it is always drawn."""
+    draw = random.Random(0)
+    odd = [None, True, -1, 0, 1e38, -1e308, 1e-310, 10**400, "x", "\udc80", [], {}, SCRIPT, [[1]]]
+    odd += ["2026-11-28T02:30:43+0000", "0001-01-01T00:00:00+2300", float("nan"), float("inf"), 7]
+    keys = ["step", "loss", "tokens", "step_s", "wait_s", "epochs", "samples", "val_r2", "val_s"]
+    keys += ["from_step", "time", "ranks", "device", "changed", "init", "stages", "before", "lr"]
+    keys += ["train", "max_steps", "steps", "validation", "metric", "log", "sessions", "corpus"]
+    make_run(tmp_path / "runs" / "good", 30)
+    for number in range(60):
+        bad = tmp_path / "runs" / "bad"
+        shutil.rmtree(bad, ignore_errors=True)
+        for name in ("metrics.jsonl", "starts.jsonl", "config.yaml", "lineage.json", "lease.json"):
+            lines = []
+            for step in range(draw.randrange(6)):
+                value = {k: draw.choice(odd) for k in draw.sample(keys, 6)}
+                value |= {"step": step} if draw.random() < 0.7 else {}
+                value |= {"train": {"max_steps": draw.choice(odd), "epochs": draw.choice(odd)}}
+                lines.append(json.dumps(value).encode())
+            data = b"\n".join(lines) + b"\n" * draw.randrange(2)
+            bad.mkdir(parents=True, exist_ok=True)
+            (bad / name).write_bytes(data[: draw.choice([None, -5, 40])])
+        (bad / "steps" / draw.choice(["\u00b2", "00000001", "x", "1"])).mkdir(parents=True)
+        (bad / "faults" / "a.txt").mkdir(parents=True)
+        runs = Collection([str(tmp_path / "runs")])
+        runs.look()
+        names = ",".join(card.id for card in runs.listed(sort="name"))
+        assert names.count(",") == 1
+        keys_asked, axis = draw.choice(["", "s"]), draw.choice(["step", "tokens", "time"])
+        answers = Answers(runs)
+        as_json(answers.listed({}))
+        found = answers.view({"runs": names, "x": axis, "log": "1", "keys": keys_asked})
+        assert found
+        text = as_json(found).decode()
+        assert "30 of 100" in text, number
+        assert "<" not in text
