@@ -195,7 +195,7 @@ def test_what_carries_something_or_comes_from_another_site_is_refused(board):
 
 
 def test_every_text_of_a_run_is_escaped(tmp_path):
-    folder = tmp_path / "runs" / "<script>alert(1)<" / "script>"
+    folder = tmp_path / "runs" / "<script>alert(1)<"
     make_run(folder, 60, f"'{SCRIPT}'")
     line = {"step": 61, "loss": 1, f"loss_{SCRIPT}": 2.0, f"loss/{SCRIPT}": 2.0, f"val_{SCRIPT}": 1}
     with (folder / "metrics.jsonl").open("a") as f:
