@@ -30,7 +30,8 @@ from ndt3_dist.train.pretrain_config import PretrainConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save
-from train_step import windows
+
+from ndt3_dist.model.example import windows
 
 BIN = Path(sys.executable).parent
 

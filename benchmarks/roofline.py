@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fused_graph import fused
 from hardware import header, save
 from step_graph import Call, as_on_a_gpu, meta_model, traced
-from train_step import windows
+
+from ndt3_dist.model.example import windows
 
 GROUPS = "products", "attention", "block", "embedding", "losses", "optimiser"
 WAYS = "plain", "kernels", "compiled"

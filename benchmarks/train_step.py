@@ -17,17 +17,15 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
 from ndt3_dist.engines.plain import PlainOptimizer
+from ndt3_dist.model.example import windows
 from ndt3_dist.model.flops import step_flops
 from ndt3_dist.model.linear import CPU_HAS_BF16
-from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -38,17 +36,6 @@ from hardware import header, matmul_rate, save
 UPSTREAM = {"fp32": (528, 195e9), "bf16": (1293, 800e9)}
 """Tokens/s of joel99/ndt3 at 45M with dropout 0, and that machine's FLOP/s of matrix products."""
 GOAL = {"fp32": 1.15, "bf16": 1.7}
-
-
-def windows(config: ModelConfig, count: int, bins: int = 100) -> dict:
-    """Packed arrays of random windows: 192 channels, two covariates."""
-    draw = np.random.default_rng(0)
-    layout, lists = Layout.from_counts([192], 2, config, "random"), TokenLists()
-    for _ in range(count):
-        spikes = draw.poisson(0.3, (bins, 192)).astype(np.uint8)
-        covariates = draw.uniform(-1, 1, (bins, 2)).astype(np.float32)
-        lists.add(*tokenise({"spikes": spikes, "covariates": covariates}, layout, config))
-    return lists.pack()
 
 
 def training_step(config: PretrainConfig, model: NDT3, precision: str):

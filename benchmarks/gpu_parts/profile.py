@@ -6,9 +6,9 @@ import torch
 from gpu_parts.common import DEVICE, Table, config_of, measure, read_box, training_step
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from train_step import windows
 
 from ndt3_dist import log
+from ndt3_dist.model.example import windows
 from ndt3_dist.model.ndt3 import NDT3
 
 GROUPS = {

@@ -56,6 +56,7 @@ def deepspeed_dict(train: TrainConfig, world_size: int) -> dict:
             "memory_efficient_linear": False,  # costs 3e-6 of the first loss in stage 3
             "sub_group_size": 1 << 50,  # ClippedAdamW sees all that a rank holds in one step
             **(offload if train.offload else {}),
+            **({"overlap_comm": True} if train.overlap else {}),  # its default: ZeRO-3 alone
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

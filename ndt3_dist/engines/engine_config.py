@@ -52,13 +52,18 @@ class TrainConfig(Section):
     """Ranks that a start must have, or it is refused; 0 = as many as were launched."""
     global_batch: int = Field(ge=1)
     """Rows per optimiser step over all ranks."""
-    micro_batch: int = Field(default=1, ge=1)
-    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count."""
+    micro_batch: int = Field(default=1, ge=0)
+    """Rows per forward pass; accumulation is derived, so that the curve ignores the rank count. 0 =
+    what the GPUs' memory takes, up to 32,768 tokens, when the run begins; it then stays."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload: bool = False
     """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
     fits a GPU, at the price of time. ZeRO-1 and up."""
+    overlap: bool = False
+    """ZeRO-1 and -2: let ranks add gradients while the last backward pass of a step goes on."""
     precision: Literal["bf16", "fp32"] = "bf16"
+    fp8: Literal["off", "tensorwise", "rowwise"] = "off"
+    """Matrix products of blocks in 8-bit floats with a scale for each tensor or row, by torchao."""
     upstream_means: bool = False
     """Average the means of micro-batches, as upstream does, for comparison; the curve then
     depends on how windows share rows."""

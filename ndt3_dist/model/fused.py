@@ -1,7 +1,8 @@
-"""The operations between a block's matrix products, each as one kernel forward and one backward.
+"""The operations between matrix products, each as one kernel forward and one backward.
 
-On CUDA devices in bf16 (`is_used`); elsewhere, and under torch.compile, `model.ndt3` uses torch's
-own operations, which say what is computed. What a token gets depends on no other token of its
+On CUDA devices in bf16 (`is_used`), and on torch's meta device, which stands for one that has no
+memory; elsewhere, and under torch.compile, `model.ndt3` uses torch's own operations, which say what
+is computed. What a token gets depends on no other token of its
 call, and sums over tokens are made in a fixed order.
 """
 
@@ -19,7 +20,8 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a model with weights of a type on a device can run on these kernels."""
-    return HAS_TRITON and device.type == "cuda" and dtype == torch.bfloat16
+    on_a_gpu = device.type == "meta" or (device.type == "cuda" and HAS_TRITON)
+    return on_a_gpu and dtype == torch.bfloat16
 
 
 def is_used(weight: torch.Tensor) -> bool:
@@ -58,6 +60,12 @@ def swiglu(up_gate: torch.Tensor) -> torch.Tensor:
     return found
 
 
+def spike_losses(logits, counts, channels, targets) -> torch.Tensor:
+    """`losses.spike_losses`; of all that it computes, only the losses are written."""
+    found: Any = _SpikeLosses.apply(logits, counts, channels, targets)
+    return found
+
+
 def power_of_two(number: int) -> int:
     """The lowest that is not below."""
     return 1 << (number - 1).bit_length()
@@ -65,6 +73,8 @@ def power_of_two(number: int) -> int:
 
 def launch(name: str, grid: tuple[int, ...], elements: int, *arguments) -> None:
     """Run a kernel whose programs hold tiles of so many elements: 8 of each to a thread."""
+    if any(isinstance(a, torch.Tensor) and a.is_meta for a in arguments):
+        return
     from ndt3_dist.model import kernels
 
     kernel: Any = getattr(kernels, name)
@@ -153,3 +163,25 @@ class _SwiGLU(torch.autograd.Function):
         tensors = up_gate, d_out.contiguous(), d_up_gate
         launch("swiglu_backward", ctx.grid, ctx.tile[1], *tensors, *ctx.tile)
         return d_up_gate
+
+
+class _SpikeLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, counts, channels, targets):
+        sizes = logits.shape[1:]
+        ctx.tile = *sizes, *map(power_of_two, sizes)
+        ctx.elements = ctx.tile[2] * ctx.tile[3]
+        tensors = logits.contiguous(), counts, channels, targets
+        losses = torch.empty(len(logits), device=logits.device)
+        launch("spike_loss_forward", (len(logits),), ctx.elements, *tensors, losses, *ctx.tile)
+        ctx.save_for_backward(*tensors)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_losses):
+        tensors = *ctx.saved_tensors, d_losses.contiguous()
+        d_logits = torch.empty_like(tensors[0])
+        grid = (len(d_losses),)
+        launch("spike_loss_backward", grid, ctx.elements, *tensors, d_logits, *ctx.tile)
+        return d_logits, None, None, None

@@ -1,5 +1,5 @@
 # pyright: reportGeneralTypeIssues=false
-"""Triton kernels of what lies between the matrix products of a block: each tensor read once.
+"""Triton kernels of what lies between the matrix products: each tensor read once.
 
 Everything is computed in float32 in registers and written in the type of its output. Dropout keeps
 no mask: whether an element is dropped follows from a seed and its number, forward and backward.
@@ -182,3 +182,53 @@ def swiglu_backward(up_gate, d_out, d_up_gate, WIDTH: tl.constexpr, BLOCK: tl.co
     kind = d_up_gate.dtype.element_ty
     tl.store(d_up_gate + at, (g * gate * open_).to(kind), inside)
     tl.store(d_up_gate + at + WIDTH, d_gate.to(kind), inside)
+
+
+@triton.jit
+def _log_shares(
+    logits, counts, channels, targets, token,
+    CHANNELS: tl.constexpr, CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """log softmax and soft targets of one token, (ROWS, BLOCK), and which of them are real."""
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :]
+    real, known = row < tl.load(channels + token), column < CLASSES
+    inside = real & (row < CHANNELS) & known
+    first = token * CHANNELS + row
+    x = tl.load(logits + first * CLASSES + column, inside, 0.0).to(tl.float32)
+    x = tl.where(known, x, -float("inf"))
+    x -= tl.max(x, 1)[:, None]
+    x = tl.where(known, x - tl.log(tl.sum(tl.exp(x), 1))[:, None], 0.0)
+    count = tl.load(counts + first, row < CHANNELS, 0).to(tl.int32)
+    count = tl.minimum(count, CLASSES - 1)
+    soft = tl.load(targets + count * CLASSES + column, inside, 0.0).to(tl.float32)
+    return x, soft, inside
+
+
+@triton.jit
+def spike_loss_forward(
+    logits, counts, channels, targets, loss,
+    CHANNELS: tl.constexpr, CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Softened cross-entropy of one token, summed over its real channels. A program is a token."""
+    token = tl.program_id(0).to(tl.int64)
+    x, soft, inside = _log_shares(
+        logits, counts, channels, targets, token, CHANNELS, CLASSES, ROWS, BLOCK
+    )
+    tl.store(loss + token, -tl.sum(tl.sum(tl.where(inside, soft * x, 0.0), 1), 0))
+
+
+@triton.jit
+def spike_loss_backward(
+    logits, counts, channels, targets, d_loss, d_logits,
+    CHANNELS: tl.constexpr, CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    x, soft, inside = _log_shares(
+        logits, counts, channels, targets, token, CHANNELS, CLASSES, ROWS, BLOCK
+    )
+    grad = tl.exp(x) * tl.sum(soft, 1)[:, None] - soft
+    grad = tl.where(inside, grad * tl.load(d_loss + token), 0.0)
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, BLOCK)[None, :]
+    at = (token * CHANNELS + row) * CLASSES + column
+    kind = d_logits.dtype.element_ty
+    tl.store(d_logits + at, grad.to(kind), (row < CHANNELS) & (column < CLASSES))

@@ -7,6 +7,8 @@ error. Source: joel99/ndt3 at 472466a.
 import torch
 import torch.nn.functional as F
 
+from ndt3_dist.model import fused
+
 
 def poisson_targets(classes: int) -> torch.Tensor:
     """Soft targets of each count, (classes, classes) float32.
@@ -37,6 +39,8 @@ def spike_losses(
     Returns:
         (spike_tokens,) float32.
     """
+    if fused.is_used(logits):
+        return fused.spike_losses(logits, counts, channels, targets)
     soft = targets[counts.clamp(max=len(targets) - 1).int()]  # (tokens, channels, classes)
     loss = -(soft * F.log_softmax(logits.float(), dim=-1)).sum(-1)
     real = torch.arange(counts.shape[1], device=counts.device) < channels[:, None]

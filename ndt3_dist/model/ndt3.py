@@ -151,6 +151,12 @@ class NDT3(nn.Module):
         self.reward_in = nn.Embedding(3, dim, padding_idx=0)
         self.register_buffer("poisson", poisson_targets(config.count_classes), persistent=False)
 
+    def _apply(self, fn, recurse=True):
+        moved = super()._apply(fn, recurse)
+        # Conversion to bf16 would round what spikes are scored against.
+        moved.poisson = poisson_targets(self.config.count_classes).to(moved.poisson.device)
+        return moved
+
     def embed(self, tokens: PackedTokens, first: torch.Tensor | None = None) -> torch.Tensor:
         """Input of each slot: content of the slot before it plus its own space.
 

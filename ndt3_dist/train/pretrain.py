@@ -14,6 +14,7 @@ from ndt3_dist.data.patterns import sources_of
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
+from ndt3_dist.engines.fp8 import use_fp8
 from ndt3_dist.engines.launcher import check_launch
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import FLASH, choose_body
@@ -26,7 +27,7 @@ from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather, num_hosts
 from ndt3_dist.train.run import Run
-from ndt3_dist.train.settings import change_line, changed, write_config
+from ndt3_dist.train.settings import as_begun, change_line, changed, fitted, write_config
 from ndt3_dist.train.start import (
     LOGS,
     agree,
@@ -80,16 +81,20 @@ def _pretrain(
         if resume == "auto" and not (start and is_over(config, start)):
             refuse_loop(config, start)
         if start:
+            config = as_begun(config, start)
             check_same(config, start)
         initial = InitialExport(init, config.model) if init and not start else None
     shown = config.log.level == "debug"
     rank, world_size, device = start_distributed(shown)
     with log.rank_0_first():
+        config = fitted(config, device)
         accumulation(config.train, world_size)
         body = attention_body(config, device)
         agree(config, corpus.manifest, start, initial)
         with log.waiting("making the model"):
             model = initial_model(config)
+            if config.train.fp8 != "off":
+                use_fp8(model, config.train.fp8, device)
         check_metric(config.validation.metric, model.targets)
         lease, start = held.enter_context(hold(config, resume, start))
         initial = None if start else initial
@@ -170,10 +175,13 @@ def attention_body(config: PretrainConfig, device: torch.device) -> str:
     dtype, model = PRECISION[config.train.precision], config.model
     body = choose_body(model.attention, device, dtype, model.attention_dropout)
     order = "" if model.attention_fixed_order or body not in FLASH else " in any order"
-    how = ", fused kernels" if fused.runs_on(device, dtype) else ""
+    how = ", fused kernels" if fused.runs_on(device, dtype) and not config.train.compile else ""
+    if config.train.fp8 != "off":
+        imitated = "" if device.type == "cuda" else ", imitated"
+        how = f"{how}, products in fp8 ({config.train.fp8}{imitated})"
     if config.train.compile:
         padded = f", micro-batches padded to multiples of {config.data.row_tokens} tokens"
-        how = f", compiled{padded if device.type == 'cuda' else ''}"
+        how = f"{how}, compiled{padded if device.type == 'cuda' else ''}"
     return f", attention {body}{order}{how}"
 
 

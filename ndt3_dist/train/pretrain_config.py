@@ -90,7 +90,7 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self):
-        if self.train.global_batch % self.train.micro_batch:
+        if self.train.micro_batch and self.train.global_batch % self.train.micro_batch:
             raise ValueError(
                 f"train.global_batch {self.train.global_batch} is not a multiple of "
                 f"train.micro_batch {self.train.micro_batch}"

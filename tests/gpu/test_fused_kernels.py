@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ndt3_dist.model import fused
+from ndt3_dist.model.losses import poisson_targets
 from ndt3_dist.model.ndt3 import norm, rotate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -105,3 +106,22 @@ def test_gradients_are_the_same_every_time():
         found.append(torch.autograd.grad(sum(o.float().square().sum() for o in out), inputs))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_spike_losses():
+    logits = leaf(5000, 32, 22)
+    counts = torch.randint(0, 27, (5000, 32), dtype=torch.uint8, device="cuda")
+    channels = torch.randint(1, 33, (5000,), device="cuda")
+    targets = poisson_targets(22).cuda()
+    weights = torch.randn(1, 5000, device="cuda", dtype=torch.float64)
+
+    def plain(logits):
+        soft = targets.double()[counts.clamp(max=21).int()]
+        real = torch.arange(32, device="cuda") < channels[:, None]
+        return ((-(soft * logits.log_softmax(-1)).sum(-1) * real).sum(-1),)
+
+    def ours(logits):
+        return (fused.spike_losses(logits, counts, channels, targets),)
+
+    found = with_gradients(ours, (logits,), weights, exact=False)
+    assert_near(found, with_gradients(plain, (logits,), weights, exact=True))

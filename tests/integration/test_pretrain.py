@@ -52,7 +52,9 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     undisturbed, corpus, tmp_path
 ):
     before = set(Path("/dev/shm").glob("deepspeed*"))
-    process = launch(tmp_path, corpus, wait=False)
+    # One row on a CPU, at the start and at the resume.
+    chosen = ["train.micro_batch=0", "train.overlap=true"]
+    process = launch(tmp_path, corpus, extra=chosen, wait=False)
     deadline = time.time() + 200
     while not {6, 7} & set(losses(tmp_path)):
         assert process.poll() is None
@@ -62,8 +64,11 @@ def test_a_killed_and_resumed_run_has_the_same_losses_to_the_last_bit(
     assert set(Path("/dev/shm").glob("deepspeed*")) <= before  # no memory is left behind
     reached = max(losses(tmp_path))
     assert reached < 12
-    code, log = run_ranks(tmp_path, corpus, resume="auto")
+    code, log = run_ranks(tmp_path, corpus, 2, chosen, "auto")
     assert code == 0, log
+    assert (
+        plain_yaml.load((tmp_path / "r" / "config.yaml").read_text())["train"]["micro_batch"] == 1
+    )
     assert f"resuming from step {steps_of(tmp_path / 'r')[0]}" in log
     assert losses(tmp_path) == losses(undisturbed)
     starts = (tmp_path / "r" / "starts.jsonl").read_text().splitlines()

@@ -68,6 +68,7 @@ LAZY = {
     "hdf5plugin": {"readers/hdf5.py"},
     "numcodecs": {"readers/nwb/zarr_chunks.py"},
     "zarr": set(),
+    "torchao": {"engines/fp8.py"},
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},

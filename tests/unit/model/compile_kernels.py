@@ -15,11 +15,14 @@ TYPES = {
     **dict.fromkeys(("residual", "total", "mean", "rstd", "d_total", "d_residual"), "*fp32"),
     **dict.fromkeys(("cos", "sin", "d_weights"), "*fp32"),
     **dict.fromkeys(("scale", "eps"), "fp32"),
+    **dict.fromkeys(("targets", "loss", "d_loss"), "*fp32"),
+    **{"counts": "*u8", "channels": "*i64"},
     **{"seed": "*i64", "threshold": "i64", "tokens": "i32"},
 }
 """Of arguments; all others are *bf16."""
 ROW = {"WIDTH": 2048, "BLOCK": 2048}
 HEADS = {"HEADS": 16, "HALF": 64, "ROWS": 32, "BLOCK": 64}
+SPIKES = {"CHANNELS": 32, "CLASSES": 22, "ROWS": 32, "BLOCK": 32}
 CALLS = {
     kernels.add_norm_forward: {**ROW, "DROPS": True},
     kernels.add_norm_backward: {**ROW, "ADDS": True, "DROPS": True},
@@ -27,6 +30,8 @@ CALLS = {
     kernels.norm_rotate_backward: HEADS,
     kernels.swiglu_forward: ROW,
     kernels.swiglu_backward: ROW,
+    kernels.spike_loss_forward: SPIKES,
+    kernels.spike_loss_backward: SPIKES,
 }
 PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ndt3_dist.model import fused
+from ndt3_dist.model.losses import poisson_targets, spike_losses
 from ndt3_dist.model.ndt3 import norm, rotate
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -107,6 +108,19 @@ def test_swiglu():
     )
 
 
+@pytest.mark.parametrize(("per", "classes"), [(32, 22), (5, 7)])
+def test_spike_losses(per, classes):
+    """Of counts up to the last class and beyond, and of tokens with no channel to all of them."""
+    logits = torch.randn(per + 1, per, classes, requires_grad=True)
+    counts = torch.randint(0, classes + 5, (per + 1, per), dtype=torch.uint8)
+    rest = counts, torch.arange(per + 1), poisson_targets(classes)
+    weight = [torch.randn(per + 1)]
+    plain = results((spike_losses(logits, *rest),), (logits,), weight)
+    ours = results((fused.spike_losses(logits, *rest),), (logits,), weight)
+    assert_same(ours, plain)
+    assert not ours[1][0].any()
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_model_on_kernels_trains_as_one_without(recompute, tiny_model, monkeypatch):
     from test_ndt3 import make_sample, pack
@@ -132,7 +146,7 @@ def test_all_kernels_compile_for_ampere_and_hopper_without_a_gpu():
     done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert len(rows) == 12
+    assert len(rows) == 16
     for name, _, registers, spilled in rows:
         assert int(registers) <= 128, name
         assert int(spilled) == 0, name
@@ -140,4 +154,5 @@ def test_all_kernels_compile_for_ampere_and_hopper_without_a_gpu():
         "add_norm",
         "norm_rotate",
         "swiglu",
+        "spike_loss",
     }

@@ -126,3 +126,9 @@ def test_damaged_exports_are_refused_by_name(model, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointCorrupt, match=r"model\.safetensors"):
         ndt3_dist.load_model(tmp_path / "e")
+
+
+def test_what_spikes_are_scored_against_is_not_rounded_with_the_weights(tiny_model):
+    model = NDT3(tiny_model).to(torch.bfloat16)
+    assert model.poisson.dtype == torch.float32
+    assert torch.equal(model.poisson, poisson_targets(tiny_model.count_classes))

@@ -14,7 +14,8 @@ sys.path.insert(0, str(PROJECT / "benchmarks"))
 from fused_graph import fused
 from roofline import WAYS, Cost, moved, seconds, step_costs
 from step_graph import traced
-from train_step import windows
+
+from ndt3_dist.model.example import windows
 
 
 def test_products_are_those_of_the_formula_and_each_way_moves_less(tiny_model):

@@ -21,7 +21,8 @@ from ndt3_dist.train.step import run_micro_batches
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 from step_graph import WAITS, as_on_a_gpu, meta_model, traced
-from train_step import windows
+
+from ndt3_dist.model.example import windows
 
 META = torch.device("meta")
 
