@@ -25,11 +25,8 @@ from ndt3_dist.train.initial import InitialExport
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
-from ndt3_dist.train.settings import write_config
+from ndt3_dist.train.settings import LEASE, STARTS, write_config
 
-STARTS = "starts.jsonl"
-LEASE = "lease.json"
-"""Mark of the process that writes a run."""
 LOGS = "logs"
 """Folder of what DeepSpeed printed, by rank."""
 SHARED_WITHIN_S = 10.0
