@@ -62,7 +62,7 @@ def break_rank_1(folder, monkeypatch, where: str, also: str = "") -> None:
     (folder / "break").mkdir(exist_ok=True)
     text = also + BREAK.replace("WHERE", where)
     (folder / "break" / "sitecustomize.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(folder / "break"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "break"), prepend=os.pathsep)
 
 
 def launch(

@@ -38,6 +38,9 @@ class TrainConfig(Section):
     """Stop after this many passes over the corpus."""
     slow_rank_s: float = Field(default=30, gt=0)
     """Seconds that a rank is waited for before it is named."""
+    hang_s: float = Field(default=900, ge=0)
+    """Seconds in which no rank goes on, before all write down where they are (RUN/faults/) and end:
+    more than the ten minutes that a store is waited for. 0 = never."""
     on_leap: Literal["warn", "skip"] = "warn"
     """What a step does whose loss leaps far above the last ones: it is named with its sessions, or
     it also moves no weight, as one without a finite loss. `on_spike` is its earlier name."""

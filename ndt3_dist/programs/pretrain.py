@@ -10,6 +10,7 @@ Example:
 import argparse
 import json
 import os
+import signal
 import time
 
 import yaml
@@ -73,6 +74,8 @@ def main() -> int:
     except (Ndt3DistError, FileNotFoundError, PermissionError):
         raise
     except Exception as e:
+        # The launcher ends all ranks as soon as one has left; this one says its own first.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise fault(run_folder(config), int(os.environ.get("RANK", "0")), e) from e
     if log.is_first_rank() and result["stopped"]:
         if "SIGINT" in result["stopped"]:

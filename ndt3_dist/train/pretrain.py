@@ -1,6 +1,7 @@
 """Pretraining from a config: what it needs is opened, checked and restored, then the loop runs."""
 
 import math
+import socket
 from contextlib import ExitStack
 
 import torch
@@ -16,6 +17,7 @@ from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.engines.fp8 import use_fp8
 from ndt3_dist.engines.launcher import check_launch
+from ndt3_dist.engines.phases import COMMIT, COMMUNICATION
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import FLASH, choose_body
 from ndt3_dist.model.flops import device_name
@@ -157,9 +159,14 @@ def _pretrain(
         write_run_files(config, stream, start, initial, changes, device_name(device), note)
     with log.rank_0_first():
         check_shared(folder)
-    writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)
-    store = open_store(rank, world_size, broadcast)
-    watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
+    phases, train = engine.phases, config.train
+    gather_waiting = phases.timed(COMMUNICATION, gather)
+    writer = Writer(folder, rank, world_size, gather_waiting, config.checkpoint.background)
+    writer.moved = phases.moved
+    writer.clear = phases.timed(COMMIT, writer.clear)
+    writer.commit = phases.timed(COMMIT, writer.commit)
+    store, hosts = open_store(rank, world_size, broadcast), gather(socket.gethostname())
+    watch = RankWatch(rank, hosts, phases, store, train.slow_rank_s, train.hang_s, folder)
     parts = engine, stream, validation, writer, stop, watch
     run = Run(config, folder, *parts, shapes, stream.plan.renewed, lease=lease)
     if start:  # until then config.yaml is what trained the newest step

@@ -61,6 +61,10 @@ class LogConfig(Section):
     """debug shows what DeepSpeed prints, which else goes to RUN/logs/rank*.txt."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     wandb_project: str = "ndt3_dist"
+    prometheus: int = Field(default=0, ge=0, le=65535)
+    """Port at which the first rank serves its last metrics to Prometheus; 0 = none."""
+    prometheus_address: str = "127.0.0.1"
+    """Where it listens. 0.0.0.0 lets other machines see the metrics, without a password."""
 
 
 class PretrainConfig(Section):

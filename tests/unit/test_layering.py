@@ -63,6 +63,7 @@ LAZY = {
     "ray": {"prep/pool.py", "cluster/search/tuning.py"},
     "optuna": {"cluster/search/ask.py"},
     "wandb": {"train/run_metrics.py"},
+    "prometheus_client": {"train/run_metrics.py"},
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
     "huggingface_hub": {"checkpoint/hub.py"},
