@@ -61,6 +61,10 @@ class LogConfig(Section):
     """debug shows what DeepSpeed prints, which else goes to RUN/logs/rank*.txt."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     wandb_project: str = "ndt3_dist"
+    prometheus: int = Field(default=0, ge=0, le=65535)
+    """Port at which the first rank serves its last metrics to Prometheus; 0 = none."""
+    prometheus_address: str = "127.0.0.1"
+    """Where it listens. 0.0.0.0 lets other machines see the metrics, without a password."""
 
 
 class PretrainConfig(Section):
@@ -98,6 +102,10 @@ class PretrainConfig(Section):
             )
         if self.validation.patience and not self.validation.every_steps:
             problems.append("validation.patience needs validation.every_steps")
+        if train.ranks and train.min_ranks > train.ranks:
+            problems.append(
+                f"train.min_ranks {train.min_ranks} is more than train.ranks {train.ranks}"
+            )
         if train.zero_stage == 0 and train.precision == "bf16":
             problems.append("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
         if train.zero_stage == 0 and train.offload:

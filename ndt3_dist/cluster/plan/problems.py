@@ -83,7 +83,7 @@ def problems(config: PretrainConfig, size: CorpusSize, cluster: Cluster) -> list
         except BadInput as e:
             found.append(Problem(str(e), True, tuple(ways())))
 
-    ask(lambda: check_ranks(train.ranks, gpus), lambda: [f"train.ranks={gpus}"])
+    ask(lambda: check_ranks(train.ranks, gpus, train.min_ranks), lambda: [f"train.ranks={gpus}"])
     rows = with_micro_batch(config, 1).train
     ask(lambda: accumulation(rows, gpus), lambda: [shared(config, gpus)])
     ask(lambda: fitting(config, cluster), lambda: smaller(config, cluster))
