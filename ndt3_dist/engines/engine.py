@@ -22,7 +22,7 @@ from ndt3_dist.engines.adamw import ClippedAdamW
 from ndt3_dist.engines.aside import aside
 from ndt3_dist.engines.compile_ops import find_tools, load_collective, own_extensions
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
-from ndt3_dist.engines.launcher import JOIN_WITHIN, port_of_job
+from ndt3_dist.engines.launcher import JOIN_WITHIN, deepspeed_names, port_of_job
 from ndt3_dist.engines.phases import BACKWARD, FORWARD, OPTIMISER, Phases
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.contract import Output
@@ -87,6 +87,7 @@ def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
         ("MASTER_ADDR", "127.0.0.1"),
     ):
         os.environ.setdefault(name, value)
+    deepspeed_names()
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         # Ranks that share a host share its cores; torch would give all of them to each.
         ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))

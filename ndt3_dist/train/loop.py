@@ -78,6 +78,8 @@ class Loop:
         clock, done = time.perf_counter(), self.is_done()
         while not done:
             began = time.perf_counter()
+            if 0 < run.until <= state.step:
+                run.stop.ask(f"step {run.until}")
             run.watch.doing = f"step {state.step + 1}"
             with log.rank_0_first(), run.engine.phases.at(DATA):
                 work = next(steps)

@@ -51,13 +51,16 @@ from ndt3_dist.train.watch import RankWatch, open_store
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = None) -> dict:
+def pretrain(
+    config: PretrainConfig, resume: str = "never", init: str | None = None, note: str = ""
+) -> dict:
     """Run a pretraining to its end.
 
     Args:
         resume: never, auto or a step number.
         init: Export to start a new run from, a folder or an address; a run that is resumed goes on
             from its own.
+        note: Why it starts, for starts.jsonl.
     Returns:
         steps, resumed (step it went on from, or None), the first and last loss of the whole run,
         stopped (who was asked to stop and how; empty where the run went to its end), saved (step of
@@ -66,14 +69,19 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     stop = StopSignal(config.checkpoint.stop_within_s)
     with ExitStack() as held:
         held.callback(stop.close)
-        return _pretrain(config, resume, init, stop, held)
+        return _pretrain(config, resume, init, note, stop, held)
 
 
 def _pretrain(
-    config: PretrainConfig, resume: str, init: str | None, stop: StopSignal, held: ExitStack
+    config: PretrainConfig,
+    resume: str,
+    init: str | None,
+    note: str,
+    stop: StopSignal,
+    held: ExitStack,
 ) -> dict:
     with log.rank_0_first():
-        check_launch(config.train.ranks)
+        check_launch(config.train.ranks, config.train.min_ranks)
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
         sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
@@ -148,7 +156,7 @@ def _pretrain(
                 set_aside(folder, newer)
     if rank == 0:
         remove_remnants(folder)
-        write_run_files(config, stream, start, initial, changes, device_name(device))
+        write_run_files(config, stream, start, initial, changes, device_name(device), note)
     with log.rank_0_first():
         check_shared(folder)
     phases, train = engine.phases, config.train

@@ -125,6 +125,7 @@ class Run:
         renewed: Whether it goes on with other data than that of its checkpoint.
         keep_best: Remembers the weights of the best step; None = a checkpoint does.
         save_after_s: Also save after so long; for one process, whose clock is its own.
+        until: Stop behind this step, saved, as a signal would; 0 = go to the end.
         lease: Of the folder, which rank 0 holds; None = nobody else writes there.
         before_commit: What rank 0 writes besides metrics before a checkpoint exists.
     """
@@ -141,6 +142,7 @@ class Run:
     renewed: bool = False
     keep_best: Callable[[], None] | None = None
     save_after_s: float = math.inf
+    until: int = 0
     lease: Lease | None = None
     before_commit: Callable[[], None] | None = None
 

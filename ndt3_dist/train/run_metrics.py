@@ -190,14 +190,18 @@ def validation_line(step: int, values: Mapping[str, float], best_step: int) -> s
     return f"step {step} validated in {values['val_s']:.1f} s: {loss}{'  '.join(scores)}  ({best})"
 
 
-def console_line(step: int, total: int, values: Mapping[str, float], seconds_left: float) -> str:
-    """The line of one log window."""
+def console_line(
+    step: int, total: int | None, values: Mapping[str, float], seconds_left: float
+) -> str:
+    """The line of one log window; `total` and `seconds_left` may be unknown (None, NaN)."""
     rate = values["tokens"] / max(values["step_s"], 1e-9)
-    hours, rest = divmod(int(seconds_left), 3600)
-    eta = f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
+    eta = "?"
+    if math.isfinite(seconds_left):
+        hours, rest = divmod(int(seconds_left), 3600)
+        eta = f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
     wait = values["wait_s"] / max(values["step_s"], 1e-9)
     mfu = f"mfu {values['mfu']:.1%}  " if "mfu" in values else ""
     return (
-        f"step {step}/{total}  loss {values['loss']:.4f}  |g| {values['grad_norm']:.2f}  "
+        f"step {step}/{total or '?'}  loss {values['loss']:.4f}  |g| {values['grad_norm']:.2f}  "
         f"{rate / 1000:.1f}k tok/s  {mfu}wait {wait:.1%}  mem {values['memory_gb']:.1f}G  eta {eta}"
     )

@@ -60,7 +60,8 @@ MOST_FILES = 20
 """Of a room."""
 
 LAZY = {
-    "ray": {"prep/pool.py"},
+    "ray": {"prep/pool.py", "cluster/search/tuning.py"},
+    "optuna": {"cluster/search/ask.py"},
     "wandb": {"train/run_metrics.py"},
     "prometheus_client": {"train/run_metrics.py"},
     "pynwb": {"simulate/write_nwb.py"},
@@ -73,6 +74,7 @@ LAZY = {
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},
+    "rich": {"cluster/watch/screen.py"},
 }
 """Libraries that only these files import, and never at module level."""
 
