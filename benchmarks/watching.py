@@ -46,7 +46,7 @@ def rank(out: str, arguments: list[str]) -> None:
         return contextlib.nullcontext() if off[0] else at(self, phase)
 
     def timed_step(self, work):
-        off[0] = draw.random() < 0.5 if len(steps) % 2 == 0 else not off[0]
+        off[0] = not steps[-1][0] if len(steps) % 2 else draw.random() < 0.5
         moves, began = self.run.engine.phases.moves, time.perf_counter()
         found = take_step(self, work)
         took = time.perf_counter() - began
