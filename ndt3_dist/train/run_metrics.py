@@ -14,6 +14,12 @@ from ndt3_dist.model.contract import Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 FILE = "metrics.jsonl"
+STARTS = "starts.jsonl"
+"""One line a start."""
+CONFIG = "config.yaml"
+"""What trained the newest step."""
+LEASE = "lease.json"
+"""Mark of the process that writes a run. Who only looks at runs has these names without torch."""
 METRICS = {
     "loss": "sum of the losses of all targets",
     "grad_norm": "global gradient norm before clipping",
