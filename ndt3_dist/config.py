@@ -134,13 +134,13 @@ def parse_scalar(text: str, key: str) -> Any:
         return text
 
 
-def set_key(values: dict, dotted: str, value: Any) -> None:
-    """Set `a.b.c` in nested dictionaries, making those that are missing."""
+def set_key(values: dict, dotted: str, value: Any, where: str = COMMAND_LINE) -> None:
+    """Set `a.b.c` in nested dictionaries, making those that are missing; `where` says so."""
     *parents, last = dotted.split(".")
     for parent in parents:
         child = values.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise BadInput(f"{COMMAND_LINE}: {dotted}: {parent} is a value, not a section")
+            raise BadInput(f"{where}: {dotted}: {parent} is a value, not a section")
         values = child
     values[last] = value
 

@@ -74,26 +74,25 @@ def in_a_line(error: Exception) -> str:
     return " ".join(str(error).split())[:400] or type(error).__name__
 
 
-class ray_pool:
-    """A Ray to run tasks on; ours ends with the block.
-
-    Entering gives `run_all(task, argument_tuples, shared)`, which yields (number, result or
-    exception) as tasks end; `shared` are last arguments of all of them, sent to each host once.
-    Tasks of workers and hosts that are lost are repeated, three times each.
+class any_ray:
+    """A Ray in a block, which entering gives; one of our own ends with it.
 
     Raises:
-        ClusterFailed: Ray is not there or does not start, a cluster cannot be reached, or lost the
-            hosts of one task again and again.
+        ClusterFailed: Ray is not there or does not start, or a cluster cannot be reached.
     """
 
-    def __init__(self, recipe: Recipe, tasks: int):
-        self.address = recipe.ray_address or "local"
-        asked = recipe.num_workers
-        cores = min(os.cpu_count() or 1, max(tasks, 1))
-        self.workers = asked if isinstance(asked, int) and asked else cores
-        self.folder = ""
+    EXTRA, INSTEAD = "prep", "num_workers=0 prepares in this process without it"
+    """What brings Ray, and what there is instead of it."""
 
-    def __enter__(self) -> RunAll:
+    def __init__(self, address: str, workers: int):
+        """
+        Args:
+            address: Of a cluster; local = one of our own.
+            workers: Of our own Ray.
+        """
+        self.address, self.workers, self.folder = address, workers, ""
+
+    def __enter__(self) -> Any:
         for key, value in {**SETTINGS, **(LOCAL if self.address == "local" else CLUSTER)}.items():
             os.environ.setdefault(key, value)
         began = time.perf_counter()
@@ -104,8 +103,8 @@ class ray_pool:
                 import ray
         except ImportError as e:
             raise ClusterFailed(
-                f"Ray cannot be imported ({in_a_line(e)}); pip install 'ndt3_dist[prep]', or say "
-                "num_workers=0 to prepare in this process"
+                f"Ray cannot be imported ({in_a_line(e)}); pip install 'ndt3_dist[{self.EXTRA}]'"
+                f"{self.INSTEAD and '; ' + self.INSTEAD}"
             ) from e
         self.ray = ray
         try:
@@ -117,7 +116,7 @@ class ray_pool:
                 raise
             raise ClusterFailed(self._advice(e)) from e  # Ray raises plain Exception, too
         log.say(f"Ray runs after {time.perf_counter() - began:.1f} s")
-        return self._run_all
+        return ray
 
     def _start(self) -> None:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -143,9 +142,40 @@ class ray_pool:
         limits = f"{processes if processes >= 0 else 'any number of'} processes, {files} open files"
         return (
             f"Ray did not start ({in_a_line(error)}); it needs the address 127.0.0.1, a /dev/shm "
-            f"that can be written, processes and files (allowed here: {limits}); num_workers=0 "
-            "prepares in this process without it"
+            f"that can be written, processes and files (allowed here: {limits})"
+            f"{self.INSTEAD and '; ' + self.INSTEAD}"
         )
+
+    def __exit__(self, *_) -> None:
+        try:
+            with log.waiting("ending Ray"):
+                self.ray.shutdown()
+        except Exception as e:  # what was to be done is done
+            log.warn(f"Ray did not end as it should: {in_a_line(e)}")
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ray_pool(any_ray):
+    """A Ray to run tasks on; ours ends with the block.
+
+    Entering gives `run_all(task, argument_tuples, shared)`, which yields (number, result or
+    exception) as tasks end; `shared` are last arguments of all of them, sent to each host once.
+    Tasks of workers and hosts that are lost are repeated, three times each.
+
+    Raises:
+        ClusterFailed: As `any_ray`, and where a cluster lost the hosts of one task again and again.
+    """
+
+    def __init__(self, recipe: Recipe, tasks: int):
+        asked = recipe.num_workers
+        cores = min(os.cpu_count() or 1, max(tasks, 1))
+        workers = asked if isinstance(asked, int) and asked else cores
+        super().__init__(recipe.ray_address or "local", workers)
+
+    def __enter__(self) -> RunAll:
+        super().__enter__()
+        return self._run_all
 
     def _run_all(
         self, task: Callable, arguments: list[tuple], shared: tuple = ()
@@ -176,12 +206,3 @@ class ray_pool:
                         "the same command again, what is finished is kept"
                     ) from e
                 yield number, result
-
-    def __exit__(self, *_) -> None:
-        try:
-            with log.waiting("ending Ray"):
-                self.ray.shutdown()
-        except Exception as e:  # what was to be done is done
-            log.warn(f"Ray did not end as it should: {in_a_line(e)}")
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)

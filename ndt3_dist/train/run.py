@@ -12,6 +12,7 @@ import torch
 from ndt3_dist.checkpoint.writer import Slices, Writer
 from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Rows, Share, Step
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.lease import Lease
 from ndt3_dist.model.contract import Output, Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -24,6 +25,7 @@ class Engine(Protocol):
 
     model: Any
     device: torch.device
+    phases: Phases
 
     def micro_step(self, batch: Any, counts: list[int], key: tuple[int, int]) -> Output:
         """Forward and backward of one micro-batch; `key` decides what is drawn in it."""
@@ -123,6 +125,7 @@ class Run:
         renewed: Whether it goes on with other data than that of its checkpoint.
         keep_best: Remembers the weights of the best step; None = a checkpoint does.
         save_after_s: Also save after so long; for one process, whose clock is its own.
+        until: Stop behind this step, saved, as a signal would; 0 = go to the end.
         lease: Of the folder, which rank 0 holds; None = nobody else writes there.
         before_commit: What rank 0 writes besides metrics before a checkpoint exists.
     """
@@ -139,6 +142,7 @@ class Run:
     renewed: bool = False
     keep_best: Callable[[], None] | None = None
     save_after_s: float = math.inf
+    until: int = 0
     lease: Lease | None = None
     before_commit: Callable[[], None] | None = None
 

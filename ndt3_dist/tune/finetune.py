@@ -7,6 +7,8 @@ with a sliding context to choose the best step. One that was killed goes on with
 
 import contextlib
 import copy
+import math
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from ndt3_dist.checkpoint.export import describe_export, normalisation, write_ex
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, remove_remnants
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Cursor
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate.session import seen_lines
@@ -49,13 +52,14 @@ SAVE_EVERY_S = 300.0
 """Least time between two checkpoints: what a kill may cost. Shorter fine-tunes save nothing."""
 
 
-def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dict:
+def finetune(config: TuneConfig, init: str | None, scratch: bool = False, until: int = 0) -> dict:
     """Fit a decoder; writes RUN/metrics.jsonl (a refit RUN/refit/metrics.jsonl) and RUN/export.
 
     Args:
         init: Export to start from; with `scratch` only its architecture is used; None = the
             config's own `model` section.
         scratch: Start from random weights (always so without `init`).
+        until: Stop behind this step, saved, as if asked to; 0 = go to the end.
     Returns:
         run, export, best_step, r2_val, steps, seconds, and stopped: who was asked to end it before
         its end, in which case there is no export yet.
@@ -76,7 +80,8 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False) -> dic
     weights = storage.sha256_file(Path(init) / "model.safetensors") if init else ""
     begun = {"from": weights, "scratch": scratch, "corpus": data.manifest.fingerprint}
     with TuneFolder(path, {**config.model_dump(mode="json"), "begun": begun}) as folder:
-        return fit_and_export(config, None if scratch else init, model, new, data, folder)
+        init = None if scratch else init
+        return fit_and_export(config, init, model, new, data, folder, until)
 
 
 def fit_and_export(
@@ -86,6 +91,7 @@ def fit_and_export(
     new: set[str],
     data: FitData,
     folder: TuneFolder,
+    until: int = 0,
 ) -> dict:
     """What `finetune` does once its folder is open; `init` is None from scratch."""
     path, began = folder.path, time.perf_counter()
@@ -99,7 +105,7 @@ def fit_and_export(
     refit = config.train.refit and config.train.steps
     start = copy.deepcopy(model) if refit else None
     if config.train.steps:
-        best, weights, stopped = fit(config, model, new, data, config.train.steps, path)
+        best, weights, stopped = fit(config, model, new, data, config.train.steps, path, until)
     else:
         weights = {name: p.detach() for name, p in model.named_parameters()}
         best, stopped = Best("val_r2"), ""
@@ -139,7 +145,13 @@ def fit_and_export(
 
 
 def fit(
-    config: TuneConfig, model: NDT3, new: set[str], data: FitData, steps: int, path: Path
+    config: TuneConfig,
+    model: NDT3,
+    new: set[str],
+    data: FitData,
+    steps: int,
+    path: Path,
+    until: int = 0,
 ) -> tuple[Best, dict[str, torch.Tensor], str]:
     """Train, from the newest checkpoint of a folder where it has one.
 
@@ -149,6 +161,7 @@ def fit(
         data: Where nothing is held back, nothing is scored and the last step counts.
         steps: Steps to make, unless patience ends before.
         path: Where metrics and checkpoints go.
+        until: As in `finetune`.
     Returns:
         The best score on the held-back part and its fp32 weights; who asked to stop before the end.
     """
@@ -171,7 +184,7 @@ def fit(
         validation = HeldBack(data, model) if data.last else None
         parts = engine, stream, validation, writer, stop, watch
         run = Run(as_run, str(path), *parts, shapes, keep_best=engine.keep_best)
-        run.save_after_s = SAVE_EVERY_S
+        run.save_after_s, run.until = SAVE_EVERY_S, until
         try:
             Loop(run, state).go()
         finally:
@@ -230,7 +243,7 @@ def one_process(device: torch.device) -> Iterator[Any]:
     """A job of one rank, for the loop's collectives; gives the watch of its ranks."""
     kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(kinds, store=HashStore(), rank=0, world_size=1)
-    watch = RankWatch(0, 1, 1e9, HashStore())
+    watch = RankWatch(0, [socket.gethostname()], Phases(), HashStore(), math.inf)
     try:
         yield watch
     finally:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from ndt3_dist import log, storage
+from ndt3_dist.config import Section
 from ndt3_dist.errors import ResumeMismatch
 
 
@@ -73,3 +74,14 @@ class TuneFolder:
         for folder in (self.path, self.path / "refit"):
             storage.remove(folder / "steps")
             storage.remove(folder / "latest")
+
+
+def adopt(path: Path, config: Section) -> None:
+    """Let a copy of a fine-tune that did not end go on with other settings.
+
+    Args:
+        path: Its folder, which nobody is at work on.
+        config: What its next steps follow from.
+    """
+    begun = storage.read_json(path / "config.json")["begun"]
+    storage.write_json(path / "config.json", {**config.model_dump(mode="json"), "begun": begun})

@@ -60,8 +60,10 @@ MOST_FILES = 20
 """Of a room."""
 
 LAZY = {
-    "ray": {"prep/pool.py"},
+    "ray": {"prep/pool.py", "cluster/search/tuning.py"},
+    "optuna": {"cluster/search/ask.py"},
     "wandb": {"train/run_metrics.py"},
+    "prometheus_client": {"train/run_metrics.py"},
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
     "huggingface_hub": {"checkpoint/hub.py"},
