@@ -10,7 +10,7 @@ from typing import Any
 
 from ndt3_dist import log, storage
 from ndt3_dist.append_file import AppendFile
-from ndt3_dist.engines.phases import PHASES
+from ndt3_dist.engines.phase_names import PHASES
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.model.contract import Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
