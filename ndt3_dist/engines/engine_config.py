@@ -65,7 +65,8 @@ class TrainConfig(Section):
     """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
     fits a GPU, at the price of time. ZeRO-1 and up."""
     overlap: bool = False
-    """ZeRO-1 and -2: let ranks add gradients while the last backward pass of a step goes on."""
+    """ZeRO-2: let ranks add gradients while a backward pass goes on. ZeRO-3 does so by itself, and
+    ZeRO-1, whose gradients are added once a step, cannot with DeepSpeed in bf16."""
     precision: Literal["bf16", "fp32"] = "bf16"
     fp8: Literal["off", "tensorwise", "rowwise"] = "off"
     """Matrix products of blocks in 8-bit floats with a scale for each tensor or row, by torchao."""

@@ -110,6 +110,8 @@ class PretrainConfig(Section):
             problems.append("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
         if train.zero_stage == 0 and train.offload:
             problems.append("train.offload needs train.zero_stage 1 or more")
+        if train.overlap and train.zero_stage != 2:
+            problems.append(f"train.overlap is for train.zero_stage 2, not {train.zero_stage}")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -202,13 +202,6 @@ def doubts(config: PretrainConfig, size: CorpusSize, gpus: int):
             False,
             (f"data.block_samples={max(1, size.windows // data.lanes)}",),
         )
-    if train.overlap and train.zero_stage == 1 and train.precision == "bf16":
-        yield (
-            "train.overlap does nothing in ZeRO-1 with bf16: DeepSpeed adds gradients after the "
-            "last backward pass",
-            False,
-            ("train.overlap=false",),
-        )
     if train.fp8 != "off":
         yield (
             f"train.fp8 {train.fp8}: its speed and memory were measured nowhere; reckoned as bf16",

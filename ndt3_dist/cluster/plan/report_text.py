@@ -57,7 +57,7 @@ def network_rows(
         share = (cluster.gpus - 1) / cluster.gpus
         sent = sum(v.bytes * v.times * v.passes for v in parts) * share
         took = {
-            f"{name} s": f"{sum(map(replace(cluster, network=name).fabric.seconds, parts)):.3f}"
+            f"{name} s": f"{sum(map(replace(cluster, network=name).fabric.seconds, parts)):.3g}"
             for name in networks
         }
         said = "; ".join(f"{v.what}, x{v.times}" for v in parts)
@@ -117,9 +117,9 @@ def run_lines(config: PretrainConfig, size: CorpusSize, cluster: Cluster, course
     return [
         f"GPUs: {course.gpus} x {cluster.name}, {joined}, {kind}",
         f"step: {train.global_batch} rows = micro-batch {course.micro_batch} x accumulation "
-        f"{course.accumulation} x {course.gpus} ranks; {course.step_s:.3f} s = computing "
-        f"{course.computing_s:.3f} ({mfu}) + optimiser {course.optimiser_s:.3f} + network "
-        f"{net.exposed:.3f} ({part}; {net.sent / GB:.2f} GB sent a rank in {net.seconds:.3f} s)",
+        f"{course.accumulation} x {course.gpus} ranks; {course.step_s:.4g} s = computing "
+        f"{course.computing_s:.4g} ({mfu}) + optimiser {course.optimiser_s:.3g} + network "
+        f"{net.exposed:.3g} ({part}; {net.sent / GB:.2f} GB sent a rank in {net.seconds:.3g} s)",
         f"run: {course.steps:,} steps, {course.steps * train.global_batch / size.rows:,.1f} "
         f"epochs, {tokens / 1e9:,.1f} G tokens at {course.tokens_per_s:,.0f}/s, MFU "
         f"{course.mfu:.1%}; {course.hours:,.1f} hours ({course.validation_s / 3600:,.2f} of "

@@ -62,7 +62,8 @@ class Plan:
         """
         found = [*wrong, *problems(config, size, cluster)]
         near, changed = with_ways(config, size, cluster)
-        changed = (*(w for p in wrong for w in p.instead), *changed)
+        ways = dict(w.split("=", 1) for w in [*(w for p in wrong for w in p.instead), *changed])
+        changed = tuple(f"{key}={value}" for key, value in ways.items())
         if near is None:
             empty = (None, (), None, None)
             return cls(config, changed, size, cluster, tuple(found), *empty, save_rate)

@@ -104,7 +104,6 @@ def test_contradictions_of_the_schema_come_with_the_nearest_config():
         (["validation.every_steps=1000000"], "validation.every_steps 1000000 is beyond"),
         (["data.lanes=60"], "data.lanes 60 is no multiple of 32 ranks"),
         (["data.block_samples=1000000"], "data.lanes 256 are more than the 3 blocks"),
-        (["train.overlap=true"], "train.overlap does nothing in ZeRO-1"),
         (["train.fp8=rowwise", "train.compile=true"], "train.fp8 rowwise: its speed"),
     ],
 )

@@ -44,7 +44,7 @@ def test_what_cannot_run_is_refused_after_all_of_it_was_said():
     done = run_program("launch/plan.py", *SMALL, "--gpus", "3", *CARD, "train.ranks=2")
     assert done.returncode == 1
     assert done.stdout.count("  refused: ") == 2
-    assert "what follows is with train.ranks=3 train.global_batch=3" in done.stdout
+    assert "what follows is with train.ranks=3 train.global_batch=3\n" in done.stdout
     assert "by number of GPUs" in done.stdout
     (error,) = done.stderr.splitlines()
     assert error.startswith("error: train.ranks is 2, 3 were launched")

