@@ -34,7 +34,8 @@ def rank(out: str, arguments: list[str]) -> None:
     """A rank of the run; the first writes what it measured."""
     import psutil
 
-    from ndt3_dist.engines.phases import FORWARD, Phases
+    from ndt3_dist.engines.phase_names import FORWARD
+    from ndt3_dist.engines.phases import Phases
     from ndt3_dist.programs.pretrain import main
     from ndt3_dist.train.loop import Loop
     from ndt3_dist.train.watch import RankWatch

@@ -10,7 +10,8 @@ import math
 import torch
 import torch.distributed as dist
 
-from ndt3_dist.engines.phases import COMMUNICATION, Phases
+from ndt3_dist.engines.phase_names import COMMUNICATION
+from ndt3_dist.engines.phases import Phases
 
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Elements that are squared at once: what fits a CPU's cache, what spares a GPU's memory."""

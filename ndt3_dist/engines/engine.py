@@ -23,7 +23,8 @@ from ndt3_dist.engines.aside import aside
 from ndt3_dist.engines.compile_ops import find_tools, load_collective, own_extensions
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
 from ndt3_dist.engines.launcher import JOIN_WITHIN, deepspeed_names, port_of_job
-from ndt3_dist.engines.phases import BACKWARD, FORWARD, OPTIMISER, Phases
+from ndt3_dist.engines.phase_names import BACKWARD, FORWARD, OPTIMISER
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.contract import Output
 

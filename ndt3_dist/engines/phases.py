@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-DATA, FORWARD, BACKWARD, OPTIMISER = "data", "forward", "backward", "optimiser"
-COMMUNICATION, CHECKPOINT, COMMIT, OTHER = "communication", "checkpoint", "commit", "other"
-OWN: tuple[str, ...] = DATA, FORWARD, BACKWARD, OPTIMISER, CHECKPOINT
-"""Phases that are work of every rank alike. The first rank alone makes a checkpoint exist and
-deletes old ones, in `commit`, and writes metrics, in `other`."""
-PHASES = *OWN, COMMUNICATION, COMMIT, OTHER
+from ndt3_dist.engines.phase_names import (
+    CHECKPOINT,
+    COMMIT,
+    COMMUNICATION,
+    DATA,
+    OTHER,
+    OWN,
+    PHASES,
+)
+
 OUTSIDE = DATA, CHECKPOINT
 """Phases that a disk or a store may make slow for all ranks."""
 RATIO, SHARE, LEAST_S = 1.5, 0.1, 1.0

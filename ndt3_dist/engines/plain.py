@@ -11,7 +11,8 @@ from torch import nn
 from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines.engine_config import OptimConfig
-from ndt3_dist.engines.phases import BACKWARD, FORWARD, OPTIMISER, Phases
+from ndt3_dist.engines.phase_names import BACKWARD, FORWARD, OPTIMISER
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.model.contract import Output
 
 

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist.checkpoint.steps import KINDS
-from ndt3_dist.engines.phases import COMMUNICATION, Phases
+from ndt3_dist.engines.phase_names import COMMUNICATION
+from ndt3_dist.engines.phases import Phases
 
 Slice = tuple[str, int, dict[str, torch.Tensor]]
 """Parameter name, first flat element, and the slice of each kind (all of one length)."""

@@ -21,6 +21,8 @@ FARTHEST = 100_000
 """Steps from one line to the next: what leads further is damage, not the next step."""
 LARGEST_STEP = 10**9
 EXACT = {"epochs", "position"}
+BESIDES = {"position", "samples", "epochs", "tokens", "tflops", "hfu"}
+"""Keys of which there is no curve unless one is asked for."""
 DERIVED = {"tokens_per_s": ("tokens", "step_s"), "waiting_for_data_share": ("wait_s", "step_s")}
 """Columns that are one column over another."""
 AXES = {"step": "step", "tokens": "tokens", "time": "hours of training"}
@@ -171,6 +173,12 @@ class Columns:
             for row in np.flatnonzero(np.isinf(column))[:1]:
                 self._note(numbers[row], f"has {key} beyond {LARGEST:g} or no number there")
             column[np.isinf(column)] = math.nan
+
+
+def is_curve(key: str) -> bool:
+    """Whether a metric is shown unasked: no count, no seconds, no rank, no part of the data."""
+    seconds = key.endswith("_s") and not key.endswith("_per_s")
+    return not (seconds or key in BESIDES or key.endswith("_rank") or "/" in key)
 
 
 def parse_all(lines: list[bytes | None]) -> list[dict] | None:

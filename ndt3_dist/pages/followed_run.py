@@ -12,9 +12,9 @@ from ndt3_dist.pages.columns import LARGEST_STEP, Columns
 from ndt3_dist.pages.follow import GrowingFile, look, read
 from ndt3_dist.pages.run_config import parse_config, positive
 from ndt3_dist.pages.run_events import EMPTY, Pulse, RunEvents, plain
-from ndt3_dist.train import run_metrics, settings
+from ndt3_dist.train import run_metrics
 
-CONFIGS = settings.FILE, "config.json"
+CONFIGS = run_metrics.CONFIG, "config.json"
 """Of a pretraining, and of a fine-tune."""
 RECENT = 200
 """Steps from which speed and end are told."""

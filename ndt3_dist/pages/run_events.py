@@ -16,7 +16,7 @@ from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.pages.columns import LARGEST_STEP
 from ndt3_dist.pages.follow import Look, look, read
 from ndt3_dist.train.faults import FOLDER
-from ndt3_dist.train.settings import LEASE, STARTS
+from ndt3_dist.train.run_metrics import LEASE, STARTS
 
 LIVE_S = 30.0
 """A run whose mark is older than this, by its clock and by ours, was killed: six beats of it."""

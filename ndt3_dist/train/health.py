@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist.data.stream import Rows
-from ndt3_dist.engines.phases import COMMUNICATION
+from ndt3_dist.engines.phase_names import COMMUNICATION
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.train.run import Run
 from ndt3_dist.train.step import Losses

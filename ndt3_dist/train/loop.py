@@ -14,7 +14,8 @@ import torch
 from ndt3_dist import log, voice
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.stream import Step
-from ndt3_dist.engines.phases import COMMUNICATION, DATA, SlowRanks, phase_metrics
+from ndt3_dist.engines.phase_names import COMMUNICATION, DATA
+from ndt3_dist.engines.phases import SlowRanks, phase_metrics
 from ndt3_dist.model.flops import peak_bf16
 from ndt3_dist.train.health import Canary, leap_line, leaps, skip_line
 from ndt3_dist.train.pretrain_config import PretrainConfig

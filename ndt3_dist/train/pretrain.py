@@ -17,7 +17,7 @@ from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.engines.fp8 import use_fp8
 from ndt3_dist.engines.launcher import check_launch
-from ndt3_dist.engines.phases import COMMIT, COMMUNICATION
+from ndt3_dist.engines.phase_names import COMMIT, COMMUNICATION
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import FLASH, choose_body
 from ndt3_dist.model.flops import device_name

@@ -10,12 +10,18 @@ from typing import Any
 
 from ndt3_dist import log, storage
 from ndt3_dist.append_file import AppendFile
-from ndt3_dist.engines.phases import PHASES
+from ndt3_dist.engines.phase_names import PHASES
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.model.contract import Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 FILE = "metrics.jsonl"
+STARTS = "starts.jsonl"
+"""One line a start."""
+CONFIG = "config.yaml"
+"""What trained the newest step."""
+LEASE = "lease.json"
+"""Mark of the process that writes a run. Who only looks at runs has these names without torch."""
 METRICS = {
     "loss": "sum of the losses of all targets",
     "grad_norm": "global gradient norm before clipping",

@@ -11,7 +11,7 @@ import torch
 import ndt3_dist
 from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import prune, steps_of
-from ndt3_dist.engines.phases import CHECKPOINT, COMMIT, COMMUNICATION
+from ndt3_dist.engines.phase_names import CHECKPOINT, COMMIT, COMMUNICATION
 from ndt3_dist.errors import Diverged, Ndt3DistError
 from ndt3_dist.train.ranks import broadcast
 from ndt3_dist.train.run import Run

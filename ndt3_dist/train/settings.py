@@ -10,12 +10,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import gather
-
-FILE = "config.yaml"
-STARTS = "starts.jsonl"
-"""One line a start."""
-LEASE = "lease.json"
-"""Mark of the process that writes a run."""
+from ndt3_dist.train.run_metrics import CONFIG
 
 
 def with_micro_batch(config: PretrainConfig, rows: int) -> PretrainConfig:
@@ -85,4 +80,4 @@ def change_line(step: int, changes: dict[str, list]) -> str:
 def write_config(config: PretrainConfig, run: str) -> None:
     """config.yaml: what trained the newest step of a run."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    storage.write_bytes(storage.join(run, FILE), text.encode())
+    storage.write_bytes(storage.join(run, CONFIG), text.encode())

@@ -25,7 +25,8 @@ from ndt3_dist.train.initial import InitialExport
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
-from ndt3_dist.train.settings import LEASE, STARTS, write_config
+from ndt3_dist.train.run_metrics import LEASE, STARTS
+from ndt3_dist.train.settings import write_config
 
 LOGS = "logs"
 """Folder of what DeepSpeed printed, by rank."""

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist.data.stream import Step
-from ndt3_dist.engines.phases import COMMUNICATION, FORWARD
+from ndt3_dist.engines.phase_names import COMMUNICATION, FORWARD
 from ndt3_dist.model.tokens import together
 from ndt3_dist.train.run import Run
 

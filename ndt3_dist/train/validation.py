@@ -15,7 +15,7 @@ from ndt3_dist import log
 from ndt3_dist.config import import_call
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.patterns import named
-from ndt3_dist.engines.phases import COMMUNICATION
+from ndt3_dist.engines.phase_names import COMMUNICATION
 from ndt3_dist.errors import BadInput, ShardCorrupt
 from ndt3_dist.evaluate.metrics import Metric, mean
 from ndt3_dist.model.contract import Model, Target

@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ndt3_dist.engines.command import end_launcher
-from ndt3_dist.engines.phases import COMMUNICATION, OTHER, Phases
+from ndt3_dist.engines.phase_names import COMMUNICATION, OTHER
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.log import without_secrets
 from ndt3_dist.train.faults import WRITE_S, keep_stacks
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt3_dist.pages.chart import PLACES, POINTS, Series, as_chart
-from ndt3_dist.pages.columns import AXES
+from ndt3_dist.pages.columns import AXES, is_curve
 from ndt3_dist.pages.followed_run import FollowedRun
 from ndt3_dist.pages.style import COLOURS
 from ndt3_dist.pages.words import Name, capital, told, words
@@ -20,8 +20,6 @@ DASHES = 4
 """Kinds of line in each colour."""
 MOST_RUNS = COLOURS * DASHES
 MOST_CHARTS = 24
-BESIDES = {"position", "samples", "epochs", "tokens", "step_s", "wait_s", "tflops", "hfu", "val_s"}
-"""Keys that are drawn on request alone."""
 FROM_ZERO = {"lr", "mfu", "tokens_per_s", "waiting_for_data_share", "memory_gb"}
 SHARES = {"mfu", "hfu", "waiting_for_data_share"}
 """Keys that are shown in percent."""
@@ -56,7 +54,7 @@ def shown_keys(runs: Sequence[FollowedRun], wanted: str) -> list[str]:
     if asked:
         known = [k for k in known if any(w in k.lower() or w in words(k).lower() for w in asked)]
     else:
-        known = [k for k in known if k not in BESIDES and "/" not in k]
+        known = [k for k in known if is_curve(k)]
     order = {k: next((i for i, f in enumerate(FIRST) if k.startswith(f)), 9) for k in known}
     return sorted(known, key=lambda key: (key != "loss", order[key]))
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from ndt3_dist import remote, storage
 from ndt3_dist.errors import BadInput
-from ndt3_dist.train import run_metrics, settings
+from ndt3_dist.train import run_metrics
 
-SIGNS = {run_metrics.FILE, settings.STARTS}
+SIGNS = {run_metrics.FILE, run_metrics.STARTS}
 """A folder with one of these is a run."""
 NO_RUNS = {"steps", "export", "faults", "logs", "wandb", "latest"}
 """Folders of a run in which no other run lies."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ndt3_dist.cluster.watch.sparkline import BLOCKS, PLAIN, sparkline
 from ndt3_dist.errors import BadInput
+from ndt3_dist.pages.columns import is_curve
 from ndt3_dist.pages.followed_run import FollowedRun
 from ndt3_dist.pages.run_events import EMPTY, KILLED, LIVE, plain
 from ndt3_dist.pages.words import duration, told
@@ -16,7 +17,6 @@ from ndt3_dist.pages.words import duration, told
 FACTS = "loss", "lr", "tokens_per_s", "mfu", "memory_gb", "waiting_for_data_share"
 """Means of the last steps, of what is known; of `LAST` the last one."""
 LAST = {"lr", "memory_gb"}
-NO_CURVE = {"position", "samples", "epochs", "tokens", "val_s", "step_s", "wait_s", "tflops", "hfu"}
 STYLES = {LIVE: "green", KILLED: "red", EMPTY: "dim"}
 EVENTS = 6
 """The newest, on a screen of usual height."""
@@ -104,7 +104,7 @@ def curves(run: FollowedRun, console, rows: int) -> Any:
         table.add_column(justify=justify, no_wrap=True)
     table.add_row("", "last", "least", "most", "", style="dim")
     levels = BLOCKS if "utf" in console.encoding.lower() else PLAIN
-    keys = [k for k in run.columns.names() if k not in NO_CURVE and "/" not in k]
+    keys = [k for k in run.columns.names() if is_curve(k)]
     keys.sort(key=lambda key: (key != "loss", not key.startswith("val_")))
     for key in keys[:rows]:
         values = run.columns.of(key)

@@ -14,7 +14,7 @@ import sys
 
 from ndt3_dist import log, storage, voice
 from ndt3_dist.errors import BadInput
-from ndt3_dist.train import run_metrics, settings
+from ndt3_dist.train import run_metrics
 
 EVERY_S = {False: 1.0, True: 10.0}
 """Between two looks, on a disk and in a store."""
@@ -59,7 +59,8 @@ def main() -> None:
 def check(run: str) -> None:
     """Refuse a folder that is no run. Raises BadInput."""
     names = {*storage.list_names(run)}
-    expected = {run_metrics.FILE, settings.FILE, settings.STARTS, settings.LEASE, "config.json"}
+    known = run_metrics.FILE, run_metrics.CONFIG, run_metrics.STARTS, run_metrics.LEASE
+    expected = {*known, "config.json"}
     if not names & expected:
         found = f"it has {', '.join(sorted(names)[:5])}" if names else "nothing is there"
         raise BadInput(f"{run}: no run ({found}); expected the folder of one, as runs/NAME")

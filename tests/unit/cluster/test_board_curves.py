@@ -51,7 +51,10 @@ def test_means_are_those_of_what_is_beside(half):
 
 
 def test_a_chart_of_each_key_of_any_run(tmp_path):
-    runs = [run_of(tmp_path / "a", 100, val_r2=0.5), run_of(tmp_path / "b", 50, **{"loss/x": 1.0})]
+    runs = [
+        run_of(tmp_path / "a", 100, val_r2=0.5, data_s=0.1, data_rank=1),
+        run_of(tmp_path / "b", 50, **{"loss/x": 1.0}),
+    ]
     assert shown_keys(runs, "") == [
         "loss",
         "val_r2",

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -346,3 +348,13 @@ def test_nothing_that_files_of_a_run_hold_ends_a_view(tmp_path):
         text = as_json(found).decode()
         assert "30 of 100" in text, number
         assert "<" not in text
+
+
+def test_who_only_looks_at_runs_loads_no_torch():
+    code = (
+        "import sys, ndt3_dist.cluster.board.server, ndt3_dist.cluster.watch.lines\n"
+        "import ndt3_dist.programs.cluster.board, ndt3_dist.programs.cluster.watch\n"
+        "print({'torch', 'fsspec', 'ray', 'rich'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ndt3_dist.engines import phases as phases_module
-from ndt3_dist.engines.phases import (
+from ndt3_dist.engines.phase_names import (
     BACKWARD,
     CHECKPOINT,
     COMMIT,
@@ -13,11 +13,8 @@ from ndt3_dist.engines.phases import (
     FORWARD,
     OTHER,
     PHASES,
-    Phases,
-    SlowRanks,
-    phase_metrics,
-    slow_at,
 )
+from ndt3_dist.engines.phases import Phases, SlowRanks, phase_metrics, slow_at
 
 
 class Clock:

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore
 
-from ndt3_dist.engines.phases import COMMUNICATION, FORWARD, Phases
+from ndt3_dist.engines.phase_names import COMMUNICATION, FORWARD
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.train import watch as watch_module
 from ndt3_dist.train.faults import keep_stacks
 from ndt3_dist.train.watch import WAITS, Heartbeat, RankWatch, hang_line, waited_for
