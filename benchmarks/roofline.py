@@ -30,7 +30,7 @@ from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from ndt3_dist import log
 from ndt3_dist.config import find_file, load_config
-from ndt3_dist.model.flops import peak_bf16, step_flops
+from ndt3_dist.model.flops import CARDS, step_flops
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.summary import text_table
@@ -45,8 +45,8 @@ from ndt3_dist.model.example import windows
 
 GROUPS = "products", "attention", "block", "embedding", "losses", "optimiser"
 WAYS = "plain", "kernels", "compiled"
-BANDWIDTH = {"A100-40": 1.555e12, "A100-80": 2.039e12, "H100": 3.35e12, "H200": 4.8e12}
-"""Bytes a second. Source: NVIDIA's data sheets (SXM forms)."""
+DEVICES = {"A100-40": "a100-40gb", "A100-80": "a100-80gb", "H100": "h100", "H200": "h200"}
+"""As tables name them -> name of `model.flops.CARDS`."""
 EFFICIENCY = {"products": 0.79, "memory": 0.86}
 """Share of the peaks that the H200 reached: products 86.5 ms, a copy 4.13 TB/s."""
 ATTENTION = {"A100-40": 110e12, "A100-80": 110e12, "H100": 131e12, "H200": 131e12}
@@ -217,9 +217,9 @@ def optimiser_costs(model: torch.nn.Module) -> Costs:
 
 def seconds(costs: Costs, device: str) -> dict[str, float]:
     """Of each group on a device, and of the host to launch it all."""
-    peak = peak_bf16(device) or 0
-    rates = {"products": peak * EFFICIENCY["products"], "attention": ATTENTION[device]}
-    memory = BANDWIDTH[device] * EFFICIENCY["memory"]
+    card = CARDS[DEVICES[device]]
+    rates = {"products": card.flops * EFFICIENCY["products"], "attention": ATTENTION[device]}
+    memory = card.bandwidth * EFFICIENCY["memory"]
     found = {}
     for group, cost in costs.items():
         arithmetic = cost.flops / rates[group] if group in rates else 0.0
@@ -267,7 +267,7 @@ def step_row(name: str, count: int, costs: dict[str, Costs], flops: int, device:
         known = MEASURED[name, count]
     for way, there in zip(WAYS, known, strict=True):
         took = step_seconds(costs[way], device)
-        mfu = flops / took / (peak_bf16(device) or 1)
+        mfu = flops / took / CARDS[DEVICES[device]].flops
         row |= {f"{way} ms": f"{took * 1e3:.1f}", "measured" + " " * WAYS.index(way): there}
         row |= {"MFU" + " " * WAYS.index(way): f"{mfu:.1%}"}
     return row
@@ -283,7 +283,7 @@ def main() -> None:
         config = load_config(PretrainConfig, find_file(f"{name}.yaml", "configs"), []).ndt3
         for count in counts:
             costs, flops = step_costs(config, count), needed_flops(config, count)
-            rows += [step_row(name, count, costs, flops, device) for device in BANDWIDTH]
+            rows += [step_row(name, count, costs, flops, device) for device in DEVICES]
             if (name, count) == ("big_350m_2kh", 40):
                 groups = text_table(group_rows(costs, "H200"))
     text = [

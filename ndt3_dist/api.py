@@ -22,7 +22,7 @@ from ndt3_dist.config import check, find_file, read_values
 from ndt3_dist.data.continuous import Piece, read_pieces
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.decode import embed, predict
-from ndt3_dist.evaluate.online import Opened, Units, open_export, read_units
+from ndt3_dist.evaluate.online import OnlineDecoder, Opened, Units, open_export, read_units
 from ndt3_dist.prep.binning import as_uint8
 from ndt3_dist.prep.job import prepare as run_job
 from ndt3_dist.prep.recipe import RUNTIME_KEYS, Recipe
@@ -67,8 +67,8 @@ class Decoder:
         context: Bins that a prediction may see, its own included.
     """
 
-    def __init__(self, opened: Opened, units: Units, context: int):
-        self._opened, self._units = opened, units
+    def __init__(self, opened: Opened, units: Units, context: int, streams: int, dtype: str):
+        self._opened, self._units, self._live = opened, units, (streams, dtype)
         self.session, self.names, self.bin_ms = units.session, units.names, units.bin_ms
         self.context = context
 
@@ -118,6 +118,40 @@ class Decoder:
         where = opened.layout, self.context, stride, layer % self.layers + 1
         return embed(opened.model, self._piece(counts), *where)
 
+    @functools.cached_property
+    def _online(self) -> OnlineDecoder:
+        opened, (streams, dtype) = self._opened, self._live
+        filters = opened.readout.filters if opened.readout else None
+        where = opened.model, opened.layout, self.context
+        return OnlineDecoder(*where, True, filters, dtype, streams)
+
+    def step(self, counts: np.ndarray) -> np.ndarray:
+        """Covariates of the next bin, as it arrives: what earlier bins left is kept, nothing anew.
+
+        As `launch/decode.py --cache`: equal to `decode` until the context is full.
+
+        Args:
+            counts: (channels,), or where several streams were asked for (streams, channels).
+        Returns:
+            (dims,) or (streams, dims) float32, in the units of the recording.
+        """
+        found = self._online.step(self._bin(counts))
+        return (found * self._units.scale).astype(np.float32)
+
+    def observe(self, counts: np.ndarray) -> None:
+        """Read the next bin, as `step` does, and predict nothing."""
+        self._online.observe(self._bin(counts))
+
+    def reset(self) -> None:
+        """Forget all bins that `step` and `observe` have read."""
+        self._online.reset()
+
+    def _bin(self, counts: np.ndarray) -> np.ndarray:
+        """Counts of one bin, checked."""
+        given = np.asarray(counts)
+        whole = whole_counts(np.atleast_2d(given), "counts", any_shape=True)
+        return as_uint8(whole, 0.0, self.bin_ms / 1000).reshape(given.shape)
+
     def _piece(self, counts: np.ndarray) -> Piece:
         """The counts as a stretch of a session whose covariates nobody knows."""
         spikes = whole_counts(np.asarray(counts), "counts", any_shape=True)
@@ -137,6 +171,8 @@ def open_decoder(
     arrays: Sequence[int] = (),
     context: int = 0,
     device: str = "",
+    streams: int = 1,
+    dtype: str = "auto",
 ) -> Decoder:
     """Open an export to decode a session that it was fitted to.
 
@@ -146,6 +182,9 @@ def open_decoder(
         arrays: Channels of each electrode array, for an export that does not say.
         context: Bins that a prediction may see; 0 = a window of the training.
         device: Such as cpu; empty = a GPU if there is one.
+        streams: That `step` decodes together.
+        dtype: What `step` computes in: fp32, bf16, int8 (CPUs); auto = bf16 where the device has
+            it, else fp32.
     """
     path = local_export(path)
     units = read_units(str(path), session)
@@ -155,7 +194,7 @@ def open_decoder(
     if context < 0:
         raise BadInput(f"context {context}: expected at least 1 bin, or 0 for a window")
     opened = open_export(str(path), units, channels, device)
-    return Decoder(opened, units, context or units.window)
+    return Decoder(opened, units, context or units.window, streams, dtype)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, ManifestMismatch, Ndt3DistError
 
 FILE = "job.json"
-"""The mark of a job on its output; a training's is another (`train.start`)."""
+"""The mark of a job on its output; a training's is another (`train.settings`)."""
 SETTLE_S = 0.3
 BEAT_S = 5.0
 """Time between two renewals; a mark is watched for two and a half of them."""

@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces with an sshd each, and an S3 server on the first.
+"""Hosts on one machine: network namespaces with an sshd each, and an S3 server on the first.
 
 Needs root, iproute2, openssh-server and pdsh. Hosts share the file system; only the network is
 apart. All of it is gone afterwards.
@@ -18,15 +18,15 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
 def missing() -> str:
-    """What this machine lacks; empty where it can play two hosts."""
+    """What this machine lacks; empty where it can play hosts."""
     return namespaces.missing(TOOLS, "iproute2 openssh-server pdsh")
 
 
 class Hosts(namespaces.Namespaces):
-    """A context; `names` are those of the two namespaces."""
+    """A context; `names` are those of the hosts' namespaces, two unless told otherwise."""
 
-    def __init__(self, folder: Path):
-        super().__init__()
+    def __init__(self, folder: Path, number: int = 2):
+        super().__init__(number)
         self.folder = folder
 
     def begin(self) -> None:
@@ -34,7 +34,7 @@ class Hosts(namespaces.Namespaces):
         ssh_keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
         subprocess.run(ssh_keygen, check=True)
         Path("/run/sshd").mkdir(exist_ok=True)
-        for number in (0, 1):
+        for number in range(len(self.names)):
             self.sshd(number)
         self._serve_s3()
         self._write_files(key)
@@ -64,7 +64,7 @@ class Hosts(namespaces.Namespaces):
         subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def _write_files(self, key: Path):
-        for number in (1, 2):
+        for number in range(1, len(self.names) + 1):
             lines = [f"{address} slots=1\n" for address in ADDRESSES[:number]]
             (self.folder / f"hosts{number}").write_text("".join(lines))
         ssh = f"-i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"

@@ -62,20 +62,31 @@ def break_rank_1(folder, monkeypatch, where: str, also: str = "") -> None:
     (folder / "break").mkdir(exist_ok=True)
     text = also + BREAK.replace("WHERE", where)
     (folder / "break" / "sitecustomize.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(folder / "break"))
+    monkeypatch.setenv("PYTHONPATH", str(folder / "break"), prepend=os.pathsep)
 
 
-def launch(run_dir, corpus, ranks=2, extra=(), resume="never", wait=True, options=(), **popen):
+def launch(
+    run_dir,
+    corpus,
+    ranks=2,
+    extra=(),
+    resume="never",
+    wait=True,
+    options=(),
+    launcher="deepspeed",
+    **popen,
+):
     """Start `deepspeed launch/pretrain.py`; its exit code and output, or the process.
 
     Args:
+        ranks: That `deepspeed` starts; another launcher has it among its options.
         options: Of the launcher.
         popen: Of `subprocess.Popen`.
     """
-    deepspeed = str(Path(sys.executable).with_name("deepspeed"))
     launch.count += 1
-    command = [deepspeed, "--num_accelerators", str(ranks), *options]
-    command += ["launch/pretrain.py", "--config", "demo.yaml", f"data.corpus={corpus}"]
+    command = [str(Path(sys.executable).with_name(launcher))]
+    command += ["--num_accelerators", str(ranks)] if launcher == "deepspeed" else []
+    command += [*options, "launch/pretrain.py", "--config", "demo.yaml", f"data.corpus={corpus}"]
     command += [f"run.dir={run_dir}", "run.name=r", "--resume", resume, *SMALL, *extra]
     # One thread a rank: the order in which threads share a sum shows in bf16 gradients.
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
@@ -109,7 +120,8 @@ def ranks_of(process) -> list[psutil.Process]:
     found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
         command = child.cmdline()
-        if "launch/pretrain.py" in command and "deepspeed" not in " ".join(command[:4]):
+        above = any(name in " ".join(command[:4]) for name in ("deepspeed", "torchrun"))
+        if "launch/pretrain.py" in command and not above:
             found[child.environ()["RANK"]] = child
     return [found[key] for key in sorted(found)]
 

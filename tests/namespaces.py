@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces with a cable between them.
+"""Hosts on one machine: network namespaces, each with a cable to one switch.
 
 Needs root and iproute2. The hosts share file system and processes; only the network is apart. All
 of it is gone afterwards.
@@ -12,11 +12,11 @@ import subprocess
 import time
 from pathlib import Path
 
-ADDRESSES = ("10.77.0.1", "10.77.0.2")
+ADDRESSES = tuple(f"10.77.0.{number}" for number in range(1, 9))
 
 
 def missing(tools: tuple[str, ...] = ("ip",), packages: str = "iproute2") -> str:
-    """What this machine lacks; empty where it can play two hosts."""
+    """What this machine lacks; empty where it can play hosts."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     lacking = [tool for tool in tools if not shutil.which(tool, path=path)]
     if os.geteuid():
@@ -35,10 +35,11 @@ def ip(*words: str) -> None:
 
 
 class Namespaces:
-    """A context; `names` are those of the two namespaces."""
+    """A context; `names` are those of the hosts' namespaces, two unless told otherwise."""
 
-    def __init__(self):
-        self.names = [f"ndt3-{os.getpid()}-{i}" for i in (0, 1)]
+    def __init__(self, number: int = 2):
+        self.names = [f"ndt3-{os.getpid()}-{i}" for i in range(number)]
+        self.switch = f"ndt3-{os.getpid()}-switch"
 
     def __enter__(self):
         try:
@@ -53,17 +54,21 @@ class Namespaces:
         for number, name in enumerate(self.names):
             self.kill(number)
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        subprocess.run(["ip", "netns", "del", self.switch], capture_output=True)
 
     def begin(self) -> None:
         """What is to run on the hosts from the start; for subclasses."""
 
     def _connect(self):
-        for name in self.names:
+        ip("netns", "add", self.switch)
+        ip("-n", self.switch, "link", "add", "switch", "type", "bridge")
+        ip("-n", self.switch, "link", "set", "switch", "up")
+        for number, (name, address) in enumerate(zip(self.names, ADDRESSES, strict=False)):
             ip("netns", "add", name)
-        ends = [f"nv{os.getpid()}{i}" for i in (0, 1)]
-        ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
-        for name, end, address in zip(self.names, ends, ADDRESSES, strict=True):
-            ip("link", "set", end, "netns", name, "name", "eth0")
+            port = f"port{number}"
+            peer = ["peer", "name", port, "netns", self.switch]
+            ip("-n", name, "link", "add", "eth0", "type", "veth", *peer)
+            ip("-n", self.switch, "link", "set", port, "master", "switch", "up")
             ip("-n", name, "addr", "add", f"{address}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 ip("-n", name, "link", "set", device, "up")

@@ -60,6 +60,7 @@ class S3:
             lost (done, and not answered), slow, cut, flip.
         gets: (path, bytes sent) of each object that was asked for with GET.
         asked: (method, path and query) of every request.
+        lag_s: Seconds before each answer.
     """
 
     def __init__(self, root: Path, versions: bool = False):
@@ -69,7 +70,7 @@ class S3:
         self.faults: list[list] = []
         self.gets: list[tuple[str, int]] = []
         self.asked: list[tuple[str, str]] = []
-        self.storm_ends = 0.0
+        self.storm_ends = self.lag_s = 0.0
         self.behind, behind = serve(root, versions)
         self.server.RequestHandlerClass = type("Proxy", (Proxy,), {"s3": self, "behind": behind})
         self.server.daemon_threads = True
@@ -114,6 +115,7 @@ class Proxy(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         self.s3.asked.append((self.command, self.path))
         fault = self.s3.fault_of(self.command, self.path)
+        time.sleep(self.s3.lag_s)
         if fault == "reset":
             self.rfile.read(length // 2)
             self.close_connection = True

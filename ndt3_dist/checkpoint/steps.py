@@ -14,13 +14,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
+
+if TYPE_CHECKING:  # who only lists steps does not wait for torch
+    import torch
 
 FORMAT = "ndt3_dist.checkpoint"
 VERSION = 3
@@ -117,12 +119,14 @@ class Checkpoint:
                 )
             self.pieces[name] = pieces
 
-    def read(self, name: str, start: int, length: int, kinds=KINDS) -> dict[str, torch.Tensor]:
+    def read(self, name: str, start: int, length: int, kinds=KINDS) -> "dict[str, torch.Tensor]":
         """A flat range of a parameter, whatever ranks wrote it; float32 by kind.
 
         Raises:
             CheckpointCorrupt: A slice that it needs does not have its hash; names the file.
         """
+        import torch
+
         parts: dict[str, list[torch.Tensor]] = {kind: [] for kind in kinds}
         for first, count, file in self.pieces[name]:
             low, high = max(start, first), min(start + length, first + count)
@@ -132,7 +136,7 @@ class Checkpoint:
                     parts[kind].append(piece[low - first : high - first])
         return {kind: p[0] if len(p) == 1 else torch.cat(p) for kind, p in parts.items()}
 
-    def master(self, name: str) -> torch.Tensor:
+    def master(self, name: str) -> "torch.Tensor":
         """The whole fp32 weight of a parameter in its own shape."""
         shape = self.meta["parameters"][name]
         return self.read(name, 0, math.prod(shape), ("master",))["master"].view(shape)
@@ -152,7 +156,9 @@ class Checkpoint:
                     self._piece(file, key)
                     step.add(4 * length)
 
-    def _piece(self, file: str, key: str) -> torch.Tensor:
+    def _piece(self, file: str, key: str) -> "torch.Tensor":
+        import torch
+
         offset, length, expected = self.meta["shards"][file]["pieces"][key]
         data = self._bytes(file, offset, 4 * length)
         if storage.fast_hash(data) != expected:

@@ -61,6 +61,7 @@ class Writer:
         under_way: The save that is being written, or waits to be committed.
         written: Whether all ranks have said that theirs is written.
         before_commit: Called on rank 0 before a step exists, for what must be there with it.
+        moved: Called for each tensor that is written, by the thread that writes.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Writer:
         self.under_way: Save | None = None
         self.written = False
         self.before_commit: Callable[[], None] = lambda: None
+        self.moved: Callable[[], None] = lambda: None
 
     @property
     def pending(self) -> bool:
@@ -94,10 +96,7 @@ class Writer:
             SaveFailed: One save too many has failed.
         """
         self.finish(last=False)
-        if self.rank == 0:
-            with contextlib.suppress(OSError, Ndt3DistError):
-                delete_step(self.run, step)
-        self.gather(None)  # nobody writes before the remains of an earlier attempt are gone
+        self.clear(step)
         tensors = {
             f"{kind}|{name}|{start}": copied(tensor) if self.background else on_host(tensor)
             for name, start, kinds in slices
@@ -108,6 +107,13 @@ class Writer:
         save.thread.start()
         if not self.background:
             self.finish(last=False)
+
+    def clear(self, step: int) -> None:
+        """Remove the remains of an earlier attempt, before anybody writes."""
+        if self.rank == 0:
+            with contextlib.suppress(OSError, Ndt3DistError):
+                delete_step(self.run, step)
+        self.gather(None)
 
     def commit(self) -> None:
         """Make the step exist; called when no rank is pending."""
@@ -139,11 +145,15 @@ class Writer:
             raise SaveFailed(f"{why}; {self.failed} saves in a row have failed")
         log.warn(f"{why}; the run goes on, and earlier checkpoints are kept")
 
-    def finish(self, last: bool = True) -> None:
-        """Wait for the save under way. Raises SaveFailed where it was the last and has failed."""
+    def join(self) -> None:
+        """Wait until this rank has written the save under way."""
         if self.under_way and self.under_way.thread:
             with log.waiting(f"writing step {self.under_way.step}"):
                 self.under_way.thread.join()
+
+    def finish(self, last: bool = True) -> None:
+        """Wait for the save under way. Raises SaveFailed where it was the last and has failed."""
+        self.join()
         self.commit()
         if last and self.failed:
             raise SaveFailed(f"{self.run}: the last step could not be saved (see the warning)")
@@ -155,7 +165,7 @@ class Writer:
             path = storage.join(step_folder(self.run, save.step), name)
             header, pieces = safetensors_header(save.tensors)
             size = storage.write_pieces(
-                path, lambda: chain([header], with_hashes(save.tensors, pieces))
+                path, lambda: chain([header], with_hashes(save.tensors, pieces, self.moved))
             )
             save.entry = {
                 name: {
@@ -215,9 +225,12 @@ def safetensors_header(tensors: dict[str, torch.Tensor]) -> tuple[bytes, dict[st
     return data, pieces
 
 
-def with_hashes(tensors: dict[str, torch.Tensor], pieces: dict[str, list]) -> Iterator[memoryview]:
+def with_hashes(
+    tensors: dict[str, torch.Tensor], pieces: dict[str, list], moved: Callable[[], None]
+) -> Iterator[memoryview]:
     """The bytes of each tensor; its hash is added to its entry of `pieces` on the way."""
     for key, tensor in tensors.items():
+        moved()
         data = tensor.numpy().data.cast("B")
         pieces[key][2:] = [storage.fast_hash(data)]
         yield data

@@ -10,6 +10,8 @@ import math
 import torch
 import torch.distributed as dist
 
+from ndt3_dist.engines.phases import COMMUNICATION, Phases
+
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
 """Elements that are squared at once: what fits a CPU's cache, what spares a GPU's memory."""
 
@@ -22,14 +24,25 @@ class ClippedAdamW(torch.optim.AdamW):
         skip: Whether to take no step, whatever the norm.
     """
 
-    def __init__(self, params, clip: float, partitioned: bool, scale: float, device, **options):
+    def __init__(
+        self,
+        params,
+        clip: float,
+        partitioned: bool,
+        scale: float,
+        device,
+        phases: Phases | None = None,
+        **options,
+    ):
         """
         Args:
             clip: Largest norm of the whole gradient.
             partitioned: Whether each rank holds a part of the gradient, and not all of it.
             scale: Gradients are multiplied by it first.
+            phases: Clock of the engine that steps it.
         """
         self.clip, self.partitioned, self.scale = clip, partitioned, scale
+        self.phases = phases or Phases(device)
         self.norm, self.skip, self.device = math.nan, False, torch.device(device)
         super().__init__(params, **options)
 
@@ -42,7 +55,8 @@ class ClippedAdamW(torch.optim.AdamW):
         for gradient in gradients:
             total += squares(gradient)
         if self.partitioned:
-            dist.all_reduce(total)
+            with self.phases.at(COMMUNICATION):
+                dist.all_reduce(total)
         self.norm = self.scale * math.sqrt(total.item())
         if self.skip or not math.isfinite(self.norm):
             return None

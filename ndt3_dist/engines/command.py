@@ -1,4 +1,5 @@
-"""The `deepspeed` command above this process: a runner, and on each host a launcher of its ranks.
+"""The command above this process: `deepspeed`, which is a runner and on each host a launcher of its
+ranks, or `torchrun`, which is one on each host.
 
 What it was told stands in its command line.
 """
@@ -13,10 +14,13 @@ from pathlib import Path
 NAMES = "deepspeed", "deepspeed.pt", "ds"
 """Of the command, as a user types it."""
 RUNNER = "deepspeed.launcher.runner"
+LAUNCHER = "deepspeed.launcher"
+TORCHRUN = "torch.distributed.run"
+"""What they are called where they are run as modules."""
 
 
 def launchers() -> list:
-    """The processes above this one that belong to the `deepspeed` launcher, the nearest first."""
+    """The processes above this one that belong to its launcher, the nearest first."""
     try:
         import psutil
     except ImportError:  # not where weights are only fine-tuned: no launcher starts that
@@ -27,8 +31,8 @@ def launchers() -> list:
             command = process.cmdline()[:5]
         except psutil.Error:
             break  # another user's
-        program = any(Path(part).name in NAMES for part in command[:2])
-        if program or any(part.startswith("deepspeed.launcher") for part in command):
+        program = any(Path(part).name in (*NAMES, "torchrun") for part in command[:2])
+        if program or any(part.startswith((LAUNCHER, TORCHRUN)) for part in command):
             found.append(process)
     return found
 
@@ -57,7 +61,10 @@ def end_launcher() -> None:
     """End the other ranks of this host, after this one has said its error.
 
     The launcher would do so by itself, and print the whole command of a rank below that error.
+    `torchrun` does not, and names the rank in a table.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return
     for launcher in launchers()[:1]:
         with contextlib.suppress(OSError, IndexError, ValueError):
             caught = Path(f"/proc/{launcher.pid}/status").read_text().split("SigCgt:")[1].split()[0]

@@ -22,7 +22,8 @@ from ndt3_dist.engines.adamw import ClippedAdamW
 from ndt3_dist.engines.aside import aside
 from ndt3_dist.engines.compile_ops import find_tools, load_collective, own_extensions
 from ndt3_dist.engines.engine_config import OptimConfig, TrainConfig
-from ndt3_dist.engines.launcher import JOIN_WITHIN, port_of_job
+from ndt3_dist.engines.launcher import JOIN_WITHIN, deepspeed_names, port_of_job
+from ndt3_dist.engines.phases import BACKWARD, FORWARD, OPTIMISER, Phases
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.contract import Output
 
@@ -86,6 +87,7 @@ def start_distributed(shown: bool = False) -> tuple[int, int, torch.device]:
         ("MASTER_ADDR", "127.0.0.1"),
     ):
         os.environ.setdefault(name, value)
+    deepspeed_names()
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
         # Ranks that share a host share its cores; torch would give all of them to each.
         ranks_here = int(os.environ.get("LOCAL_SIZE", os.environ["WORLD_SIZE"]))
@@ -132,7 +134,11 @@ def quiet_deepspeed() -> None:
 
 
 class DeepSpeedEngine:
-    """A model under DeepSpeed: micro-steps that accumulate, then one optimiser step."""
+    """A model under DeepSpeed: micro-steps that accumulate, then one optimiser step.
+
+    Attributes:
+        phases: Where the time of its steps goes.
+    """
 
     def __init__(
         self,
@@ -151,11 +157,13 @@ class DeepSpeedEngine:
         import deepspeed
 
         fused = torch.cuda.is_available()
+        self.phases = Phases(next(model.parameters()).device)
         self.optimizer = ClippedAdamW(
             model.parameters(),
             optim.grad_clip,
             partitioned=train.zero_stage > 0,
             device=next(model.parameters()).device,
+            phases=self.phases,
             scale=world_size,  # DeepSpeed takes the mean over ranks; losses are shares of a sum
             lr=optim.lr,
             betas=optim.betas,
@@ -173,6 +181,7 @@ class DeepSpeedEngine:
         self.model, self.device = model, next(model.parameters()).device
         self.seed = seed
         zero.prepare(engine)
+        zero.time_collectives(deepspeed.comm.comm.cdb, self.phases)
 
     def micro_step(self, batch: Any, counts: list[int], key: tuple[int, int]) -> Output:
         """Forward and backward of one micro-batch.
@@ -182,10 +191,12 @@ class DeepSpeedEngine:
             key: (step, number of the micro-batch over all ranks): decides the dropout.
         """
         torch.manual_seed(seed_of("dropout", self.seed, *key))
-        out = self.deepspeed(batch, *counts)
+        with self.phases.at(FORWARD):
+            out = self.deepspeed(batch, *counts)
         # Nothing that depends on the number of ranks enters a backward pass in bf16. The product is
         # needed: DeepSpeed divides the gradient of its very output by the accumulation after all.
-        self.deepspeed.backward(out.loss * 1.0, scale_wrt_gas=False)
+        with self.phases.at(BACKWARD):
+            self.deepspeed.backward(out.loss * 1.0, scale_wrt_gas=False)
         return out
 
     def train(self) -> None:
@@ -203,6 +214,7 @@ class DeepSpeedEngine:
 
     def forward(self, batch: Any) -> Output:
         """A forward pass alone; all ranks make as many."""
+        self.phases.moved()
         return self.deepspeed(batch, *(1 for _ in self.model.targets))
 
     def accumulated(self) -> None:
@@ -217,7 +229,8 @@ class DeepSpeedEngine:
         self.optimizer.norm, self.optimizer.skip = math.nan, not finite
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
-        self.deepspeed.step()
+        with self.phases.at(OPTIMISER):
+            self.deepspeed.step()
         return self.optimizer.norm
 
     def slices(self, kinds: tuple[str, ...] = KINDS) -> Iterator[zero.Slice]:

@@ -38,6 +38,9 @@ class TrainConfig(Section):
     """Stop after this many passes over the corpus."""
     slow_rank_s: float = Field(default=30, gt=0)
     """Seconds that a rank is waited for before it is named."""
+    hang_s: float = Field(default=900, ge=0)
+    """Seconds in which no rank goes on, before all write down where they are (RUN/faults/) and end:
+    more than the ten minutes that a store is waited for. 0 = never."""
     on_leap: Literal["warn", "skip"] = "warn"
     """What a step does whose loss leaps far above the last ones: it is named with its sessions, or
     it also moves no weight, as one without a finite loss. `on_spike` is its earlier name."""
@@ -50,6 +53,8 @@ class TrainConfig(Section):
     """Stop after this many optimiser steps, if sooner; 0 = no such limit."""
     ranks: int = Field(default=0, ge=0)
     """Ranks that a start must have, or it is refused; 0 = as many as were launched."""
+    min_ranks: int = Field(default=0, ge=0)
+    """Fewest ranks that a start may have, as when hosts are lost; 0 = no fewer than `ranks`."""
     global_batch: int = Field(ge=1)
     """Rows per optimiser step over all ranks."""
     micro_batch: int = Field(default=1, ge=0)
@@ -60,7 +65,8 @@ class TrainConfig(Section):
     """Keep fp32 masters and AdamW's moments in the host's memory, and step there: a larger model
     fits a GPU, at the price of time. ZeRO-1 and up."""
     overlap: bool = False
-    """ZeRO-1 and -2: let ranks add gradients while the last backward pass of a step goes on."""
+    """ZeRO-2: let ranks add gradients while a backward pass goes on. ZeRO-3 does so by itself, and
+    ZeRO-1, whose gradients are added once a step, cannot with DeepSpeed in bf16."""
     precision: Literal["bf16", "fp32"] = "bf16"
     fp8: Literal["off", "tensorwise", "rowwise"] = "off"
     """Matrix products of blocks in 8-bit floats with a scale for each tensor or row, by torchao."""

@@ -1,8 +1,8 @@
-"""The `deepspeed` launcher, as the ranks that it started see it.
+"""The launcher that started the ranks, as they see it: `deepspeed`, `torchrun` or another.
 
 What it was told stands in its command line. A hostfile that it did not find is refused: it would
 only warn, and train on this host alone. Its port is the same for every run on a host; where nobody
-named one, rank 0 listens on a free one and tells the other ranks.
+named one to `deepspeed`, rank 0 listens on a free one and tells the other ranks.
 """
 
 import contextlib
@@ -24,13 +24,27 @@ from ndt3_dist.errors import BadInput, RankFailed
 
 JOIN_WITHIN = timedelta(minutes=30)
 """Time that all ranks have to join the job."""
+SAME = {
+    "LOCAL_SIZE": "LOCAL_WORLD_SIZE",
+    "CROSS_RANK": "GROUP_RANK",
+    "CROSS_SIZE": "GROUP_WORLD_SIZE",
+}
+"""Ranks of this host, its number and that of all hosts: the names of deepspeed and of torchrun."""
 
 
-def check_launch(ranks: int) -> None:
+def deepspeed_names() -> None:
+    """Let the variables of torchrun also have the names that deepspeed gives them."""
+    for name, theirs in SAME.items():
+        if theirs in os.environ:
+            os.environ.setdefault(name, os.environ[theirs])
+
+
+def check_launch(ranks: int, min_ranks: int = 0) -> None:
     """Refuse a start that is not the one that was meant.
 
     Args:
         ranks: That there must be; 0 = any number.
+        min_ranks: Fewest that will do instead; 0 = no fewer than `ranks`.
     Raises:
         BadInput: The launcher did not find its hostfile, or there are other ranks.
     """
@@ -40,10 +54,17 @@ def check_launch(ranks: int) -> None:
             f"--hostfile {told.hostfile}: no such file, so deepspeed would train on this host "
             "alone; give the path of a file with a line `HOST slots=N` a host, or no --hostfile"
         )
-    found = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks and found != ranks:
+    check_ranks(ranks, int(os.environ.get("WORLD_SIZE", "1")), min_ranks)
+
+
+def check_ranks(ranks: int, found: int, min_ranks: int = 0) -> None:
+    """Refuse other ranks than `train.ranks` and `train.min_ranks` say (0 = any number)."""
+    fewest = min_ranks or ranks
+    if found < fewest or (ranks and found > ranks):
+        bounds = [f"train.min_ranks is {min_ranks}"] if min_ranks else []
+        bounds = [f"train.ranks is {ranks}"] * (ranks > 0) + bounds
         raise BadInput(
-            f"train.ranks is {ranks}, {found} {'was' if found == 1 else 'were'} launched; see "
+            f"{' and '.join(bounds)}, {found} {'was' if found == 1 else 'were'} launched; see "
             "--hostfile and --num_accelerators of deepspeed, or set train.ranks (0: any number)"
         )
 
@@ -63,7 +84,7 @@ def port_of_job() -> Iterator[None]:
             raise
         raise BadInput(
             f"port {os.environ['MASTER_PORT']} of this host is taken, as by another run; give this "
-            "one a port of its own: deepspeed --master_port PORT"
+            "one a port of its own: deepspeed --master_port PORT, torchrun --master-port PORT"
         ) from e
 
 

@@ -1,25 +1,20 @@
 """What a training step holds in a rank's memory, reckoned before there is one.
 
-States by a formula, a micro-batch from its operations: the very model is run forward and backward
-on tensors that have shapes and no memory, and the bytes that are alive are counted.
+States and what the engine does with gradients by formulas, a micro-batch from its operations
+(`micro_memory`).
 """
 
-import contextlib
-import weakref
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ndt3_dist.engines.engine_config import TrainConfig
+from ndt3_dist.engines.micro_memory import micro_batch
 from ndt3_dist.errors import BadInput
-from ndt3_dist.model.attention import LOOPS
-from ndt3_dist.model.example import windows
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokens import PackedTokens
 
 CONTEXT = 1 << 30
 """Bytes that a process on a GPU holds beside its tensors, for CUDA, NCCL and cuBLAS: a guess."""
@@ -27,6 +22,10 @@ USABLE = 0.92
 """Share of a card that is planned with: the allocator leaves gaps."""
 MOST_TOKENS = 32768
 """Of a micro-batch: an H200 gained nothing by more (46.0 % of its peak; 44.7 % at half more)."""
+BUCKET = 500_000_000
+"""Numbers that DeepSpeed reduces at once: it takes their memory, whatever the model's size."""
+GATHERED = 1_000_000_000
+"""Weights that its ZeRO-3 holds whole at most."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,10 @@ class Memory:
         masters: fp32 weights that AdamW steps.
         moments: AdamW's.
         gradients: fp32, that micro-batches add up in.
-        micro_batch: What its forward and backward pass hold at their peak.
+        activations: That blocks keep for the backward pass.
+        logits: What the heads and losses keep.
+        workspace: What else is there when most is: in the backward pass, or while gradients are
+            reduced, or while AdamW steps.
         context: Of the device's libraries.
     """
 
@@ -46,7 +48,9 @@ class Memory:
     masters: int
     moments: int
     gradients: int
-    micro_batch: int
+    activations: int
+    logits: int
+    workspace: int
     context: int
 
     @property
@@ -60,13 +64,56 @@ def memory_of(model: ModelConfig, train: TrainConfig, tokens: int, ranks: int, g
     Args:
         gpu: In bf16 with flash kernels and fused ones; else as on a CPU.
     """
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in NDT3(model).parameters())
+    parameters = count_parameters(model)
+    pieces = micro_batch(model, train.recompute, train.precision, gpu).of(tokens)
+    logits, kept = round(pieces.logits), round(pieces.activations + pieces.logits)
+    peak = max(at_once(parameters, train, ranks, gpu, kept + round(pieces.passing)))
     return Memory(
         **states(parameters, train, ranks),
-        micro_batch=micro_batch_bytes(model, train, tokens, gpu),
+        activations=kept - logits,
+        logits=logits,
+        workspace=peak - kept,
         context=CONTEXT if gpu else 0,
     )
+
+
+def count_parameters(model: ModelConfig) -> int:
+    """Of the built model, without building it."""
+    key: Any = model  # frozen, so hashable, which is not seen by a type checker
+    return _count_parameters(key)
+
+
+@functools.lru_cache
+def _count_parameters(model: ModelConfig) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in NDT3(model).parameters())
+
+
+def at_once(
+    parameters: int, train: TrainConfig, ranks: int, gpu: bool, micro: int
+) -> tuple[int, int, int]:
+    """Bytes beside a rank's states in a backward pass, while gradients are reduced, in AdamW.
+
+    Args:
+        micro: Most that a micro-batch holds.
+    Source: counted in DeepSpeed 0.19.8 at 1, 2 and 4 ranks (benchmarks/plan_memory.py), but for
+    models beyond BUCKET parameters and for `train.offload`: those by its code.
+    """
+    stage, in_bf16 = train.zero_stage, train.precision == "bf16"
+    own, size = -(-parameters // ranks), 2 if in_bf16 else 4
+    reduced = min(parameters, BUCKET)
+    # Its own gradients laid flat; on a CPU square roots besides.
+    step = 0 if train.offload else (4 if gpu else 8) * own
+    if stage == 0:
+        return micro, 4 * reduced, 0
+    if stage == 1 and in_bf16:  # gradients as the backward pass made them stay for a while
+        return micro + size * parameters, 0, size * parameters + step
+    if stage == 3:
+        gathered, bucket = size * min(parameters, GATHERED), 4 * BUCKET + (not in_bf16) * 4 * own
+        most = gathered + (8 - size) * reduced
+        return micro + gathered + bucket, most + bucket, 4 * own + step + bucket
+    bucket = size * BUCKET * (2 if train.overlap else 1)
+    return micro + bucket, (6 if in_bf16 else 4) * reduced + bucket, step
 
 
 def states(parameters: int, train: TrainConfig, ranks: int) -> dict[str, int]:
@@ -90,28 +137,8 @@ def states(parameters: int, train: TrainConfig, ranks: int) -> dict[str, int]:
 
 def micro_batch_bytes(model: ModelConfig, train: TrainConfig, tokens: int, gpu: bool) -> int:
     """Bytes alive at the peak of the forward and backward pass of one micro-batch."""
-    found = {n: traced(model, train, n, gpu) for n in (2, 6)}
-    (few, at_few), (many, at_many) = found.values()
-    return int(few + (many - few) / (at_many - at_few) * (tokens - at_few))
-
-
-def traced(config: ModelConfig, train: TrainConfig, count: int, gpu: bool) -> tuple[int, int]:
-    """Peak of a micro-batch of so many example windows beside weights and sums of gradients, and
-    its tokens."""
-    if gpu and config.attention not in LOOPS:
-        config = config.model_copy(update={"attention": "auto"})
-    device = torch.device("meta" if gpu else "cpu")
-    arrays = windows(config, count)
-    with contextlib.nullcontext() if gpu else FakeTensorMode(), device:
-        model = NDT3(config)
-        model.recompute = train.recompute
-        for parameter in model.parameters():
-            if train.precision == "bf16":
-                parameter.data = parameter.data.bfloat16()
-            parameter.register_post_accumulate_grad_hook(drop_gradient)
-        with Alive() as found:
-            model(PackedTokens.from_numpy(arrays, device), 1, 1).loss.backward()
-    return found.peak, len(arrays["time"])
+    found = micro_batch(model, train.recompute, train.precision, gpu).of(tokens)
+    return round(found.activations + found.logits + found.passing)
 
 
 def largest_micro_batch(
@@ -160,44 +187,3 @@ def too_large(needed: Memory, train: TrainConfig, row_tokens: int, card: int) ->
         f"micro-batches of {rows * row_tokens:,} tokens; use {', '.join(ways[:-1])} or {ways[-1]}, "
         "or more ranks"
     )
-
-
-def drop_gradient(parameter: torch.Tensor) -> None:
-    """What an engine does with it, once it is added to those before."""
-    parameter.grad = None
-
-
-class Alive(TorchDispatchMode):
-    """Counts the bytes of tensors that operators make, as long as somebody has them.
-
-    Attributes:
-        now, peak: Bytes.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, torch.Tensor):  # made outside, as weights are: not counted
-                self.see(tensor.untyped_storage(), False)
-        out = func(*args, **kwargs)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self.see(tensor.untyped_storage(), True)
-        return out
-
-    def see(self, storage: torch.UntypedStorage, counts: bool) -> None:
-        key, size = storage._cdata, storage.nbytes() if counts else 0
-        if key not in self.known:
-            self.known.add(key)
-            weakref.finalize(storage, self.gone, key, size)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-
-    def gone(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.now -= size

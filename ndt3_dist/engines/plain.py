@@ -11,6 +11,7 @@ from torch import nn
 from ndt3_dist.checkpoint.steps import KINDS
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.engines.engine_config import OptimConfig
+from ndt3_dist.engines.phases import BACKWARD, FORWARD, OPTIMISER, Phases
 from ndt3_dist.model.contract import Output
 
 
@@ -110,6 +111,7 @@ class PlainEngine:
     """The `train.run.Engine` of one process.
 
     Attributes:
+        phases: Where the time of its steps goes.
         best: Masters that were kept by `keep_best`; {} where none were.
     """
 
@@ -128,19 +130,23 @@ class PlainEngine:
         self.model, self.seed, self.device = model.to(device), seed, device
         self.optimizer = PlainOptimizer(model, optim, precision, scales)
         self.best: dict[str, torch.Tensor] = {}
+        self.phases = Phases(device)
 
     def micro_step(self, batch: Any, counts: list[int], key: tuple[int, int]) -> Output:
         """Forward and backward; what is drawn follows from the seed and the step's number."""
         torch.manual_seed(seed_of("dropout", self.seed, key[0] + 1))
-        out = self.model(batch, *counts)
-        out.loss.backward()
+        with self.phases.at(FORWARD):
+            out = self.model(batch, *counts)
+        with self.phases.at(BACKWARD):
+            out.loss.backward()
         return out
 
     def accumulated(self) -> None:
         """Gradients add up by themselves."""
 
     def step(self, lr: float, finite: bool = True) -> float:
-        return self.optimizer.step(lr, finite)
+        with self.phases.at(OPTIMISER):
+            return self.optimizer.step(lr, finite)
 
     def train(self) -> None:
         self.model.train()
@@ -155,6 +161,7 @@ class PlainEngine:
             self.model.train()
 
     def forward(self, batch: Any) -> Output:
+        self.phases.moved()
         return self.model(batch, *(1 for _ in self.model.targets))
 
     def keep_best(self) -> None:

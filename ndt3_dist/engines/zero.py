@@ -6,14 +6,23 @@ moves.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ndt3_dist.checkpoint.steps import KINDS
+from ndt3_dist.engines.phases import COMMUNICATION, Phases
 
 Slice = tuple[str, int, dict[str, torch.Tensor]]
 """Parameter name, first flat element, and the slice of each kind (all of one length)."""
+COLLECTIVES = (
+    *("all_reduce", "inference_all_reduce", "all_reduce_coalesced", "reduce", "broadcast"),
+    *("reduce_scatter", "reduce_scatter_tensor", "all_gather", "all_gather_into_tensor"),
+    *("all_gather_coalesced", "all_to_all_single", "barrier"),
+)
+"""Of DeepSpeed's backend of torch.distributed."""
 
 
 def local_slices(engine, kinds=KINDS) -> Iterator[Slice]:
@@ -60,6 +69,18 @@ def prepare(engine) -> None:
     if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
         # From here on the engine knows these very tensors.
         engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def time_collectives(backend: Any, phases: Phases) -> None:
+    """Let what DeepSpeed sends count as communication.
+
+    Args:
+        backend: That its collectives go through, `deepspeed.comm.comm.cdb`.
+        phases: The clock of the engine in use; one before it is forgotten.
+    """
+    for name in filter(partial(hasattr, backend), COLLECTIVES):
+        call = partial(getattr(type(backend), name), backend)
+        setattr(backend, name, phases.timed(COMMUNICATION, call))
 
 
 def fill(engine, read: Callable[[str, int, int], dict[str, torch.Tensor]], step: int) -> None:

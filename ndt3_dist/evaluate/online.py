@@ -121,10 +121,11 @@ def open_export(
 
 
 class OnlineDecoder:
-    """A model that decodes one session bin by bin.
+    """A model that decodes one session bin by bin, or several streams of it that go on together.
 
     Attributes:
         channels: Channels of a bin.
+        stream: What is kept of earlier bins; None where each window is recomputed.
     """
 
     def __init__(
@@ -134,6 +135,8 @@ class OnlineDecoder:
         context: int,
         keep: bool,
         filters: Filters | None = None,
+        kind: str = "fp32",
+        streams: int = 1,
     ):
         """
         Args:
@@ -141,45 +144,67 @@ class OnlineDecoder:
             context: Bins that a prediction may see, its own included.
             keep: Keep keys and values (`model.streaming`) instead of recomputing the window.
             filters: Of the export, in place of the model's covariate head.
+            kind: What kept streams are computed in (`model.streaming`).
         """
-        self.model, self.layout = model, layout
+        self.model, self.layout, self.streams = model, layout, streams
         self.channels = int(layout.real.sum())
-        self.later = model.config.model_copy(update={"context_tokens": False})
-        self.stream = StreamingDecoder(model, context)
-        self.keep = keep
-        self.counts: deque[np.ndarray] = deque(maxlen=1 if keep else context)
+        self.stream = StreamingDecoder(model, layout, context, streams, kind) if keep else None
         self.filters = filters
+        self.counts: deque[np.ndarray] = deque(maxlen=0 if keep else context)
         self.lags: deque[np.ndarray] = deque(maxlen=len(filters.counts) if filters else 0)
+
+    def reset(self) -> None:
+        """Forget all bins: the next is the first."""
+        self.counts.clear()
+        self.lags.clear()
+        if self.stream:
+            self.stream.reset()
 
     @torch.no_grad()
     def step(self, counts: np.ndarray) -> np.ndarray:
-        """Read the counts of the next bin, (channels,) uint8, and predict its covariates.
+        """Read the counts of the next bin and predict its covariates.
 
+        Args:
+            counts: (channels,) uint8; or of all streams, (streams, channels).
         Returns:
-            (dims,) float32, in units of the session's scale.
+            (dims,) float32, in units of the session's scale; or (streams, dims).
         """
-        if counts.shape != (self.channels,):
-            raise BadInput(f"a bin of {counts.shape} counts; expected {self.channels} channels")
         states = self._hidden(counts)
         if self.filters is None:
-            return self.model.covariate_out(states)[:, 0].float().cpu().numpy()
-        self.lags.append(counts)
-        return self.filters.last(states.float().cpu().numpy().ravel(), np.stack(self.lags))
+            states = states.to(self.model.covariate_out.weight.dtype)
+            found = self.model.covariate_out(states)[..., 0].float().cpu().numpy()
+        else:
+            flat, lags = states.float().cpu().numpy(), np.stack(self.lags, axis=1)
+            found = np.stack(
+                [self.filters.last(h.ravel(), c) for h, c in zip(flat, lags, strict=True)]
+            )
+        return found if counts.ndim == 2 else found[0]
+
+    def observe(self, counts: np.ndarray) -> None:
+        """Read the counts of the next bin, as `step` does, and predict nothing."""
+        self._hidden(counts)
 
     def _hidden(self, counts: np.ndarray) -> torch.Tensor:
-        """What the covariates of the next bin are read from, (dims, width)."""
+        """What the covariates of the next bin are read from, (streams, dims, width)."""
+        is_one = self.streams == 1 and counts.shape == (self.channels,)
+        if not is_one and counts.shape != (self.streams, self.channels):
+            of_streams = f"{self.streams} streams of " if self.streams > 1 else ""
+            raise BadInput(
+                f"a bin of {counts.shape} counts; expected {of_streams}{self.channels} channels"
+            )
+        counts = counts.reshape(self.streams, self.channels)
+        self.lags.append(counts)
+        if self.stream:
+            return self.stream.hidden(counts)
         self.counts.append(counts)
-        spikes = np.stack(self.counts)
-        hidden = np.full((len(spikes), self.layout.dims), np.nan, np.float32)
-        # Constraint and return tokens stand at the start of a window alone.
-        config = self.later if self.keep and self.stream.num_bins else self.model.config
-        lists = TokenLists()
-        lists.add(*tokenise({"spikes": spikes, "covariates": hidden}, self.layout, config))
-        device = self.model.spike_out.weight.device
-        tokens = PackedTokens.from_numpy(lists.pack(), device)
-        if self.keep:
-            return self.stream.hidden(tokens)
-        return self.model.features(tokens)[tokens.covariate_slot[-self.layout.dims :]]
+        windows, lists = np.stack(self.counts, axis=1), TokenLists()
+        for spikes in windows:
+            hidden = np.full((len(spikes), self.layout.dims), np.nan, np.float32)
+            sample = {"spikes": spikes, "covariates": hidden}
+            lists.add(*tokenise(sample, self.layout, self.model.config))
+        tokens = PackedTokens.from_numpy(lists.pack(), self.model.sos.device)
+        slots = tokens.covariate_slot.view(self.streams, -1)[:, -self.layout.dims :]
+        return self.model.features(tokens)[slots]
 
 
 def parse_bins(lines: Iterable[bytes], channels: int | None = None) -> Iterator[np.ndarray]:

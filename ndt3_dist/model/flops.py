@@ -8,33 +8,61 @@ HFU counts and MFU does not.
 import platform
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ndt3_dist.model.model_config import ModelConfig
 
-PEAK_BF16 = {
-    "H200": 989e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A40": 149.7e12,
-    "A10": 125e12,
-    "RTX A6000": 154.8e12,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a GPU can do.
+
+    Attributes:
+        device: Pattern of what its driver calls it, `-` as a blank.
+        flops: Dense bf16 operations a second.
+        memory: Bytes that CUDA shows; a driver may leave a per cent less.
+        bandwidth: Bytes a second from and to its memory.
+        link: Bytes a second to other GPUs of its host, each way.
+    """
+
+    device: str
+    flops: float
+    memory: int
+    bandwidth: float
+    link: float
+
+
+PCIE = 25e9
+"""Bytes a second of 16 lanes of the fourth generation, each way, as they are reached."""
+CARDS = {
+    "b200": Card("B200", 2250e12, round(178.3 * GIB), 8.0e12, 900e9),
+    "h200": Card("H200", 989e12, round(139.8 * GIB), 4.8e12, 450e9),
+    "h100-nvl": Card("H100 NVL", 835e12, round(93.1 * GIB), 3.9e12, PCIE),
+    "h100-pcie": Card("H100 PCIe", 756e12, round(79.1 * GIB), 2.0e12, PCIE),
+    "h100": Card("H100", 989e12, round(79.1 * GIB), 3.35e12, 450e9),
+    "a100-80gb": Card("A100.* 80GB", 312e12, round(79.1 * GIB), 2.039e12, 300e9),
+    "a100-40gb": Card("A100", 312e12, round(39.4 * GIB), 1.555e12, 300e9),
+    "l40s": Card("L40S", 362e12, round(44.4 * GIB), 0.864e12, PCIE),
+    "a40": Card("A40", 149.7e12, round(44.4 * GIB), 0.696e12, PCIE),
+    "a10g": Card("A10G", 70e12, round(22.0 * GIB), 0.6e12, PCIE),
+    "a10": Card("A10", 125e12, round(22.0 * GIB), 0.6e12, PCIE),
+    "rtx-a6000": Card("RTX A6000", 154.8e12, round(47.5 * GIB), 0.768e12, PCIE),
+    "rtx-4090": Card("RTX 4090", 165.2e12, round(23.6 * GIB), 1.008e12, PCIE),
+    "rtx-3090": Card("RTX 3090", 71e12, round(23.6 * GIB), 0.936e12, PCIE),
 }
-"""Dense bf16 FLOP/s by a part of the device's name, the more specific first. Source: NVIDIA's data
-sheets (half of a figure given with sparsity; fp32 accumulation for GeForce)."""
+"""By name, the more specific first. Source: NVIDIA's data sheets (half of a figure given with
+sparsity; fp32 accumulation for GeForce; SXM forms where nothing else is said)."""
 
 
 def peak_bf16(device_name: str) -> float | None:
     """Peak dense bf16 FLOP/s of a device; None where it is not in the table."""
     words = device_name.replace("-", " ")
-    found = (rate for part, rate in PEAK_BF16.items() if re.search(rf"\b{part}\b", words))
+    found = (c.flops for c in CARDS.values() if re.search(rf"\b{c.device}\b", words))
     return next(found, None)
 
 

@@ -12,7 +12,7 @@ from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.steps import newest
 from ndt3_dist.pages.course import Course
 from ndt3_dist.pages.words import Name, Number, count
-from ndt3_dist.train.start import STARTS
+from ndt3_dist.train.settings import STARTS
 
 
 def read_if_there(path: str) -> dict:

@@ -36,7 +36,7 @@ def linear_axis(low: float, high: float, most: int = 5, whole: bool = False) -> 
     """With round values, whole ones on request, at steps of 1, 2, 2.5 or 5 times a power of ten."""
     if not high > low:
         low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    power = 10 ** math.floor(math.log10((high - low) / most))
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
     steps = [s * p for p in (power, 10 * power) for s in (1, 2, 2.5, 5)]
     steps = [s for s in steps if s == int(s)] or [1.0] if whole else steps
     step = next((s for s in steps if (high - low) / s <= most), steps[-1])

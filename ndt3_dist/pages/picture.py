@@ -1,5 +1,7 @@
-"""A picture file of true and decoded traces (`evaluate --plot`): png, svg or pdf by matplotlib."""
+"""Picture files, png, svg or pdf by matplotlib: true and decoded traces (`evaluate --plot`), curves
+of a plan (`plan --picture`)."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ndt3_dist.pages.decoding import stretch
@@ -29,5 +31,40 @@ def save_traces(result: dict, path: Path, seconds: float = 20) -> None:
         axis.set_ylabel(dims[d])
     axes[0].legend(ncols=4, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(0, 1.25))
     axes[-1].set_xlabel("time in the scored part, s")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def save_curves(
+    x: Sequence[float], curves: Mapping[str, Sequence[float]], of_x: str, title: str, path: Path
+) -> None:
+    """Draw one curve below the other over one x, both by factors; shares as they are.
+
+    Args:
+        curves: What each is, with its unit -> values; one whose name ends in `, %` is a share.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    figure = Figure(figsize=(7, 2.1 * len(curves) + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(len(curves), 1, squeeze=False, sharex=True)[:, 0]
+    plain = FuncFormatter(lambda value, _: f"{value:,.6g}")
+    for axis, (name, values) in zip(axes, curves.items(), strict=True):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, color="#dfe3e8", linewidth=0.8)
+        axis.plot(x, values, color="#1f5fa8", marker="o", markersize=3.5, linewidth=1.4)
+        axis.set_xscale("log", base=2)
+        if name.endswith(", %"):
+            axis.set_ylim(0, 105)
+        elif max(values) > 4 * min(values):
+            axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axis.set_ylim(0, 1.1 * max(values))
+        axis.yaxis.set_major_formatter(plain)
+        axis.set_ylabel(name, fontsize=9)
+    axes[-1].xaxis.set_major_formatter(plain)
+    axes[-1].set_xlabel(of_x)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -41,6 +41,9 @@ def main() -> None:
     again = "run each window anew, as evaluate.py does with --stride 1 (default)"
     way.add_argument("--recompute", action="store_true", help=again)
     way.add_argument("--cache", action="store_true", help="keep keys and values: faster")
+    kinds = "what --cache computes in (auto: bf16 where the device has it, else fp32)"
+    choices = ["auto", "fp32", "bf16", "int8"]
+    parser.add_argument("--dtype", choices=choices, default="auto", help=kinds)
     parser.add_argument("--recipe", default="one_recording.yaml", help="how to read a recording")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to change")
     args = parser.parse_args()
@@ -48,6 +51,8 @@ def main() -> None:
         raise BadInput(f"--context {args.context}: expected at least 1 bin, or 0 for a window")
     if args.stdin and (args.out or args.overrides):
         raise BadInput("--out and recipe keys go with --recording; --stdin writes lines")
+    if args.dtype != "auto" and not args.cache:
+        raise BadInput(f"--dtype {args.dtype} goes with --cache; a window is computed in fp32")
     if args.arrays and not args.stdin:
         raise BadInput("--arrays goes with --stdin; a recording has its own")
     what = "standard input" if args.stdin else args.recording
@@ -120,6 +125,8 @@ def decode_recording(args: argparse.Namespace) -> None:
 
 def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
     """The export on the GPU if there is one, for a session with these arrays."""
+    import torch
+
     from ndt3_dist.evaluate.online import OnlineDecoder, open_export
 
     with log.waiting(f"loading {args.model}"):
@@ -127,16 +134,19 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
     context = args.context or units.window
     if context > units.window:
         log.warn(f"--context {context}: the model was trained on windows of {units.window} bins")
+    filters = opened.readout.filters if opened.readout else None
+    with log.waiting("the first step"):
+        decoder = OnlineDecoder(
+            opened.model, opened.layout, context, args.cache, filters, args.dtype
+        )
+        decoder.step(np.zeros(sum(arrays), np.uint8))  # it is slow
+        decoder.reset()
+    how = f"cached, {decoder.stream.kind}" if decoder.stream else "recomputed"
     log.note(
         f"session {units.session}: {', '.join(units.names)}; {sum(arrays)} channels, {context} "
-        f"bins of {units.bin_ms:g} ms of context, {'cached' if args.cache else 'recomputed'}"
+        f"bins of {units.bin_ms:g} ms of context, {how}, {torch.get_num_threads()} threads"
     )
-    one_bin = np.zeros(sum(arrays), np.uint8)
-    filters = opened.readout.filters if opened.readout else None
-    parts = opened.model, opened.layout, context, args.cache, filters
-    with log.waiting("the first step"):
-        OnlineDecoder(*parts).step(one_bin)  # it is slow
-    return OnlineDecoder(*parts)
+    return decoder
 
 
 def read_arrays(text: str) -> list[int]:

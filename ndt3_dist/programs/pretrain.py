@@ -4,11 +4,14 @@ Example:
     deepspeed -q --num_accelerators 2 launch/pretrain.py --config demo.yaml data.corpus=corpora/mine
     deepspeed -q --hostfile hosts launch/pretrain.py --config big_350m_2kh.yaml \\
         data.corpus=s3://lab/corpus --resume auto
+    torchrun --standalone --nproc-per-node 8 launch/pretrain.py --config big_350m_2kh.yaml
 """
 
 import argparse
 import json
 import os
+import signal
+import time
 
 import yaml
 
@@ -18,8 +21,11 @@ from ndt3_dist.engines.command import end_launcher, wait_for_runner
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
+FIRST_S = 2.0
+"""Time that the first rank has to say that it stopped, and to leave the run to others."""
 
-def main() -> None:
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,6 +42,15 @@ def main() -> None:
     parser.add_argument(
         "--print-config", action="store_true", help="print what would run, and stop"
     )
+    parser.add_argument(
+        "--stop-code",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit code of a run that was asked to stop and saved, for a scheduler to start it "
+        "again (default: 0, as of one that is over)",
+    )
+    parser.add_argument("--note", default="", help="why it starts, kept in RUN/starts.jsonl")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher's
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = parser.parse_intermixed_args()
@@ -47,7 +62,7 @@ def main() -> None:
         log.say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         log.say(json.dumps({"deepspeed": deepspeed_dict(config.train, world_size)}, indent=1))
-        return
+        return 0
     log.say(f"pretrain {config.run.name} on {config.data.corpus}, --resume {args.resume}")
     with log.waiting("loading torch"):
         from ndt3_dist.train.faults import fault
@@ -55,10 +70,12 @@ def main() -> None:
         from ndt3_dist.train.start import run_folder
 
     try:
-        result = pretrain(config, args.resume, args.init)
+        result = pretrain(config, args.resume, args.init, args.note)
     except (Ndt3DistError, FileNotFoundError, PermissionError):
         raise
     except Exception as e:
+        # The launcher ends all ranks as soon as one has left; this one says its own first.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise fault(run_folder(config), int(os.environ.get("RANK", "0")), e) from e
     if log.is_first_rank() and result["stopped"]:
         if "SIGINT" in result["stopped"]:
@@ -72,6 +89,11 @@ def main() -> None:
             f"done: {result['steps']} steps, loss {result['loss_first']:.4f} -> "
             f"{result['loss_last']:.4f}"
         )
+    if not (result["stopped"] and args.stop_code):
+        return 0
+    if not log.is_first_rank():  # a launcher ends all ranks when one has failed: the first speaks
+        time.sleep(FIRST_S)
+    return args.stop_code
 
 
 if __name__ == "__main__":

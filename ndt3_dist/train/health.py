@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist.data.stream import Rows
+from ndt3_dist.engines.phases import COMMUNICATION
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.train.run import Run
 from ndt3_dist.train.step import Losses
@@ -47,7 +48,8 @@ class Canary:
         """Whether any has moved on any rank; all ranks call it."""
         now = self._look()
         differs = torch.tensor(float(not torch.equal(now, self.before)), device=self.engine.device)
-        dist.all_reduce(differs)
+        with self.engine.phases.at(COMMUNICATION):
+            dist.all_reduce(differs)
         if differs:
             self.before, self.since = now, step
         return bool(differs)

@@ -14,17 +14,23 @@ import torch
 from ndt3_dist import log, voice
 from ndt3_dist.data.ledger import Damage
 from ndt3_dist.data.stream import Step
+from ndt3_dist.engines.phases import COMMUNICATION, DATA, SlowRanks, phase_metrics
 from ndt3_dist.model.flops import peak_bf16
 from ndt3_dist.train.health import Canary, leap_line, leaps, skip_line
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import agree_on_step, gather
 from ndt3_dist.train.run import Run
-from ndt3_dist.train.run_metrics import MetricsFile, Wandb, console_line, validation_line
+from ndt3_dist.train.run_metrics import (
+    MetricsFile,
+    Prometheus,
+    Wandb,
+    console_line,
+    validation_line,
+)
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.train.schedule import learning_rate
 from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.step import Losses, run_micro_batches
-from ndt3_dist.train.watch import WAITS
 
 
 class Loop:
@@ -37,6 +43,7 @@ class Loop:
             state.losses.clear()
         self.metrics = MetricsFile(run.folder, state.step, run.targets) if run.is_first else None
         self.wandb = Wandb(run.config, run.folder) if run.is_first else None
+        self.prometheus = Prometheus(run.config) if run.is_first else None
         if self.metrics:
             run.writer.before_commit = self.before_commit
         self.total = total_steps(run.config, run.stream.steps_in(run.config.train.epochs))
@@ -45,6 +52,9 @@ class Loop:
         self.peak = peak_bf16(torch.cuda.get_device_name(run.device)) if bf16_gpu else None
         lines = self.metrics.lines if self.metrics else []
         self.first_last = [lines[i]["loss"] for i in (0, -1)] if lines else []
+        self.slow = SlowRanks(run.watch.hosts)
+        self.began = self.window = state.step
+        self.of_window: dict[str, float] = {}
 
     def go(self) -> dict:
         """Take steps to the end of the run, or until all ranks are asked to stop.
@@ -56,9 +66,10 @@ class Loop:
             with log.counting("training", self.total, self.state.step, "steps") as shown:
                 return self._go(shown)
         finally:  # also where it ends by an error, whose message may send to them
-            if self.metrics and self.wandb:
+            if self.metrics and self.wandb and self.prometheus:
                 self.metrics.close()
                 self.wandb.close()
+                self.prometheus.close()
 
     def _go(self, shown: voice.Step) -> dict:
         run, state = self.run, self.state
@@ -69,8 +80,8 @@ class Loop:
             began = time.perf_counter()
             if 0 < run.until <= state.step:
                 run.stop.ask(f"step {run.until}")
-            run.watch.doing = f"step {state.step + 1}, reading"
-            with log.rank_0_first():
+            run.watch.doing = f"step {state.step + 1}"
+            with log.rank_0_first(), run.engine.phases.at(DATA):
                 work = next(steps)
             wait = time.perf_counter() - began
             if run.writer.written:
@@ -78,7 +89,6 @@ class Loop:
             if run.stop.agreed:
                 self.saving.save(state)
                 break
-            run.watch.doing = f"step {state.step + 1}"
             values, losses, leapt = self.take_step(work)
             shown.add()
             values |= {"step_s": time.perf_counter() - clock, "wait_s": wait}
@@ -88,7 +98,8 @@ class Loop:
             if run.validation and (state.step % self.config.validation.every_steps == 0 or done):
                 better = self.validate(values)
                 clock, done = time.perf_counter(), done or self.is_done()
-            self.report(values, done)
+            self.report(values | self.of_window, done)
+            self.of_window = {}
             self.look_after(work, values, losses, leapt)
             if better and run.keep_best:
                 run.keep_best()
@@ -109,10 +120,14 @@ class Loop:
 
     def agree(self, totals: np.ndarray, found: list[Damage]) -> tuple[np.ndarray, list[Damage]]:
         """What all ranks have for the step; and whether one is to stop, or still writes."""
-        run = self.run
-        run.watch.doing = f"step {self.state.step + 1}, {WAITS}"
-        writing = run.writer.pending
-        agreed = agree_on_step(totals, found, run.stop.asked, writing, run.device)
+        run, phases, step, seconds = self.run, self.run.engine.phases, self.state.step, None
+        if self.is_window_over(step):
+            seconds = phases.take()
+        asked, writing = run.stop.asked, run.writer.pending
+        with phases.at(COMMUNICATION):
+            agreed = agree_on_step(totals, found, asked, writing, run.device, seconds)
+        if agreed.seconds is not None:
+            self.look_at(agreed.seconds, step)
         run.writer.written = not agreed.writing and run.writer.under_way is not None
         if agreed.stop and not run.stop.agreed:
             run.stop.agreed = ", ".join(agreed.stop)
@@ -120,6 +135,21 @@ class Loop:
         for damage in agreed.damage:
             log.warn(f"damaged, met at row {damage.position}: {damage.reason}")
         return agreed.totals, agreed.damage
+
+    def is_window_over(self, step: int) -> bool:
+        """Whether ranks are to tell where their time went, before the step that follows."""
+        first = step == self.began + 1  # what is made once is no measure: it is told and forgotten
+        due = first or step % self.config.log.every_steps == 0
+        return due and step > self.window
+
+    def look_at(self, seconds: np.ndarray, step: int) -> None:
+        """Name ranks that were slow since the last window; `of_window` is for metrics."""
+        steps, self.window = step - self.window, step
+        if step == self.began + 1:
+            return
+        self.of_window = phase_metrics(seconds, steps)
+        for line in self.slow.lines(seconds, steps):
+            log.note(line)
 
     def is_done(self) -> bool:
         epochs = self.run.stream.epochs(self.state.cursor)
@@ -183,11 +213,12 @@ class Loop:
     def report(self, values: dict, done: bool) -> None:
         """Metrics of a step to their file, W&B and the console."""
         step = self.state.step
-        if self.metrics and self.wandb:
+        if self.metrics and self.wandb and self.prometheus:
             if self.run.lease:
                 self.run.lease.still_held()
             self.metrics.write(step, values)
             self.wandb.write(step, values)
+            self.prometheus.write(step, values)
             if step % self.config.log.every_steps == 0 or done:
                 left = max(self.total - step, 0) * values["step_s"]
                 log.say(console_line(step, self.total, values, left))

@@ -1,6 +1,7 @@
 """Pretraining from a config: what it needs is opened, checked and restored, then the loop runs."""
 
 import math
+import socket
 from contextlib import ExitStack
 
 import torch
@@ -16,6 +17,7 @@ from ndt3_dist.engines.aside import keep_said
 from ndt3_dist.engines.engine import DeepSpeedEngine, accumulation, start_distributed
 from ndt3_dist.engines.fp8 import use_fp8
 from ndt3_dist.engines.launcher import check_launch
+from ndt3_dist.engines.phases import COMMIT, COMMUNICATION
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import FLASH, choose_body
 from ndt3_dist.model.flops import device_name
@@ -49,13 +51,16 @@ from ndt3_dist.train.watch import RankWatch, open_store
 PRECISION = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = None) -> dict:
+def pretrain(
+    config: PretrainConfig, resume: str = "never", init: str | None = None, note: str = ""
+) -> dict:
     """Run a pretraining to its end.
 
     Args:
         resume: never, auto or a step number.
         init: Export to start a new run from, a folder or an address; a run that is resumed goes on
             from its own.
+        note: Why it starts, for starts.jsonl.
     Returns:
         steps, resumed (step it went on from, or None), the first and last loss of the whole run,
         stopped (who was asked to stop and how; empty where the run went to its end), saved (step of
@@ -64,14 +69,19 @@ def pretrain(config: PretrainConfig, resume: str = "never", init: str | None = N
     stop = StopSignal(config.checkpoint.stop_within_s)
     with ExitStack() as held:
         held.callback(stop.close)
-        return _pretrain(config, resume, init, stop, held)
+        return _pretrain(config, resume, init, note, stop, held)
 
 
 def _pretrain(
-    config: PretrainConfig, resume: str, init: str | None, stop: StopSignal, held: ExitStack
+    config: PretrainConfig,
+    resume: str,
+    init: str | None,
+    note: str,
+    stop: StopSignal,
+    held: ExitStack,
 ) -> dict:
     with log.rank_0_first():
-        check_launch(config.train.ranks)
+        check_launch(config.train.ranks, config.train.min_ranks)
         cache = default_cache(config.data.cache, config.data.cache_gb)
         corpus = Corpus(config.data.corpus, cache=cache)
         sources_of(corpus.path, [s.id for s in corpus.manifest.sessions], config.data)
@@ -146,12 +156,17 @@ def _pretrain(
                 set_aside(folder, newer)
     if rank == 0:
         remove_remnants(folder)
-        write_run_files(config, stream, start, initial, changes, device_name(device))
+        write_run_files(config, stream, start, initial, changes, device_name(device), note)
     with log.rank_0_first():
         check_shared(folder)
-    writer = Writer(folder, rank, world_size, gather, config.checkpoint.background)
-    store = open_store(rank, world_size, broadcast)
-    watch = RankWatch(rank, world_size, config.train.slow_rank_s, store)
+    phases, train = engine.phases, config.train
+    gather_waiting = phases.timed(COMMUNICATION, gather)
+    writer = Writer(folder, rank, world_size, gather_waiting, config.checkpoint.background)
+    writer.moved = phases.moved
+    writer.clear = phases.timed(COMMIT, writer.clear)
+    writer.commit = phases.timed(COMMIT, writer.commit)
+    store, hosts = open_store(rank, world_size, broadcast), gather(socket.gethostname())
+    watch = RankWatch(rank, hosts, phases, store, train.slow_rank_s, train.hang_s, folder)
     parts = engine, stream, validation, writer, stop, watch
     run = Run(config, folder, *parts, shapes, stream.plan.renewed, lease=lease)
     if start:  # until then config.yaml is what trained the newest step

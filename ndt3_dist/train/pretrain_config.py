@@ -61,6 +61,10 @@ class LogConfig(Section):
     """debug shows what DeepSpeed prints, which else goes to RUN/logs/rank*.txt."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     wandb_project: str = "ndt3_dist"
+    prometheus: int = Field(default=0, ge=0, le=65535)
+    """Port at which the first rank serves its last metrics to Prometheus; 0 = none."""
+    prometheus_address: str = "127.0.0.1"
+    """Where it listens. 0.0.0.0 lets other machines see the metrics, without a password."""
 
 
 class PretrainConfig(Section):
@@ -89,16 +93,25 @@ class PretrainConfig(Section):
         return kind.model_validate(values)
 
     @model_validator(mode="after")
-    def _batch_divides(self):
-        if self.train.micro_batch and self.train.global_batch % self.train.micro_batch:
-            raise ValueError(
-                f"train.global_batch {self.train.global_batch} is not a multiple of "
-                f"train.micro_batch {self.train.micro_batch}"
+    def _consistent(self):
+        problems, train = [], self.train
+        if train.micro_batch and train.global_batch % train.micro_batch:
+            problems.append(
+                f"train.global_batch {train.global_batch} is not a multiple of "
+                f"train.micro_batch {train.micro_batch}"
             )
         if self.validation.patience and not self.validation.every_steps:
-            raise ValueError("validation.patience needs validation.every_steps")
-        if self.train.zero_stage == 0 and self.train.precision == "bf16":
-            raise ValueError("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
-        if self.train.zero_stage == 0 and self.train.offload:
-            raise ValueError("train.offload needs train.zero_stage 1 or more")
+            problems.append("validation.patience needs validation.every_steps")
+        if train.ranks and train.min_ranks > train.ranks:
+            problems.append(
+                f"train.min_ranks {train.min_ranks} is more than train.ranks {train.ranks}"
+            )
+        if train.zero_stage == 0 and train.precision == "bf16":
+            problems.append("train.zero_stage 0 has no fp32 masters in bf16; use stage 1")
+        if train.zero_stage == 0 and train.offload:
+            problems.append("train.offload needs train.zero_stage 1 or more")
+        if train.overlap and train.zero_stage != 2:
+            problems.append(f"train.overlap is for train.zero_stage 2, not {train.zero_stage}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self

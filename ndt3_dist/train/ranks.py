@@ -50,28 +50,45 @@ class Agreement:
         damage: All that any rank found damaged, in one order; mostly nothing.
         stop: Why ranks were asked to stop, a reason each; empty where none was.
         writing: How many still write a checkpoint.
+        seconds: Of each rank and phase, (ranks, phases); None where they were not told.
     """
 
     totals: np.ndarray
     damage: list[Damage]
     stop: list[str]
     writing: int
+    seconds: np.ndarray | None
 
 
 def agree_on_step(
-    totals: np.ndarray, found: list[Damage], asked: str, writing: bool, device: torch.device
+    totals: np.ndarray,
+    found: list[Damage],
+    asked: str,
+    writing: bool,
+    device: torch.device,
+    seconds: np.ndarray | None = None,
 ) -> Agreement:
-    """Four things in one all-reduce: this rank's totals, damage, wish to stop and pending save.
+    """In one all-reduce: this rank's totals, damage, wish to stop, pending save and times.
 
     All ranks call it at the same times; what was found and asked is gathered only where any has.
+
+    Args:
+        seconds: Of this rank's phases, (phases,); all ranks tell theirs at the same times.
     """
     flags = len(found), bool(asked), writing
-    total = torch.tensor([*totals.tolist(), *flags], device=device)
+    of_phases = np.zeros((dist.get_world_size(), 0 if seconds is None else len(seconds)), np.int64)
+    if seconds is not None:
+        of_phases[dist.get_rank()] = 1e6 * seconds
+    own = [*totals.tolist(), *flags, *of_phases.ravel().tolist()]
+    total = torch.tensor(own, device=device)
     dist.all_reduce(total)
-    *of_step, damaged, asking, pending = total.tolist()
+    *of_step, damaged, asking, pending = total[: len(totals) + len(flags)].tolist()
+    if seconds is not None:
+        told = total[len(totals) + len(flags) :].cpu().numpy()
+        seconds = told.reshape(of_phases.shape) / 1e6
     reasons, whole = [], []
     if asking:
         reasons = [f"rank {rank}: {why}" for rank, why in enumerate(gather(asked)) if why]
     if damaged:
         whole = sorted({d for of_rank in gather(found) for d in of_rank})
-    return Agreement(np.array(of_step), whole, reasons, pending)
+    return Agreement(np.array(of_step), whole, reasons, pending, seconds)

@@ -21,7 +21,7 @@ from ndt3_dist.shards.verify import shard_problems
 from ndt3_dist.train.initial import build_model
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.run_metrics import read_metrics
-from ndt3_dist.train.start import STARTS
+from ndt3_dist.train.settings import STARTS
 
 
 @dataclass

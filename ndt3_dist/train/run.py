@@ -12,6 +12,7 @@ import torch
 from ndt3_dist.checkpoint.writer import Slices, Writer
 from ndt3_dist.data.order import Cursor
 from ndt3_dist.data.stream import Rows, Share, Step
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.lease import Lease
 from ndt3_dist.model.contract import Output, Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -24,6 +25,7 @@ class Engine(Protocol):
 
     model: Any
     device: torch.device
+    phases: Phases
 
     def micro_step(self, batch: Any, counts: list[int], key: tuple[int, int]) -> Output:
         """Forward and backward of one micro-batch; `key` decides what is drawn in it."""

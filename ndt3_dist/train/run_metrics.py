@@ -4,11 +4,13 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ndt3_dist import log, storage
 from ndt3_dist.append_file import AppendFile
+from ndt3_dist.engines.phases import PHASES
 from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.model.contract import Target
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -30,10 +32,13 @@ METRICS = {
     "memory_gb": "most that rank 0 has allocated on its GPU; on a CPU the most that it held",
     "val_loss": "losses by their weights in the config, of held-out data, dropout off",
     "val_s": "seconds that the validation took",
+    **{f"{p}_s": f"seconds of a step at {p}, of the rank with most, over a window" for p in PHASES},
+    **{f"{p}_rank": "that rank" for p in PHASES},
 }
 """Keys of a line of metrics.jsonl besides `step`, with their meaning. There are also `loss_TARGET`
 and `val_loss_TARGET` of each target of the model, and `val_SCORE` of each score of its metric
-(`evaluate.metrics`), the mean of sessions. `KEY/DATASET` is the same of one dataset's sessions."""
+(`evaluate.metrics`), the mean of sessions. `KEY/DATASET` is the same of one dataset's sessions.
+Phases (`engines/phases.py`) are in the first line after a window of `log.every_steps`."""
 
 
 class MetricsFile:
@@ -124,6 +129,55 @@ class Wandb:
             log.warn(f"W&B could not {what} ({e}); metrics go to metrics.jsonl alone from here on")
 
 
+class Prometheus:
+    """Serves the last metrics as gauges `ndt3_KEY{run="NAME"}`; nothing where it is off.
+
+    What follows a `/` in a key, a dataset, is the label `dataset`. A key that is not in every step
+    keeps its last value.
+    """
+
+    def __init__(self, config: PretrainConfig):
+        self.last: dict[str, float] = {}
+        self.name, self.server = config.run.name, None
+        port, address = config.log.prometheus, config.log.prometheus_address
+        if not port:
+            return
+        try:
+            from prometheus_client import CollectorRegistry, start_http_server
+        except ImportError:
+            log.warn("log.prometheus needs prometheus_client: `pip install ndt3_dist[prometheus]`")
+            return
+        registry = CollectorRegistry()
+        registry.register(self)  # pyright: ignore[reportArgumentType]
+        try:
+            self.server, _ = start_http_server(port, address, registry)
+        except OSError as e:
+            log.warn(f"log.prometheus: {address}:{port} cannot be listened at ({e}); nothing is")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self.last = {**self.last, "step": step, **values}
+
+    def collect(self) -> Iterator[Any]:
+        """What is asked for, for the library; from its own thread."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        families: dict[str, Any] = {}
+        for key, value in self.last.items():
+            name, _, dataset = key.partition("/")
+            meaning = METRICS.get(name, "see metrics.jsonl")
+            labels = {"run": self.name, "dataset": dataset}
+            family = families.setdefault(
+                name, GaugeMetricFamily(f"ndt3_{name}", meaning, labels=list(labels))
+            )
+            family.add_metric(list(labels.values()), value)
+        yield from families.values()
+
+    def close(self) -> None:
+        if self.server:
+            self.server.shutdown()
+            self.server.server_close()
+
+
 def validation_line(step: int, values: Mapping[str, float], best_step: int) -> str:
     """What a validation found."""
     best = "the best so far" if best_step == step else f"best: step {best_step}"
@@ -136,14 +190,18 @@ def validation_line(step: int, values: Mapping[str, float], best_step: int) -> s
     return f"step {step} validated in {values['val_s']:.1f} s: {loss}{'  '.join(scores)}  ({best})"
 
 
-def console_line(step: int, total: int, values: Mapping[str, float], seconds_left: float) -> str:
-    """The line of one log window."""
+def console_line(
+    step: int, total: int | None, values: Mapping[str, float], seconds_left: float
+) -> str:
+    """The line of one log window; `total` and `seconds_left` may be unknown (None, NaN)."""
     rate = values["tokens"] / max(values["step_s"], 1e-9)
-    hours, rest = divmod(int(seconds_left), 3600)
-    eta = f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
+    eta = "?"
+    if math.isfinite(seconds_left):
+        hours, rest = divmod(int(seconds_left), 3600)
+        eta = f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
     wait = values["wait_s"] / max(values["step_s"], 1e-9)
     mfu = f"mfu {values['mfu']:.1%}  " if "mfu" in values else ""
     return (
-        f"step {step}/{total}  loss {values['loss']:.4f}  |g| {values['grad_norm']:.2f}  "
+        f"step {step}/{total or '?'}  loss {values['loss']:.4f}  |g| {values['grad_norm']:.2f}  "
         f"{rate / 1000:.1f}k tok/s  {mfu}wait {wait:.1%}  mem {values['memory_gb']:.1f}G  eta {eta}"
     )

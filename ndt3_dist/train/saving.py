@@ -11,6 +11,7 @@ import torch
 import ndt3_dist
 from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import prune, steps_of
+from ndt3_dist.engines.phases import CHECKPOINT, COMMIT, COMMUNICATION
 from ndt3_dist.errors import Diverged, Ndt3DistError
 from ndt3_dist.train.ranks import broadcast
 from ndt3_dist.train.run import Run
@@ -63,26 +64,34 @@ class Saving:
                 "python": platform.python_version(),
             },
         }
+        if run.writer.under_way:
+            self.commit(state)
         with log.rank_0_first(), log.waiting(f"saving step {state.step}"):
             self._still_ours()
             stream = run.stream.state(state.cursor)
-            run.writer.begin(state.step, run.engine.slices(), describe, stream)
+            with run.engine.phases.at(CHECKPOINT):
+                run.writer.begin(state.step, run.engine.slices(), describe, stream)
         self.step, self.last = state.step, time.monotonic()
-        self._prune(state)  # the one before, or this one, has been committed
+        with run.engine.phases.at(COMMIT):
+            self._prune(state)  # the one before, or this one, has been committed
 
     def commit(self, state: RunState, last: bool = False) -> None:
         """Make the step that was written exist, and delete those that are no longer kept."""
         with log.rank_0_first(), log.waiting("committing the checkpoint"):
             if self.run.writer.under_way:
+                with self.run.engine.phases.at(CHECKPOINT):
+                    self.run.writer.join()
                 self._still_ours()
             self.run.writer.finish(last)
-        self._prune(state)
+        with self.run.engine.phases.at(COMMIT):
+            self._prune(state)
 
     def _still_ours(self) -> None:
         """Raises, on all ranks, where another process has taken the folder over."""
         lease = self.run.lease
         if lease or self.run.stream.world_size > 1:
-            broadcast(lambda: lease.check() if lease else None)
+            with self.run.engine.phases.at(COMMUNICATION):
+                broadcast(lambda: lease.check() if lease else None)
 
     def _prune(self, state: RunState) -> None:
         if not self.run.is_first:

@@ -12,6 +12,10 @@ from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import gather
 
 FILE = "config.yaml"
+STARTS = "starts.jsonl"
+"""One line a start."""
+LEASE = "lease.json"
+"""Mark of the process that writes a run."""
 
 
 def with_micro_batch(config: PretrainConfig, rows: int) -> PretrainConfig:

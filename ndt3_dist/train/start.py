@@ -25,11 +25,8 @@ from ndt3_dist.train.initial import InitialExport
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather
 from ndt3_dist.train.run import Engine
-from ndt3_dist.train.settings import write_config
+from ndt3_dist.train.settings import LEASE, STARTS, write_config
 
-STARTS = "starts.jsonl"
-LEASE = "lease.json"
-"""Mark of the process that writes a run."""
 LOGS = "logs"
 """Folder of what DeepSpeed printed, by rank."""
 SHARED_WITHIN_S = 10.0
@@ -68,18 +65,24 @@ def find_start(config: PretrainConfig, resume: str, before: int | None = None) -
     return open_step(run, int(resume))
 
 
+def check_steps(config: PretrainConfig, windows: int) -> None:
+    """Refuse a step that is more than the whole run, with so many windows in an epoch."""
+    most = math.ceil(windows * config.train.epochs)
+    if config.train.global_batch > most:
+        raise BadInput(
+            f"train.global_batch {config.train.global_batch} is more than the whole run: "
+            f"{windows} windows in {config.train.epochs:g} epochs are at most {most} rows"
+        )
+
+
 def check_possible(config: PretrainConfig, windows: int) -> None:
     """Refuse, before anything begins, a folder that cannot be written and a step beyond the run.
 
     Args:
         windows: Of the corpus in an epoch.
     """
-    run, most = run_folder(config), math.ceil(windows * config.train.epochs)
-    if config.train.global_batch > most:
-        raise BadInput(
-            f"train.global_batch {config.train.global_batch} is more than the whole run: "
-            f"{windows} windows in {config.train.epochs:g} epochs are at most {most} rows"
-        )
+    check_steps(config, windows)
+    run = run_folder(config)
     if storage.is_remote(run):
         return
     folder = Path(run).absolute()
@@ -263,6 +266,7 @@ def write_run_files(
     initial: InitialExport | None,
     changes: dict[str, list],
     device: str,
+    note: str = "",
 ) -> None:
     """normalisation.json and lineage.json (for exports), a line of starts.jsonl for this start, and
     of a new run config.yaml, which else follows with its first checkpoint.
@@ -270,6 +274,7 @@ def write_run_files(
     Args:
         changes: Settings that differ from those before (`settings.changed`).
         device: What rank 0 runs on.
+        note: Why it starts.
     """
     run, corpus = run_folder(config), stream.corpus
     manifest = corpus.manifest
@@ -298,6 +303,8 @@ def write_run_files(
         entry["init"] = initial.name
     if changes:
         entry["changed"] = changes
+    if note:
+        entry["note"] = note
     entry["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     starts = storage.join(run, STARTS)
     storage.write_bytes(starts, (storage.read_text(starts) + json.dumps(entry) + "\n").encode())

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from ndt3_dist.data.stream import Step
+from ndt3_dist.engines.phases import COMMUNICATION, FORWARD
 from ndt3_dist.model.tokens import together
 from ndt3_dist.train.run import Run
 
@@ -53,8 +54,10 @@ def run_micro_batches(run: Run, work: Step, step: int) -> Losses:
     several, recompute = len(stream.datasets) > 1, run.config.train.recompute
     sums, of_datasets, operations = [], [], np.zeros(2)
     divisors = loss_divisors(run, work)
+    phases = run.engine.phases
     for done, ((number, arrays), counts) in enumerate(zip(work.batches, divisors, strict=True), 1):
-        batch = model.batch(arrays, run.device)
+        with phases.at(FORWARD):
+            batch = model.batch(arrays, run.device)
         out = run.engine.micro_step(batch, counts, (step, number))
         # Nothing here waits for a GPU: sums stay there, counts on the host, until the step ends.
         parts = [s / max(count, 1) for s, count in zip(out.sums.double(), counts, strict=True)]
@@ -69,15 +72,16 @@ def run_micro_batches(run: Run, work: Step, step: int) -> Losses:
             run.engine.accumulated()
     ours = torch.stack(sums)  # (accumulation, targets)
     every = [torch.empty_like(ours) for _ in range(stream.world_size)]
-    dist.all_gather(every, ours)
-    # Micro-batch a * world + rank.
-    of_batches = torch.stack(every, dim=1).flatten(0, 1).cpu().tolist()
     counted = torch.from_numpy(operations).to(run.device)
-    dist.all_reduce(counted)
-    needed, ran = counted.tolist()
     found = {}
-    if several:
-        found = dict(dataset_means(run, work, torch.stack(of_datasets).sum(0)))
+    with phases.at(COMMUNICATION):
+        dist.all_gather(every, ours)
+        # Micro-batch a * world + rank.
+        of_batches = torch.stack(every, dim=1).flatten(0, 1).cpu().tolist()
+        dist.all_reduce(counted)
+        needed, ran = counted.tolist()
+        if several:
+            found = dict(dataset_means(run, work, torch.stack(of_datasets).sum(0)))
     return Losses(of_batches, (needed, ran), found)
 
 

@@ -48,11 +48,15 @@ class StopSignal:
         self.asked = self.asked or why
 
     def close(self) -> None:
-        """The run has ended; signals do what they did before."""
+        """The run has ended; signals do what they did before.
+
+        But for a SIGUSR1 that comes late, as one that is sent to rank after rank does.
+        """
         self._over = True
         signal.set_wakeup_fd(self._fd)
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            late = number == signal.SIGUSR1 and self.agreed
+            signal.signal(number, signal.SIG_IGN if late else handler)
         self._waker.send(b"\0")
         self._thread.join()
         self._waker.close()

@@ -15,6 +15,7 @@ from ndt3_dist import log
 from ndt3_dist.config import import_call
 from ndt3_dist.data.order import generator
 from ndt3_dist.data.patterns import named
+from ndt3_dist.engines.phases import COMMUNICATION
 from ndt3_dist.errors import BadInput, ShardCorrupt
 from ndt3_dist.evaluate.metrics import Metric, mean
 from ndt3_dist.model.contract import Model, Target
@@ -130,7 +131,9 @@ class Validation:
                 found = self._scores_of_row(engine, row, device)
                 if number < len(self.rows):
                     results[number] = found
-        every = {n: r for of_rank in gather(results) for n, r in of_rank.items()}
+        with engine.phases.at(COMMUNICATION):
+            of_ranks = gather(results)
+        every = {n: r for of_rank in of_ranks for n, r in of_rank.items()}
         losses = np.array([every[n][0] for n in sorted(every)])
         windows = [w for n in sorted(every) for w in every[n][1]]
         return {**self._summary(losses, windows), "val_s": time.perf_counter() - began}

@@ -7,6 +7,8 @@ with a sliding context to choose the best step. One that was killed goes on with
 
 import contextlib
 import copy
+import math
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from ndt3_dist.checkpoint.export import describe_export, normalisation, write_ex
 from ndt3_dist.checkpoint.steps import Checkpoint, newest, remove_remnants
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Cursor
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate.session import seen_lines
@@ -240,7 +243,7 @@ def one_process(device: torch.device) -> Iterator[Any]:
     """A job of one rank, for the loop's collectives; gives the watch of its ranks."""
     kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(kinds, store=HashStore(), rank=0, world_size=1)
-    watch = RankWatch(0, 1, 1e9, HashStore())
+    watch = RankWatch(0, [socket.gethostname()], Phases(), HashStore(), math.inf)
     try:
         yield watch
     finally:

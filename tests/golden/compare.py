@@ -236,12 +236,11 @@ def compare_stream(original: Original) -> list[Row]:
     spikes = batch["spikes"][0].numpy().reshape(-1, real.size)[:, real.ravel()]
     parted = (kept - anew).abs().amax(1) > 1e-5
     context = int(parted.int().argmax()) if parted.any() else len(kept)
-    decoder = StreamingDecoder(model, context)
+    decoder = StreamingDecoder(model, layout, context)
     ours_kept, ours_anew = [], []
     for stop in range(1, len(kept) + 1):
-        newest = one_window(spikes[stop - 1 : stop], layout, model.config)
         window = one_window(spikes[max(0, stop - context) : stop], layout, model.config)
-        ours_kept.append(decoder.step(newest))
+        ours_kept.append(decoder.step(spikes[stop - 1 : stop])[0])
         ours_anew.append(covariates_of(model, window)[-layout.dims :])
     rows = []
     for name, ours, theirs in (("kept", ours_kept, kept), ("anew", ours_anew, anew)):

@@ -130,7 +130,8 @@ def test_a_recording_decodes_as_evaluation_does_in_raw_units(run, recorded, expo
 def test_the_stream_the_recording_and_both_ways_agree(run, recorded, export, tmp_path):
     path, session, spikes = recorded
     out = tmp_path / "p.csv"
-    done = run("--model", export, "--recording", path, "--out", out, "--cache")
+    exactly = "--cache", "--dtype", "fp32"
+    done = run("--model", export, "--recording", path, "--out", out, *exactly)
     assert done.returncode == 0, done.stderr
     assert out.read_text().splitlines()[0] == "start_s,x (cm/s),y (cm/s)"
     kept = np.loadtxt(out, delimiter=",", skiprows=1)[:, 1:]
@@ -138,10 +139,10 @@ def test_the_stream_the_recording_and_both_ways_agree(run, recorded, export, tmp
     stream = ["--model", export, "--stdin", "--arrays", arrays]
     bins = lines_of(spikes[:60])
     found = {}
-    for way in ("--recompute", "--cache"):
-        done = run(*stream, way, given=bins)
+    for way in (("--recompute",), exactly):
+        done = run(*stream, *way, given=bins)
         assert done.returncode == 0, done.stderr
-        found[way] = np.array([list(map(float, x.split(","))) for x in done.stdout.splitlines()])
+        found[way[0]] = np.array([list(map(float, x.split(","))) for x in done.stdout.splitlines()])
     np.testing.assert_allclose(found["--cache"], kept[:60], atol=1e-4)
     gap = np.abs(found["--cache"] - found["--recompute"]).max(1)
     scale = max(c.scale for c in session.covariates)

@@ -5,10 +5,10 @@ import dataclasses
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
+import browser
 import numpy as np
 import pytest
 from small_corpus import make_recording, write_corpus
@@ -18,8 +18,6 @@ from ndt3_dist.pages.corpus_page import write_page
 from ndt3_dist.pages.run_page import write_report
 from ndt3_dist.shards.manifest import read_manifest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 QUIET = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
 QUIET += " disable-component-update disable-sync dump-dom window-size=1400,1000"
 SIZES = {"phone": 360, "desk": 1280}
@@ -52,9 +50,7 @@ document.body.replaceChildren(Object.assign(document.createElement("pre"), {
   id: "found", textContent: btoa(unescape(encodeURIComponent(JSON.stringify(found))))}));
 """
 
-pytestmark = pytest.mark.skipif(
-    not BROWSER, reason=f"none of {', '.join(BROWSERS)} is installed (apt-get install chromium)"
-)
+pytestmark = pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)
 
 
 def write_pages(folder: Path) -> dict[str, str]:
@@ -111,7 +107,7 @@ def laid_out(pages: dict[str, str], folder: Path, scheme: str) -> dict[str, dict
     probe = folder / f"probe-{scheme}.html"
     script = f"<script>addEventListener('load', () => {{{PROBE}}})</script>"
     probe.write_text(f"<!doctype html><meta charset=utf-8><body>{''.join(frames)}{script}</body>")
-    command = [str(BROWSER), *(f"--{word}" for word in QUIET.split())]
+    command = [str(browser.PROGRAM), *(f"--{word}" for word in QUIET.split())]
     command.append(f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}")
     command += [f"--user-data-dir={folder / scheme}", probe.as_uri()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -69,6 +69,11 @@ def test_it_has_every_config_and_recipe(installed):
     assert "layers: 12" in shown
 
 
+def test_it_has_the_script_of_the_board(installed):
+    code = "from ndt3_dist.cluster.board.server import SCRIPT; print(SCRIPT.read_text())"
+    assert "use strict" in installed("python", "-c", code)
+
+
 def test_the_launcher_finds_the_program(installed):
     command = ["--num_accelerators", "1", "--module", "ndt3_dist.programs.pretrain"]
     shown = installed("python", "-m", "deepspeed.launcher.runner", *command, "--help")

@@ -89,6 +89,29 @@ def test_it_decodes_what_the_programs_do(which, corpus, request):
     assert np.abs(decoder.decode(changed)[30:] - found[30:]).max() > 1e-4
 
 
+@pytest.mark.parametrize("which", ["export", "read_out"])
+def test_bins_that_arrive_are_decoded_as_all_at_once_until_the_context_is_full(
+    which, corpus, request
+):
+    path = request.getfixturevalue(which)
+    spikes = ndt3_dist.open_corpus(corpus, "test").session("t-S-03").spikes[:40]
+    decoder = ndt3_dist.open_decoder(path, context=20, dtype="fp32")
+    found, whole = np.stack([decoder.step(counts) for counts in spikes]), decoder.decode(spikes)
+    np.testing.assert_allclose(found[:20], whole[:20], rtol=1e-3, atol=1e-4)
+    assert np.abs(found[20:] - whole[20:]).max() > 1e-6
+    two = ndt3_dist.open_decoder(path, context=20, dtype="fp32", streams=2)
+    both = [two.step(np.stack(counts)) for counts in zip(spikes, spikes[::-1], strict=True)]
+    np.testing.assert_allclose(np.stack(both)[:, 0], found, rtol=1e-3, atol=1e-4)
+    decoder.reset()
+    for counts in spikes[:12]:
+        decoder.observe(counts)
+    np.testing.assert_array_equal(decoder.step(spikes[12]), found[12])
+    with pytest.raises(BadInput, match=r"bin of \(40,\) counts; expected 2 streams of 40 channels"):
+        two.step(spikes[0])
+    with pytest.raises(BadInput, match="no whole numbers"):
+        decoder.step(np.full(40, 0.5))
+
+
 def test_features_are_what_the_model_has_at_each_layer(export, corpus):
     spikes = ndt3_dist.open_corpus(corpus, "test").session("t-S-03").spikes[:20]
     decoder, model = ndt3_dist.open_decoder(export, context=20), load_model(export)

@@ -63,6 +63,7 @@ LAZY = {
     "ray": {"prep/pool.py", "cluster/search/tuning.py"},
     "optuna": {"cluster/search/ask.py"},
     "wandb": {"train/run_metrics.py"},
+    "prometheus_client": {"train/run_metrics.py"},
     "pynwb": {"simulate/write_nwb.py"},
     "s3fs": set(),
     "huggingface_hub": {"checkpoint/hub.py"},
@@ -73,6 +74,7 @@ LAZY = {
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},
+    "rich": {"cluster/watch/screen.py"},
 }
 """Libraries that only these files import, and never at module level."""
 

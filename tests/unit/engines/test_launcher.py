@@ -63,6 +63,20 @@ def test_the_number_of_ranks_is_held_against_what_was_launched(monkeypatch):
         check_launch(8)
 
 
+def test_fewer_ranks_will_do_within_bounds(monkeypatch):
+    for found, allowed in ((1, False), (2, True), (3, True), (4, True), (5, False)):
+        monkeypatch.setenv("WORLD_SIZE", str(found))
+        if allowed:
+            check_launch(4, 2)
+        else:
+            with pytest.raises(BadInput, match=rf"ranks is 4 and train.min_ranks is 2, {found}"):
+                check_launch(4, 2)
+    check_launch(0, 2)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(BadInput, match=r"^train.min_ranks is 2, 1 was launched"):
+        check_launch(0, 2)
+
+
 def test_a_port_is_chosen_where_none_was_named(started, monkeypatch, tmp_path):
     started("--num_accelerators", "2")
     monkeypatch.setenv("RANK", "0")

@@ -67,7 +67,10 @@ def test_recomputing_runs_more_than_it_needs(run):
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA RTX A4000", None),  # no A40
-        ("NVIDIA A10G", None),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA A100-PCIE-40GB", 312e12),
         ("AMD EPYC", None),
     ],
 )

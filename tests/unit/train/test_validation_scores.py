@@ -10,6 +10,7 @@ from saves import save, writers
 
 from ndt3_dist.checkpoint.steps import prune, remove_remnants, set_aside, step_folder, steps_of
 from ndt3_dist.config import PROJECT, load_config
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
@@ -58,7 +59,8 @@ def test_the_best_step_is_kept_until_a_better_one_is_written(tmp_path):
     config = load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml")
     (writer,) = writers(tmp_path)
     parts = {"writer": writer, "is_first": True, "keep_best": None}
-    run = SimpleNamespace(config=config, folder=tmp_path, **parts)
+    engine = SimpleNamespace(phases=Phases())
+    run = SimpleNamespace(config=config, folder=tmp_path, engine=engine, **parts)
     state = RunState(Best("val_loss"))
     saving = Saving(run, state)
     for best, left in ((3, [3, 5, 6]), (9, [3, 5, 6]), (6, [5, 6])):  # 9 could not be written
