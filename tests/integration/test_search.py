@@ -35,23 +35,22 @@ LR, DIMS = [1e-6, 5e-3, 1.0], [17, 1]
 SEARCHES = {
     "grid": {"seeds": 2, "space": {"optim.lr": LR, "model.behavior_dim": DIMS}},
     "random": {"trials": 4, **SPACE},
-    "bayes": {"trials": 7, **SPACE},
+    "bayes": {"trials": 6, **SPACE},
     "asha": {"trials": 4, "first_steps": 20, "reduction": 2, **SPACE},
-    "pbt": {"trials": 4, "every_steps": 20, **SPACE},
+    "pbt": {"trials": 3, "every_steps": 20, **SPACE},
 }
 CODE = """
-import contextlib, sys, time
+import contextlib, sys
 from ndt3_dist.cluster.search import tuning
 from ndt3_dist.programs.cluster import search
 with tuning.tune_ray("local", 2) as pool:
     tuning.tune_ray = lambda *_: contextlib.nullcontext(pool)
     for method in sys.argv[1:]:
-        began = time.time()
         print(method)
         sys.argv = ["search", "--config", "t.yaml", "--space", f"{method}_space.yaml"]
-        sys.argv += ["--out", method, "--at-once", "2", "--threads", "1"]
+        at_once = "2" if method == "asha" else "1"
+        sys.argv += ["--out", method, "--at-once", at_once, "--threads", "1"]
         search.main()
-        print(time.time() - began, "s")
 """
 
 
@@ -121,7 +120,7 @@ def test_bayes_begins_as_a_random_search_and_leaves_it(place, said):
         for method in ("bayes", "random")
     )
     assert asked[:4] == random
-    assert len({*asked}) == 7
+    assert len({*asked}) == 6
 
 
 def test_settings_that_lag_behind_end_early(place, said):
@@ -137,7 +136,7 @@ def test_settings_that_lag_behind_end_early(place, said):
 def test_the_worst_of_a_population_go_on_from_copies_of_the_best(place, said):
     moved = lines(place, "pbt", "from")
     assert [m["step"] for m in moved] == [20, 40]
-    settings = {x["trial"]: x["settings"] for x in lines(place, "pbt")[:4]}
+    settings = {x["trial"]: x["settings"] for x in lines(place, "pbt")[:3]}
     for move in moved:
         before, after = settings[move["from"]]["optim.lr"], move["settings"]["optim.lr"]
         assert after in (pytest.approx(0.8 * before), pytest.approx(1.25 * before), 1.0)
