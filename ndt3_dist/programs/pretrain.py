@@ -58,10 +58,14 @@ def main() -> int:
         config = load_config(PretrainConfig, find_file(args.config, "configs"), args.overrides)
     if args.print_config:
         from ndt3_dist.engines.engine import deepspeed_dict
+        from ndt3_dist.train.settings import with_micro_batch
 
         log.say(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        log.say(json.dumps({"deepspeed": deepspeed_dict(config.train, world_size)}, indent=1))
+        if not config.train.micro_batch:
+            log.note("train.micro_batch is chosen when a run begins; what DeepSpeed gets is of 1")
+        train = with_micro_batch(config, 1).train
+        log.say(json.dumps({"deepspeed": deepspeed_dict(train, world_size)}, indent=1))
         return 0
     log.say(f"pretrain {config.run.name} on {config.data.corpus}, --resume {args.resume}")
     with log.waiting("loading torch"):
