@@ -38,7 +38,8 @@ def _likely(space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed = seed_of("search", space.draw, len(trials)) % (1 << 32)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
-    study = optuna.create_study(sampler=sampler, direction=f"{space.direction}imize")
+    direction = "maximize" if space.direction == "max" else "minimize"
+    study = optuna.create_study(sampler=sampler, direction=direction)
     domains = space.domains
     kinds: dict[str, Any] = {key: _distribution(domain) for key, domain in domains.items()}
     known = [t.score for t in trials if t.ended == "done" and math.isfinite(t.score)]

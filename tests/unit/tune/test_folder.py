@@ -10,6 +10,7 @@ import pytest
 
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.errors import Diverged, ResumeMismatch
+from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.saving import Saving
 from ndt3_dist.tune import draws
 from ndt3_dist.tune import finetune as program
@@ -192,3 +193,17 @@ def test_only_the_same_run_goes_on(corpus, tmp_path, kill_at, monkeypatch):
     with pytest.raises(ResumeMismatch, match="the run exists"):
         finetune(config, None)
     assert not (run / "steps").exists()
+
+
+def test_one_that_stops_behind_a_step_goes_on_to_the_same_numbers(corpus, tmp_path):
+    whole = finetune(tune(corpus, tmp_path, "run.name=whole"), None)
+    config = tune(corpus, tmp_path, "run.name=cut")
+    first = finetune(config, None, until=2)
+    assert "step 2" in first["stopped"]
+    assert [m["step"] for m in read_metrics(tmp_path / "cut")] == [1, 2]
+    assert not (tmp_path / "cut" / "export").exists()
+    assert finetune(config, None, until=2)["stopped"]  # it is there already
+    last = finetune(config, None)
+    assert last["r2_val"] == whole["r2_val"]
+    logs = [[m["loss"] for m in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    assert logs[0] == logs[1]
