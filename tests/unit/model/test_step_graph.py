@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from ndt3_dist.config import PROJECT
+from ndt3_dist.engines.phases import Phases
 from ndt3_dist.model import varlen as varlen_module
 from ndt3_dist.model.attention import attend
 from ndt3_dist.model.ndt3 import NDT3
@@ -42,7 +43,7 @@ def whole_step(model, batches, monkeypatch):
 
     class Engine:
         def __init__(self):
-            self.model = model
+            self.model, self.phases = model, Phases()
 
         def micro_step(self, batch, counts, key):
             out = model(batch, *counts)
