@@ -44,7 +44,7 @@ demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.
 	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS)) $(if $(COVARIATES),--covariates $(COVARIATES)) $(if $(FULL),--full)
 
 # What they see depends on who is faster, a rank or its launcher: alone.
-ALONE := $(addprefix tests/integration/test_,slow_ranks.py stopping.py watch.py)
+ALONE := $(addprefix tests/integration/test_,stopping.py watch.py)
 
 test: $(STAMP)  ## the tests, about ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 tests/unit tests/golden
