@@ -33,6 +33,7 @@ def pretrained(folder: Path, corpus: str, steps: int, seed: int, fp8: str) -> tu
     command += [f"data.corpus={corpus}", f"run.dir={folder}", f"run.name={name}"]
     command += [f"run.seed={seed}", f"train.fp8={fp8}", f"train.max_steps={steps}"]
     command += [f"validation.every_steps={steps}", f"checkpoint.every_steps={steps}"]
+    command += ["validation.split=calibration"]  # which a demo's pretraining does not see
     subprocess.run(command, cwd=PROJECT, check=True, stdout=subprocess.DEVNULL)
     found = read_metrics(folder / name)
     trained = statistics.mean(m["loss"] for m in found[-LAST:])

@@ -10,7 +10,7 @@ TABLES = {
     "kernels": "tests/gpu/test_kernels.py::",
     "goldens": "tests/gpu/test_golden_bf16.py::",
     "shipped": "size   micro-batch  rows   steps  ms",
-    "steps": "size   body      activations  tokens",
+    "steps": "size   body        activations  tokens",
     "peers": "nn.TransformerEncoder, padded",
     "resume": "30 of 30",
     "streaming": "45M    anew",
