@@ -4,6 +4,7 @@ Inputs, weights and gradients are scaled and rounded for each product; weights, 
 gradients and heads stay as they are, and so do names in checkpoints.
 """
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -31,10 +32,13 @@ def use_fp8(model: Any, recipe: str, device: torch.device) -> None:
         )
     if not isinstance(getattr(model, "blocks", None), torch.nn.ModuleList):
         raise BadInput(f"train.fp8: {type(model).__name__} has no blocks to use it in; use off")
+    logging.disable(logging.ERROR)  # of kernels of other GPUs that it cannot load
     try:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError as e:
         raise Unsupported(f"train.fp8 needs torchao: pip install 'ndt3_dist[fp8]' ({e})") from e
+    finally:
+        logging.disable(logging.NOTSET)
     # Products need sizes that are multiples of 16; tokens of a micro-batch are any number.
     changes = {"emulate": device.type != "cuda", "pad_inner_dim": True}
     how: Any = replace(Float8LinearConfig.from_recipe_name(recipe), **changes)
