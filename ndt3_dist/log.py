@@ -108,7 +108,7 @@ def rank_0_first():
             # A launcher ends all ranks when one has left: rank 0 speaks first, and where it had
             # no error this one is heard after all. On a busy host an end takes seconds.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(10)
+            time.sleep(20)
         raise
 
 
