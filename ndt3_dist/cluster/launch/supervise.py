@@ -60,11 +60,15 @@ class Supervisor:
         self,
         job: Job,
         hosts: list[Host],
-        bounds: Bounds,
+        bounds: Callable[[], Bounds],
         times: Times,
         end: Callable[[subprocess.Popen], None],
         say: Callable[[str], None],
     ):
+        """
+        Args:
+            bounds: Of now: what a start chooses by the GPUs' memory holds for those that follow.
+        """
         self.job, self.hosts, self.bounds, self.times = job, hosts, bounds, times
         self.end, self.say, self.stop = end, say, threading.Event()
 
@@ -113,11 +117,11 @@ class Supervisor:
         said = ""
         while not self.stop.is_set():
             answering = self.job.answering(self.hosts)
-            if found := choose(answering, self.bounds):
+            if found := choose(answering, bounds := self.bounds()):
                 return found
             silent = ", ".join(host.name for host in self.hosts if host not in answering)
             if silent != said:
-                self.say(f"waiting for hosts: expected {self.bounds}; {silent} do not answer")
+                self.say(f"waiting for hosts: expected {bounds}; {silent} do not answer")
                 said = silent
             self.stop.wait(self.times.check_s)
         return []
@@ -136,7 +140,7 @@ class Supervisor:
             missed = Counter({h: missed[h] + 1 for h in hosts if h not in answering})
             if lost := [host.name for host, times in missed.items() if times >= IN_A_ROW]:
                 return f"lost {', '.join(lost)}"
-            more = choose(answering, self.bounds)
+            more = choose(answering, self.bounds())
             better = better + 1 if num_ranks(more) > num_ranks(hosts) else 0
             if better >= IN_A_ROW:
                 return f"with {', '.join(h.name for h in more if h not in hosts)} again"

@@ -69,6 +69,10 @@ def repairs(values: dict) -> list[str]:
         train.get("precision", "bf16") == "bf16" or train.get("offload")
     ):
         ways.append("train.zero_stage=1")
+    if train.get("overlap") and train.get("zero_stage", 1) != 2:
+        ways.append("train.overlap=false")
+    if train.get("ranks") and train.get("min_ranks", 0) > train["ranks"]:
+        ways.append(f"train.min_ranks={train['ranks']}")
     return ways
 
 

@@ -11,15 +11,19 @@ as by `deepspeed`: ssh without a password, what PDSH_SSH_ARGS_APPEND says, the s
 """
 
 import argparse
+import contextlib
 import signal
 
-from ndt3_dist import log, storage
+import yaml
+
+from ndt3_dist import log, plain_yaml, storage
 from ndt3_dist.cluster.launch.hostfile import Bounds, Host, choose, num_ranks, read_hostfile
 from ndt3_dist.cluster.launch.over_ssh import Run, end
 from ndt3_dist.cluster.launch.supervise import Supervisor, Times
 from ndt3_dist.config import find_file, load_config
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, Ndt3DistError
 from ndt3_dist.train.pretrain_config import PretrainConfig
+from ndt3_dist.train.run_metrics import CONFIG
 
 
 def main() -> int:
@@ -44,33 +48,47 @@ def main() -> int:
     config = load_config(PretrainConfig, path, args.overrides)
     hosts = read_hostfile(args.hostfile)
     folder = storage.join(config.run.dir, config.run.name)
-    bounds = bounds_of(config, hosts, args.hostfile)
+    refuse_hosts(hosts, bounds_of(config), args.hostfile)
     mark = [f"run.dir={config.run.dir}", f"run.name={config.run.name}"]
     words = ["--config", str(path), *(["--init", args.init] if args.init else [])]
     run = Run(args.hostfile, folder, [*words, *args.overrides, *mark], mark)
     times = Times(args.check_s, args.backoff_s, config.checkpoint.stop_within_s)
-    supervisor = Supervisor(run, hosts, bounds, times, end, lambda text: log.say(f"launch: {text}"))
+    supervisor = Supervisor(
+        run,
+        hosts,
+        lambda: bounds_of(config),
+        times,
+        end,
+        lambda text: log.say(f"launch: {text}"),
+    )
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, lambda *_: supervisor.stop.set())
     return supervisor.go(args.resume)
 
 
-def bounds_of(config: PretrainConfig, hosts: list[Host], hostfile: str) -> Bounds:
-    """Numbers of ranks that a config allows.
-
-    Raises:
-        BadInput: None of them is to be had with these hosts.
-    """
+def bounds_of(config: PretrainConfig) -> Bounds:
+    """Numbers of ranks that a config allows, with the micro-batch that its run has chosen."""
     train = config.train
-    bounds = Bounds(
-        train.global_batch // (train.micro_batch or 1), train.min_ranks or train.ranks, train.ranks
-    )
+    rows = train.micro_batch or chosen_rows(storage.join(config.run.dir, config.run.name))
+    return Bounds(train.global_batch // rows, train.min_ranks or train.ranks, train.ranks)
+
+
+def chosen_rows(folder: str) -> int:
+    """Rows of a micro-batch that a run began with; 1 where it has not begun, or cannot be read."""
+    unread = OSError, Ndt3DistError, yaml.YAMLError, KeyError, TypeError, ValueError
+    with contextlib.suppress(*unread):  # the run itself then refuses ranks that cannot share
+        kept = plain_yaml.load(storage.read_text(storage.join(folder, CONFIG))) or {}
+        return int(kept["train"]["micro_batch"]) or 1
+    return 1
+
+
+def refuse_hosts(hosts: list[Host], bounds: Bounds, hostfile: str) -> None:
+    """Raises BadInput where no number of ranks that is allowed is to be had with these hosts."""
     if not choose(hosts, bounds):
         raise BadInput(
             f"{hostfile}: {len(hosts)} hosts of {num_ranks(hosts)} slots, of which no number gives "
             f"{bounds}; see train.ranks, train.min_ranks and train.global_batch"
         )
-    return bounds
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 import pytest
 
 from ndt3_dist.cluster.launch.hostfile import Bounds, Host, choose, read_hostfile
+from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.errors import BadInput
+from ndt3_dist.programs.cluster.launch import bounds_of
+from ndt3_dist.train.pretrain_config import PretrainConfig
+from ndt3_dist.train.settings import with_micro_batch, write_config
 
 
 def test_a_hostfile_is_read_and_other_lines_are_named(tmp_path):
@@ -36,3 +40,15 @@ def test_as_many_hosts_as_share_a_step_evenly_and_keep_the_bounds():
     assert [number(n, 8, 2, 4) for n in range(5)] == [0, 1, 2, 2, 2]
     assert [number(n, 8, 8, 8) for n in range(5)] == [0, 0, 0, 0, 4]
     assert choose([hosts[1], hosts[3]], Bounds(8)) == [hosts[1], hosts[3]]
+
+
+def test_ranks_share_the_micro_batches_that_a_run_has_chosen(tmp_path):
+    """Where `train.micro_batch` is 0 it is known with the run's first start."""
+    changes = [f"run.dir={tmp_path}", "run.name=r", "train.micro_batch=0", "train.global_batch=16"]
+    config = load_config(PretrainConfig, PROJECT / "configs" / "demo.yaml", changes)
+    hosts = [Host(name, 1) for name in "abcd"]
+    assert len(choose(hosts, bounds_of(config))) == 4
+    write_config(with_micro_batch(config, 8), str(tmp_path / "r"))
+    assert len(choose(hosts, bounds_of(config))) == 2
+    (tmp_path / "r" / "config.yaml").write_text("train: {micro_batch: [}")
+    assert len(choose(hosts, bounds_of(config))) == 4

@@ -90,6 +90,10 @@ def test_contradictions_of_the_schema_come_with_the_nearest_config():
         "train.zero_stage=1",
     )
     assert (config.train.micro_batch, config.train.zero_stage) == (6, 1)
+    given = ["train.overlap=true", "train.ranks=2", "train.min_ranks=4"]
+    config, (problem,) = load(BIG, given)
+    assert problem.instead == ("train.overlap=false", "train.min_ranks=2")
+    assert problem.said == words_of(lambda: config_of(*given))
     with pytest.raises(BadInput, match="did you mean micro_batch"):
         load(BIG, ["train.micro_bach=7"])
 

@@ -71,7 +71,7 @@ def go(job, bounds=FOUR, stop_when=None, said=None):
         process.returncode = -9 if process.returncode is None else process.returncode
 
     say = [].append if said is None else said.append
-    found = Supervisor(job, HOSTS, bounds, Times(0.002, 0.001, 0.01), end, say)
+    found = Supervisor(job, HOSTS, lambda: bounds, Times(0.002, 0.001, 0.01), end, say)
 
     def wait():
         deadline = time.time() + 20
