@@ -62,7 +62,7 @@ figcaption .key {{ color: var(--soft); white-space: nowrap }}
 figcaption .key::before {{ content: ""; display: inline-block; width: 1rem; height: .2rem;
   margin-right: .35rem; vertical-align: middle; background: var(--k); border-radius: 1px }}
 figcaption .key.dot::before {{ width: .5rem; height: .5rem; border-radius: 50% }}
-.plot {{ position: relative; height: 10.5rem; margin: .6rem .7rem 2.7rem 3rem;
+.plot {{ position: relative; height: 10.5rem; margin: .6rem 1.7rem 2.7rem 3rem;
   font-size: .75rem; color: var(--soft) }}
 .plot svg {{ position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible }}
 .plot path {{ fill: none; vector-effect: non-scaling-stroke; stroke: var(--k);

@@ -197,6 +197,10 @@ def test_what_is_damaged_is_said_and_drawn_as_far_as_it_goes(page, address):
 def test_it_fits_a_phone_and_a_desk_in_the_light_and_in_the_dark(page, address, width, scheme):
     page.window(width, scheme=scheme)
     page.until("document.querySelectorAll('#charts figure').length > 3")
+    page.value(  # the longest label of time, where it would stand at worst
+        "document.querySelectorAll('.plot').forEach(p => p.insertAdjacentHTML("
+        "'beforeend', '<span class=\"x\" style=\"left: 100%\">28 Nov 15:00</span>'))"
+    )
     assert page.value("document.documentElement.scrollWidth") <= width
     beyond = page.value(
         "[...document.body.querySelectorAll('*')].filter(e => !e.closest('svg') && "
