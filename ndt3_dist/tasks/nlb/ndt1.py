@@ -82,7 +82,7 @@ class NDT1(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.readout = nn.Linear(config.width, config.units)
         nn.init.uniform_(self.readout.weight, -INIT, INIT)
-        nn.init.zeros_(self.readout.bias)
+        nn.init.constant_(self.readout.bias, math.log(config.first_rate))
         self.drop_embedding = nn.Dropout(config.dropout_embedding)
         self.drop_rates = nn.Dropout(config.dropout_rates)
         self.register_buffer("allowed", context(config), persistent=False)

@@ -25,6 +25,8 @@ class Ndt1Config(Section):
     """Width of a count's embedding, each unit by itself; 0 = counts are the input as they are."""
     max_count: int = Field(default=8, ge=1)
     """Counts above are taken for this one; the row behind it of the embedding is the mask's."""
+    first_rate: float = Field(default=1.0, gt=0)
+    """Expected count of a bin that untrained rates lie around; the original's is 1."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     dropout_rates: float = Field(default=0.2, ge=0, lt=1)
     """Before the rates are read out."""

@@ -55,6 +55,8 @@ def config_of(dataset: str, corpus: str, manifest: Manifest, run: str, folder: s
     model: dict[str, Any] = {"build": BUILD, "heldin": units["heldin"]}
     model |= {"heldout": units.get("heldout", 0), "bins": bins, "forward": forward}
     model |= {"layers": said["layers"], "heads": heads, "embed": embed}
+    counts = sessions[0].bins * (units["heldin"] + units.get("heldout", 0))
+    model["first_rate"] = float(f"{max(sessions[0].spikes, 1) / counts:.3g}")
     return {
         "run": {"name": run, "dir": folder, "seed": 0},
         "data": {"corpus": corpus, "row_tokens": BATCH * (bins + forward)},
