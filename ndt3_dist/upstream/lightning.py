@@ -1,4 +1,4 @@
-"""Upstream's Lightning checkpoints, read without upstream's code and without running theirs.
+"""Upstream's Lightning checkpoints, and those of NDT1 with yacs configs, read without upstream's code and without running theirs.
 
 The pickle is read as plain data (`pickles`): NDT3's own classes become inert records, and tensors a
 `View` of a storage, whose bytes are read when they are asked for. Other classes and functions are
@@ -49,6 +49,7 @@ ALLOWED = {
     "torch._utils._rebuild_tensor_v2",
     "collections.OrderedDict",
     "collections.defaultdict",
+    "yacs.config.CfgNode",
 }
 """Other names that may occur."""
 
@@ -115,7 +116,7 @@ class LightningFile(TorchZip):
     def _build(self, kind: Name, args: tuple) -> Any:
         """Plain data for the few names that stand for it; an Inert for all others."""
         match str(kind), args:
-            case "collections.OrderedDict", ():
+            case "collections.OrderedDict" | "yacs.config.CfgNode", ():
                 return {}
             case "collections.defaultdict", () | (Name(),):
                 return {}

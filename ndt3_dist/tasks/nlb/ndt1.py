@@ -1,6 +1,6 @@
-"""NDT1: a transformer over the bins of a trial that looks both ways, and tells log rates of all units.
+"""NDT1: a transformer over the bins of a trial that looks both ways.
 
-Its width is the number of units. Input are the counts of held-in units in the trial; held-out units
+It tells log rates of all units, and its width is their number. Input are the counts of held-in units in the trial; held-out units
 and the bins behind it are zeros there. It fulfils `model.contract`, so that every trainer of this
 project takes it.
 

@@ -175,7 +175,7 @@ def recipe_of(
         {
             "dataset": dataset.name,
             "source": source,
-            "pattern": "**/*.*",
+            "pattern": "**/*.nwb",
             "out": out,
             "licence": "CC-BY-4.0",
             "reader": READER,

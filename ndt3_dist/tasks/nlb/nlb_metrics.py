@@ -152,7 +152,9 @@ def psth_r2(
         true.append(psth[condition][scored])
         found.append(mean)
     if not true:
-        raise BadInput("no condition of the PSTHs has a trial; expected eval_cond_idx of this split")
+        raise BadInput(
+            "no condition of the PSTHs has a trial; expected eval_cond_idx of this split"
+        )
     return r2_uniform(np.concatenate(true), np.concatenate(found))
 
 
@@ -191,5 +193,7 @@ def tp_correlation(
             raise BadInput(f"condition {kind.tolist()} has one trial; a correlation needs two")
         found.append(np.corrcoef(speed[chosen], behavior[chosen, -1])[0, 1])
     if not found:
-        raise BadInput("no trial has a condition and an interval; is the target file of this split?")
+        raise BadInput(
+            "no trial has a condition and an interval; is the target file of this split?"
+        )
     return float(np.mean(found))

@@ -49,7 +49,9 @@ def psths(
         of_train.append(np.flatnonzero(np.isin(train, own[kept])))
         of_eval.append(np.flatnonzero(np.isin(scored, own[kept])))
     if not made:
-        raise BadInput(f"{session.path}: no trial has a condition ({', '.join(dataset.conditions)})")
+        raise BadInput(
+            f"{session.path}: no trial has a condition ({', '.join(dataset.conditions)})"
+        )
     return np.stack(made), of_train, of_eval
 
 

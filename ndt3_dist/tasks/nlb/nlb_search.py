@@ -1,21 +1,19 @@
-"""A search over a dataset's space (`cluster.search`): what is asked, its trials, their snapshots."""
+"""A search over a dataset's space (`cluster.search`): what is asked and checked, and its trials."""
 
 import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ndt3_dist import storage
 from ndt3_dist.cluster.search.ask import check_optuna
 from ndt3_dist.cluster.search.base import Base, check_steps
 from ndt3_dist.cluster.search.driver import Search
-from ndt3_dist.cluster.search.record import ASKED, TRIALS, Record, Trial
+from ndt3_dist.cluster.search.record import Record, Trial
 from ndt3_dist.cluster.search.space import Space
 from ndt3_dist.config import check, set_key
 from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.nlb.ndt1_config import Ndt1Config
 from ndt3_dist.tasks.nlb.nlb_settings import space_of
-from ndt3_dist.tasks.nlb.nlb_snapshots import LIST, Snapshot, snapshots_of
 from ndt3_dist.train.pretrain_config import PretrainConfig
 
 KIND = "ndt3_dist.tasks.nlb.nlb_training:search_to"
@@ -114,31 +112,3 @@ def run_search(
             with tuning.tune_ray("local", at_once) as pool:
                 tuning.search(search, at_once, gpus, pool.folder, lambda t: say(search, t))
         return [*record.trials]
-
-
-def candidates(runs: Path) -> list[Snapshot]:
-    """All snapshots of a search's trials that are over, or of a folder of trainings.
-
-    Raises:
-        BadInput: There is none.
-    """
-    if not runs.is_dir():
-        raise BadInput(f"{runs}: no such folder; expected that of a search or of trainings")
-    lists = sorted(runs.rglob(LIST))
-    found = [s for path in lists for s in snapshots_of(path.parent, _name(runs, path.parent))]
-    if not found:
-        there = f" ({TRIALS} is there: no trial is over yet)" if (runs / ASKED).exists() else ""
-        raise BadInput(f"{runs} holds no snapshots{there}; train first, with ndt3 nlb search")
-    return found
-
-
-def _name(runs: Path, export: Path) -> str:
-    """trials/0003/seed0/export is 0003; a training RUN/export is RUN."""
-    parts = export.relative_to(runs).parts
-    kept = [p for p in parts if p not in ("trials", "export", "seed0")]
-    return "/".join(kept) or runs.name
-
-
-def hash_of(snapshot: Snapshot) -> str:
-    """Of the weights as they lie there now."""
-    return storage.sha256_file(snapshot.path)

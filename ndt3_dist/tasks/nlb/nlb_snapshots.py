@@ -1,9 +1,9 @@
 """Snapshots of a training: weights with what decided them, and the rates that they predict.
 
-    RUN/export/snapshots.json  masked.safetensors  unmasked.safetensors
+    RUN/export/masked.safetensors  masked.json  unmasked.safetensors  unmasked.json
 
 `masked` has the best loss of masked val trials, `unmasked` the best loss of held-in counts that are
-given as they are. snapshots.json is written last: with it a training is over.
+given as they are. While a training goes on they lie in RUN/snapshots.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.tasks.nlb.ndt1 import NDT1
 from ndt3_dist.tasks.nlb.ndt1_config import Ndt1Config
 
-KINDS = ("masked", "unmasked")
-LIST = "snapshots.json"
+UNDER_WAY = "snapshots"
+"""Folder of a training that is not over."""
 TRIALS_AT_ONCE = 64
 
 
@@ -34,7 +34,8 @@ class Snapshot:
         name: For people: TRIAL.KIND.
         path: The safetensors file; sha256 of it as it was written.
         model: Section `model`.
-        scores: val_loss, val_loss_unmasked and others at its step, and the step.
+        scores: val_loss, val_loss_unmasked and others, and mostly the step.
+        corpus: Fingerprint of the one that it was trained on; "" where that is not known.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Snapshot:
     sha256: str
     model: dict[str, Any]
     scores: dict[str, float]
+    corpus: str = ""
 
     def load(self) -> NDT1:
         """The model, ready to predict. Raises CheckpointCorrupt."""
@@ -67,7 +69,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def save_weights(
-    path: Path, weights: dict[str, torch.Tensor], model: dict[str, Any], scores: dict[str, float]
+    path: Path,
+    weights: dict[str, torch.Tensor],
+    model: dict[str, Any],
+    scores: dict[str, float],
+    corpus: str = "",
 ) -> None:
     """Write weights; a line PATH.json beside them says what they are, and is written last."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +81,8 @@ def save_weights(
     save_file({n: w.detach().cpu().contiguous() for n, w in weights.items()}, str(partial))
     storage.as_new(partial)
     partial.replace(path)
-    said = {"sha256": storage.sha256_file(path), "model": model, "scores": scores}
-    storage.write_json(path.with_suffix(".json"), said)
+    said = {"sha256": storage.sha256_file(path), "corpus": corpus, "scores": scores}
+    storage.write_json(path.with_suffix(".json"), {**said, "model": model})
 
 
 def open_snapshot(path: Path, name: str) -> Snapshot:
@@ -84,15 +90,29 @@ def open_snapshot(path: Path, name: str) -> Snapshot:
     said = path.with_suffix(".json")
     try:
         found = storage.read_json(said)
-        return Snapshot(name, path, found["sha256"], found["model"], found["scores"])
+        parts = found["sha256"], found["model"], found["scores"], found["corpus"]
+        return Snapshot(name, path, *parts)
     except (OSError, KeyError, TypeError) as e:
         raise BadInput(f"{said}: no description of a snapshot ({e!r})") from e
 
 
-def snapshots_of(export: Path, name: str) -> list[Snapshot]:
-    """Both of a training that is over, in order; the same weights count once."""
-    found = [open_snapshot(export / f"{kind}.safetensors", f"{name}.{kind}") for kind in KINDS]
-    return found[:1] if found[0].sha256 == found[1].sha256 else found
+def candidates(runs: Path) -> list[Snapshot]:
+    """All snapshots below a folder: of a search, of trainings that are over, or converted ones.
+
+    The same weights count once. Raises BadInput where there is none.
+    """
+    if not runs.is_dir():
+        raise BadInput(f"{runs}: no such folder; expected that of a search or of trainings")
+    found: dict[str, Snapshot] = {}
+    for path in sorted(runs.rglob("*.safetensors")):
+        if path.with_suffix(".json").exists() and path.parent.name != UNDER_WAY:
+            parts = path.relative_to(runs).with_suffix("").parts
+            name = "/".join(p for p in parts if p not in ("trials", "export", "seed0"))
+            snapshot = open_snapshot(path, name)
+            found.setdefault(snapshot.sha256, snapshot)
+    if not found:
+        raise BadInput(f"{runs} holds no snapshots; let a trial of ndt3 nlb search come to its end")
+    return [*found.values()]
 
 
 @torch.no_grad()

@@ -52,9 +52,7 @@ class Windows:
 
     def at(self, offset_ms: int) -> np.ndarray:
         """First bin that begins no earlier than so long from the alignment, (trials,)."""
-        return first_bin(
-            self.session.trials[self.dataset.align][self.rows], offset_ms, self.bin_ms
-        )
+        return first_bin(self.session.trials[self.dataset.align][self.rows], offset_ms, self.bin_ms)
 
     def counts(self, kind: int, forward: bool = False) -> np.ndarray:
         bins = self.dataset.bins(self.bin_ms)

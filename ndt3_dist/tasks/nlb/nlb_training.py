@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ndt3_dist import log, storage
+from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import newest, remove_remnants
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.cluster.search.fork import score_of
@@ -20,7 +20,7 @@ from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.tasks.nlb.ndt1 import NDT1
-from ndt3_dist.tasks.nlb.nlb_snapshots import KINDS, LIST, save_weights
+from ndt3_dist.tasks.nlb.nlb_snapshots import UNDER_WAY, save_weights
 from ndt3_dist.tasks.nlb.nlb_validation import ValTrials
 from ndt3_dist.train.initial import initial_model
 from ndt3_dist.train.loop import Loop
@@ -48,11 +48,15 @@ def train(config: PretrainConfig, until: int = 0) -> dict[str, Any]:
     """
     path = Path(config.run.dir) / config.run.name
     if config.validation.metric != METRIC or not config.validation.every_steps:
-        raise BadInput(f"validation.metric {config.validation.metric}; expected {METRIC}, looked at")
+        raise BadInput(
+            f"validation.metric {config.validation.metric}; expected {METRIC}, looked at"
+        )
     corpus = Corpus(config.data.corpus)
     model = initial_model(config)
     if not isinstance(model, NDT1):
-        raise BadInput(f"model.build is {config.model.build}; expected NDT1 (or launch/pretrain.py)")
+        raise BadInput(
+            f"model.build is {config.model.build}; expected NDT1 (or launch/pretrain.py)"
+        )
     begun = {"corpus": corpus.manifest.fingerprint}
     settings = config.model_dump(mode="json")
     settings["log"] = settings["checkpoint"] = {}  # they change no number
@@ -64,12 +68,14 @@ def train(config: PretrainConfig, until: int = 0) -> dict[str, Any]:
         if state.skipped:
             raise Diverged(f"run {path}: its last steps had no finite loss; lower optim.lr")
         if not state.best.step:
-            raise BadInput(f"run {path}: {METRIC} was never looked at; lower validation.every_steps")
-        part, options = path / "snapshots", model.config.model_dump(mode="json")
+            raise BadInput(
+                f"run {path}: {METRIC} was never looked at; lower validation.every_steps"
+            )
+        part, options = path / UNDER_WAY, model.config.model_dump(mode="json")
         line = next(m for m in read_metrics(path) if m["step"] == state.best.step)
         scores = {k: v for k, v in line.items() if k == "step" or k.startswith("val_")}
-        save_weights(part / "masked.safetensors", engine.best, options, scores)
-        storage.write_json(part / LIST, {"kinds": KINDS, **fields})
+        known = begun["corpus"]
+        save_weights(part / "masked.safetensors", engine.best, options, scores, known)
         part.rename(folder.export)
         folder.ended()
         return {**fields, "stopped": ""}
@@ -100,7 +106,7 @@ def _fit(config: PretrainConfig, corpus: Corpus, model: NDT1, path: Path, until:
         with one_process(device) as watch:
             shapes = {name: list(m.shape) for name, m in engine.optimizer.trained().items()}
             writer = Writer(path, 0, 1, gather, background=False)
-            trials = ValTrials(config.data.corpus, model, path / "snapshots/unmasked.safetensors")
+            trials = ValTrials(config.data.corpus, model, path / UNDER_WAY / "unmasked.safetensors")
             parts = engine, stream, trials, writer, stop, watch
             run = Run(config, str(path), *parts, shapes, keep_best=engine.keep_best)
             run.save_after_s, run.until = SAVE_EVERY_S, until

@@ -46,9 +46,7 @@ class ValTrials:
         self.counts, self.packing = np.where(seen, counts, np.nan), packing
         kept = storage.read_json(said) if (said := keep.with_suffix(".json")).exists() else None
         self.best = kept["scores"]["val_loss_unmasked"] if kept else float("inf")
-        self.latest: dict[str, float] = {}
-        """Scores of the last look."""
-        self.step = 0
+        self.fingerprint = corpus.manifest.fingerprint
 
     def scores(self, engine: Any, device: torch.device) -> dict[str, float]:
         """val_loss of masked trials; val_loss_unmasked, val_co_bps and val_fp_bps of whole ones."""
@@ -69,11 +67,10 @@ class ValTrials:
         behind = self.counts[:, ahead]
         if np.nansum(behind):
             found["val_fp_bps"] = bits_per_spike(rates[:, ahead], behind)
-        self.latest = found
         if found["val_loss_unmasked"] < self.best:
             self.best = found["val_loss_unmasked"]
             options = c.model_dump(mode="json")
-            save_weights(self.keep, engine.optimizer.snapshot(), options, found)
+            save_weights(self.keep, engine.optimizer.snapshot(), options, found, self.fingerprint)
         return {**found, "val_s": time.perf_counter() - began}
 
     def packed(self, first: int, device: torch.device) -> Any:
