@@ -1,4 +1,4 @@
-"""Upstream's Lightning checkpoints, and those of NDT1 with yacs configs, read without upstream's code and without running theirs.
+"""Upstream's Lightning checkpoints, read without upstream's code and without running theirs.
 
 The pickle is read as plain data (`pickles`): NDT3's own classes become inert records, and tensors a
 `View` of a storage, whose bytes are read when they are asked for. Other classes and functions are
@@ -49,7 +49,7 @@ ALLOWED = {
     "torch._utils._rebuild_tensor_v2",
     "collections.OrderedDict",
     "collections.defaultdict",
-    "yacs.config.CfgNode",
+    "yacs.config.CfgNode",  # a dictionary: the config of NDT1's checkpoints
 }
 """Other names that may occur."""
 

@@ -1,8 +1,8 @@
 """NDT1: a transformer over the bins of a trial that looks both ways.
 
-It tells log rates of all units, and its width is their number. Input are the counts of held-in units in the trial; held-out units
-and the bins behind it are zeros there. It fulfils `model.contract`, so that every trainer of this
-project takes it.
+It tells log rates of all units, and its width is their number. Input are the
+counts of held-in units in the trial; held-out units and the bins behind it are zeros there. It
+fulfils `model.contract`, so that every trainer of this project takes it.
 
 Source: Ye and Pandarinath 2021, doi:10.51628/001c.27358, and snel-repo/neural-data-transformers.
 Its layers all began as copies of one; here each has weights of its own from the start.

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist import log, storage
+from ndt3_dist.config import check, parse_scalar, set_key
 from ndt3_dist.errors import BadInput
 from ndt3_dist.prep.job import prepare
+from ndt3_dist.prep.recipe import Recipe
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.tasks.nlb.nlb_corpus import blocks_of, kind_of, recipe_of
 from ndt3_dist.tasks.nlb.nlb_datasets import Dataset, check_bin, dataset_of
@@ -24,6 +26,8 @@ from ndt3_dist.tasks.nlb.nlb_session import read_session
 from ndt3_dist.tasks.nlb.nlb_tensors import eval_input, eval_target, train_input
 
 SAID = "dataset.json"
+RUNTIME = ("num_workers", "ray_address")
+"""Keys of a recipe that a user may give: they change no byte."""
 BEHAVIOUR = ("train_behavior", "eval_behavior")
 
 
@@ -102,19 +106,19 @@ def make_data(
     if "train" not in trials:
         raise BadInput(f"{source} has no train trials; expected the file with desc-train, too")
     recipe = recipe_of(dataset, bin_ms, str(source), str(out / "corpus"), trials)
-    given = dict(option.partition("=")[::2] for option in options)
-    recipe = type(recipe).model_validate(recipe.model_dump() | _numbers(given))
-    manifest = prepare(recipe)
+    fields = recipe.model_dump()
+    for option in options:
+        key, _, text = option.partition("=")
+        if key not in RUNTIME:
+            raise BadInput(f"{option}: expected {', '.join(f'{k}=VALUE' for k in RUNTIME)}")
+        set_key(fields, key, parse_scalar(text, key))
+    manifest = prepare(check(Recipe, fields, "the recipe"))
     if manifest.failed:
         failed = manifest.failed[0]
         raise BadInput(f"{failed.source}: {failed.error}")
     said = {"dataset": dataset.name, "bin_ms": bin_ms, "corpus": manifest.fingerprint}
     storage.write_json(out / SAID, {**said, "trials": trials})
     return DataFolder.open(out), manifest
-
-
-def _numbers(given: dict[str, str]) -> dict[str, Any]:
-    return {k: int(v) if v.isdigit() else v for k, v in given.items()}
 
 
 def _from_nwb(path: Path, dataset: Dataset, bin_ms: int, splits: set[str]):
@@ -161,6 +165,4 @@ def _merge(path: Path, values: dict[str, Any]) -> None:
             np.asarray(there[name], np.float32), np.asarray(value, np.float32), equal_nan=True
         )
         if not same:
-            raise BadInput(
-                f"{path}: there already, and its {name} is another; choose another --out"
-            )
+            raise BadInput(f"{path}: there already, and its {name} differs; choose another --out")

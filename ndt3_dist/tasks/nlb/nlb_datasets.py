@@ -1,4 +1,4 @@
-"""The seven datasets of the Neural Latents Benchmark: where they lie, and how trials become tensors.
+"""The seven datasets of the Neural Latents Benchmark: where they lie, how trials become tensors.
 
 Source: nlb_tools 0.0.4 (make_tensors) for alignment, lags and PSTHs; sizes of the winning ensembles
 as AE Studio published them.

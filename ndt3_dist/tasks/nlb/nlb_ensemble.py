@@ -114,7 +114,7 @@ def choose_of(snapshots: list[Snapshot], data: DataFolder, number: int = 0):
 
 
 def check_corpus(snapshots: Sequence[Snapshot], data: DataFolder) -> None:
-    """Refuse snapshots of another corpus: its units may have another order, its trials be others."""
+    """Refuse snapshots of another corpus, whose units may have another order."""
     for snapshot in snapshots:
         if snapshot.corpus and snapshot.corpus != data.fingerprint:
             raise BadInput(

@@ -1,4 +1,4 @@
-"""The benchmark's HDF5 layout: groups of arrays by name, numbers of 32 bits, gzip; read and written.
+"""The benchmark's HDF5 layout, read and written: arrays by name, numbers of 32 bits, gzip.
 
 Files that others wrote are read through `readers.hdf5`, which follows no link out of them. The key
 names of early files (`train_data_heldin`) are read as those of now (`train_spikes_heldin`). The

@@ -6,6 +6,8 @@ nobody looked or nothing is scored; rates must be numbers there where spikes are
 Source: Pei et al. 2021 (arXiv:2109.04463) and nlb_tools 0.0.4, whose numbers these are.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from scipy.special import gammaln
 
@@ -108,7 +110,7 @@ def best_alpha(x: np.ndarray, y: np.ndarray) -> float:
     """Of `ALPHAS` by the mean R2 over contiguous folds; the first of equals."""
     edges = np.cumsum([0, *(len(x) // FOLDS + (f < len(x) % FOLDS) for f in range(FOLDS))])
     scores = np.zeros(len(ALPHAS))
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges.tolist()):
         kept = np.ones(len(x), bool)
         kept[first:last] = False
         for number, alpha in enumerate(ALPHAS):
@@ -183,7 +185,10 @@ def tp_correlation(
     """
     inside = ~np.isnan(heldout[..., 0])
     speed = np.array(
-        [np.linalg.norm(np.diff(r[m], axis=0), axis=1).mean() for r, m in zip(rates, inside)]
+        [
+            np.linalg.norm(np.diff(r[m], axis=0), axis=1).mean()
+            for r, m in zip(rates, inside, strict=True)
+        ]
     )
     kinds = np.unique(behavior[:, :conditions], axis=0)
     found = []

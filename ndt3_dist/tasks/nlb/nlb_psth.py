@@ -30,7 +30,8 @@ def psths(
         condition its trials' places in `train`, and in `scored`.
     """
     trials, bins = session.trials, dataset.bins(bin_ms)
-    keys = [tuple(key) for key in zip(*(trials[c].tolist() for c in dataset.conditions))]
+    columns = [trials[c].tolist() for c in dataset.conditions]
+    keys = [tuple(key) for key in zip(*columns, strict=True)]
     rows = np.sort(np.concatenate([train, scored]))
     if "is_outlier" in trials and dataset.scored:
         rows = rows[np.asarray(trials["is_outlier"])[rows] == 0]
