@@ -99,15 +99,12 @@ def one_seed(folder: Path, seed: int, trials: int, epochs: int) -> dict[str, flo
         make_data(dataset_of(DATASET), str(source), folder / "data", BIN_MS, ["num_workers=0"])
     corpus = str(folder / "data/corpus")
     space = ask(DATASET, trials, seed, "random", (0, 3), SPACE)
+    shorter = [f"optim.decay_epochs={epochs}", f"train.epochs={epochs}", "model.layers=2"]
+    shorter += [f"optim.warmup_epochs={epochs // 10}", "validation.patience=0"]
+    shorter += ["validation.every_steps=20", "log.every_steps=1000"]
     for number in range(trials):
-        base = base_of(
-            config_of(
-                DATASET, corpus, read_manifest(corpus), f"{number:04d}", str(folder / "runs")
-            ),
-            [f"optim.decay_epochs={epochs}", f"train.epochs={epochs}", "model.layers=2"]
-            + [f"optim.warmup_epochs={epochs // 10}", "validation.patience=0"]
-            + ["validation.every_steps=20", "log.every_steps=1000"],
-        )
+        place = f"{number:04d}", str(folder / "runs")
+        base = base_of(config_of(DATASET, corpus, read_manifest(corpus), *place), shorter)
         config = base.config(space.setting(number), "a setting")
         if not (folder / "runs" / f"{number:04d}" / "export").exists():
             train(check(PretrainConfig, config.model_dump(mode="json"), "a setting"))

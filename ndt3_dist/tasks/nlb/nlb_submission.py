@@ -28,7 +28,7 @@ RATES = (
     "eval_rates_heldout_forward",
 )
 FORWARD = tuple(name for name in RATES if name.endswith("_forward"))
-SAME, APART = 0.1, 0.4
+SAME, APART = 0.1, 0.25
 """Of log mean rates and log mean counts of units: sorted both they differ by less than SAME on
 average, unit by unit by more than APART, where the units are in another order."""
 
