@@ -87,6 +87,9 @@ def main() -> int:
         args = commands.choices[name].parse_intermixed_args(sys.argv[2:])
     else:
         args = parser.parse_args()
+    if args.call in (train, search, ensemble, validate, convert):
+        with log.waiting("loading torch"):
+            import torch  # noqa: F401
     return args.call(args) or 0
 
 
