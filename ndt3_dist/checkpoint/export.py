@@ -177,6 +177,8 @@ def model_card(config: dict, normalisation: dict) -> str:
         one = "the session" if len(readouts) == 1 else "each session"
         what += f"\nreadout.safetensors has gains of its expected counts for {one}"
         what += ", and what reads\nits covariates." if "hidden" in readouts[0]["shapes"] else "."
+    if averaged := trained.get("averaged"):
+        what += f"\nThe mean of {len(averaged)} exports, whose runs and shares config.json lists."
     chain = lineage.of_export(config)
     stages = "\n".join(lineage.lines(chain))
     seen = dict.fromkeys(name for stage in chain for name in stage["sessions"] or ())

@@ -108,4 +108,6 @@ def check_positions(sessions: Sequence[Session]) -> None:
             names.setdefault(place, {})[covariate.name] = None
     for place, found in names.items():
         if len(found) > 1:
-            log.note(f"covariate {place + 1} is {' or '.join(found)}, one and the same to the model")
+            log.note(
+                f"covariate {place + 1} is {' or '.join(found)}, one and the same to the model"
+            )

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import torch
-
 from ndt3_dist import log
 from ndt3_dist.checkpoint import lineage
 from ndt3_dist.checkpoint.export import describe_export, normalisation, write_export

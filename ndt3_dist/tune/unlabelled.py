@@ -31,7 +31,9 @@ def covariates_of(export: str, session: str, decodes: str = "") -> list[Covariat
         )
     if chosen not in sessions:
         found = f"no session {chosen!r}" if chosen else f"{len(sessions)} sessions"
-        raise BadInput(f"{export}: {found}; choose one with data.decodes=, of {', '.join(sessions)}")
+        raise BadInput(
+            f"{export}: {found}; choose one with data.decodes=, of {', '.join(sessions)}"
+        )
     told = told_of(read_export_config(export), chosen)
     if told and "hidden" in told["shapes"]:
         raise BadInput(
