@@ -75,10 +75,15 @@ def lines(stages: list[dict]) -> list[str]:
 
 
 def union(chains: list[list[dict]]) -> list[dict]:
-    """Stages of weights that were put together: each that any of them has, once."""
+    """Stages of weights that were put together: each that any of them has, as often as it has."""
     found: list[dict] = []
     for chain in chains:
-        found += [stage for stage in chain if stage not in found]
+        known = [*found]
+        for stage in chain:
+            if stage in known:
+                known.remove(stage)
+            else:
+                found.append(stage)
     return found
 
 

@@ -5,37 +5,29 @@ windows at random starts inside the fit splits; the last part of each is held ba
 a sliding context to choose the best step. One that was killed goes on with the same command.
 """
 
-import contextlib
 import copy
 import math
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ndt3_dist import log, storage
-from ndt3_dist.checkpoint.steps import Checkpoint, newest, remove_remnants
+from ndt3_dist.checkpoint.steps import newest, remove_remnants
 from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Cursor
-from ndt3_dist.engines.phases import Phases
 from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate.session import seen_lines
 from ndt3_dist.model.load import read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.train.loop import Loop
-from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import gather
 from ndt3_dist.train.run import Run
 from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.state import Best, RunState
 from ndt3_dist.train.stop import StopSignal
-from ndt3_dist.train.watch import RankWatch
+from ndt3_dist.tune.as_run import loop_config, one_process, restore
 from ndt3_dist.tune.draws import Draws
 from ndt3_dist.tune.folder import TuneFolder
 from ndt3_dist.tune.held_back import HeldBack
@@ -228,52 +220,3 @@ def fit(
             "data.val_fraction"
         )
     return state.best, engine.best or engine.optimizer.snapshot(), stop.agreed
-
-
-def restore(engine: PlainEngine, start: Checkpoint, has_best: bool) -> None:
-    """Take up a checkpoint, the best weights so far among it."""
-    engine.fill(start.read, start.meta["adam_step"])
-    engine.refresh()
-    if has_best:
-        engine.keep_best()
-        for name, master in engine.optimizer.trained().items():
-            kept = start.read(name, 0, master.numel(), (engine.BEST,))[engine.BEST]
-            engine.best[name] = kept.view_as(master).to(master.device)
-
-
-def loop_config(
-    config: TuneConfig, model: NDT3, steps: int, is_scored: bool, path: Path
-) -> PretrainConfig:
-    """The settings of a fine-tune in the words of the loop."""
-    train, optim = config.train, config.optim.model_dump(exclude={"layer_decay"})
-    scored = {"every_steps": train.eval_every, "patience": train.patience, "metric": config.metric}
-    return PretrainConfig.model_validate(
-        {
-            "run": {"dir": str(path.parent), "name": path.name, "seed": config.run.seed},
-            "data": {"corpus": config.data.corpus},
-            "model": model.config,
-            "optim": optim,
-            "train": {
-                "epochs": steps,
-                "global_batch": 1,
-                "precision": train.precision,
-                "max_skipped": train.max_skipped,
-            },
-            "validation": scored if is_scored else {},
-            "checkpoint": {"every_steps": 1 << 30, "keep_last": 1},
-            "log": config.log.model_dump(),
-        }
-    )
-
-
-@contextlib.contextmanager
-def one_process(device: torch.device) -> Iterator[Any]:
-    """A job of one rank, for the loop's collectives; gives the watch of its ranks."""
-    kinds = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(kinds, store=HashStore(), rank=0, world_size=1)
-    watch = RankWatch(0, [socket.gethostname()], Phases(), HashStore(), math.inf)
-    try:
-        yield watch
-    finally:
-        watch.close()
-        dist.destroy_process_group()
