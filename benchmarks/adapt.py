@@ -27,7 +27,6 @@ from ndt3_dist.tune.tune_config import TuneConfig
 sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save
 
-STRIDE = 10
 DEMO = read_values(TuneConfig, PROJECT / "configs" / "tune_demo.yaml")
 MODEL = {"layers": 2, "dim": 96, "heads": 3, "feedforward": 192, "dropout": 0.0}
 MODEL |= {"channels_per_token": 96, "count_classes": 6, "context_tokens": False}
@@ -64,7 +63,7 @@ def r2(export: str, corpus: str, session: str, units: str) -> float:
     data = read_test_data(corpus, session)
     scale = [c["scale"] for c in read_normalisation(export)["sessions"][units]["covariates"]]
     model = load_model(export)
-    predicted, _ = model_predictions(model, data, data.manifest.window_bins, STRIDE)
+    predicted, _ = model_predictions(model, data, data.manifest.window_bins, 0)
     return data.score(predicted * scale / data.scale)["r2"]
 
 
@@ -95,7 +94,11 @@ def main() -> None:
         all_but = {"freeze": ["covariates"]}
         exports = {
             "spikes, first projection": ("p", unlabelled, {**readin, **spikes}),
-            "spikes, all but heads": ("a", unlabelled, {**readin, **spikes, **all_but}),
+            "spikes, all but the covariate head": (
+                "a",
+                unlabelled,
+                {**readin, **spikes, **all_but},
+            ),
             "spikes, with replay": ("r", replay, {**readin, **spikes}),
             "with its labels": ("l", one, readin),
         }

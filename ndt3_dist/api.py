@@ -84,14 +84,13 @@ class Decoder:
     def layers(self) -> int:
         return self._opened[0].model.config.layers
 
-    def decode(self, counts: np.ndarray, stride: int = 1) -> np.ndarray:
+    def decode(self, counts: np.ndarray, stride: int = 0) -> np.ndarray:
         """Covariates of consecutive bins; each depends on its own counts and earlier ones alone.
 
         Args:
             counts: Whole numbers of spikes, (bins, channels).
-            stride: Bins that one pass of the model predicts. 1 = every bin has the whole context,
-                as in `launch/decode.py`; 10, as in `launch/evaluate.py`, is about ten times as
-                fast, and a bin sees up to 9 bins less.
+            stride: 0 = each bin is computed once, as `step` and `launch/evaluate.py` do; else bins
+                that one pass over a window predicts (`evaluate.decode`).
         Returns:
             (bins, dims) float32, in the units of the recording.
         """
@@ -101,7 +100,7 @@ class Decoder:
             found.append(predict(opened.model, piece, *where, readout=opened.readout)[0])
         return self._mean(found)
 
-    def embed(self, counts: np.ndarray, layer: int = -1, stride: int = 1) -> np.ndarray:
+    def embed(self, counts: np.ndarray, layer: int = -1, stride: int = 0) -> np.ndarray:
         """Features of consecutive bins; each depends on its own counts and earlier ones alone.
 
         Of a bin it is the mean over the slots that its covariates are read from.

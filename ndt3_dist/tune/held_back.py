@@ -12,9 +12,6 @@ from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.tune.fit_data import FitData
 
-STRIDE = 10
-"""Bins per decoding pass."""
-
 
 class HeldBack:
     """Decoded with a sliding context, as online. A score is the mean of sessions; of several each
@@ -43,9 +40,7 @@ class HeldBack:
 
     def _session(self, model: NDT3, data: FitData) -> dict[str, float]:
         layout, window = Layout.of(data.session, model.config), data.window
-        decoded = [
-            slide(model, r, layout, window, min(STRIDE, window), with_rates=True) for r in data.last
-        ]
+        decoded = [slide(model, r, layout, window, with_rates=True) for r in data.last]
         rates = np.concatenate([rates for _, rates in decoded if rates is not None])
         counts = np.concatenate([r.spikes for r in data.last])
         found = {"val_bits_per_spike": bits_per_spike(counts, rates)}
