@@ -94,7 +94,7 @@ def main() -> None:
         all_but = {"freeze": ["covariates"]}
         exports = {
             "spikes, first projection": ("p", unlabelled, {**readin, **spikes}),
-            "spikes, all but the covariate head": (
+            "spikes, covariate head frozen": (
                 "a",
                 unlabelled,
                 {**readin, **spikes, **all_but},

@@ -1,6 +1,8 @@
 """Several sessions in one fit, and earlier ones that are replayed beside them."""
 
 import json
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.load import read_export_config, read_normalisation
 from ndt3_dist.model.readout import load_readout
+from ndt3_dist.programs import finetune as finetune_program
 from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.tune.draws import Draws, Windows, draw_windows
 from ndt3_dist.tune.finetune import finetune
@@ -35,11 +38,15 @@ def days(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def tune(days, tmp_path):
+def small(days, tmp_path) -> list[str]:
+    found = ["model.layers=1", "model.dim=32", "model.heads=2", "model.feedforward=32"]
+    found += ["train.steps=3", "train.batch=3", "train.eval_every=2", "optim.lr=3e-3"]
+    return [*found, "data.fit=calibration", f"data.corpus={days}", f"run.dir={tmp_path}"]
+
+
+@pytest.fixture
+def tune(small):
     def made(*overrides: str) -> TuneConfig:
-        small = ["model.layers=1", "model.dim=32", "model.heads=2", "model.feedforward=32"]
-        small += ["train.steps=3", "train.batch=3", "train.eval_every=2", "optim.lr=3e-3"]
-        small += ["data.fit=calibration", f"data.corpus={days}", f"run.dir={tmp_path}"]
         return load_config(TuneConfig, PROJECT / "configs" / "stevenson.yaml", [*small, *overrides])
 
     return made
@@ -196,3 +203,22 @@ def test_another_replay_is_another_run(days, tune, tmp_path, monkeypatch):
         tune("data.session=t-S-01", "data.replay.sessions=[t-S-02]", "run.name=w"), None
     )
     assert finetune(config, None)["r2_val"] == whole["r2_val"]
+
+
+def test_the_program_says_what_each_session_has_and_how_far_it_went(
+    small, tune, monkeypatch, capsys
+):
+    first = finetune(tune("data.session=t-S-04", "run.name=first"), None)["export"]
+    words = ["--config", "stevenson.yaml", "--init", first, *small]
+    words += ["data.sessions=[t-S-01, t-S-02]", "data.replay.sessions=[t-S-04]"]
+    monkeypatch.setattr(sys, "argv", ["finetune", *words, "train.wise=[0, 0.5]"])
+    finetune_program.main()
+    said = capsys.readouterr().out
+    assert "2 sessions t-S-01, t-S-02 (x, y), 1080 bins to fit, 120 held back" in said
+    assert "10% of the windows are of 1 earlier sessions of" in said
+    assert re.search(r"r2 by train\.wise: 0: -?\d\.\d+, 0\.5: -?\d\.\d+; 0(\.5)? is taken", said)
+    scores = [float(n) for n in re.findall(r"^t-S-0[12]: R2 (-?\d\.\d{4})$", said, re.MULTILINE)]
+    last = said.strip().splitlines()[-1]
+    found = re.search(r"best step \d of 3, 0(\.5)? of the way from the export, R2 (\S+) on", last)
+    assert found
+    assert float(found[2]) == pytest.approx(np.mean(scores), abs=2e-4)
