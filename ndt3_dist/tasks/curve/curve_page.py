@@ -53,7 +53,7 @@ def chart(curve: Curve, bands: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     for series in lines:
         path = as_path(series, x_axis, y_axis)
         drawing += f'<path class="k{series.colour} {series.drawn}" d="{path}"/>'
-    caption = f"{R2} on the test bins, mean of {curve.seeds} seeds and their standard deviation"
+    caption = f"{R2} on the test bins, mean and standard deviation of {curve.seeds} seeds"
     of_x = f"minutes of {curve.config.data.fit} that were fitted"
     return framed(drawing, lines, x_axis, y_axis, caption, of_x, wide=True, kind="tall plot")
 
@@ -101,7 +101,7 @@ def write_all(curve: Curve, cells: Cells, dims: list[str], out: Path) -> list[Pa
     written = [out / TABLE]
     minutes = [a.minutes for a in curve.amounts]
     of_x = f"minutes of {curve.config.data.fit} that were fitted"
-    of_y = f"R2 on the test bins ({curve.seeds} seeds: mean, standard deviation)"
+    of_y = f"R2 on the test bins, {curve.seeds} seed{'s' * (curve.seeds > 1)}"
     try:
         from ndt3_dist.pages.picture import save_bands
 
@@ -126,7 +126,7 @@ def write_all(curve: Curve, cells: Cells, dims: list[str], out: Path) -> list[Pa
         section("Decoders", f"<ul>{what}</ul>", f'<p class="note">{about}</p>'),
         section("Cells", as_table(cell_rows(cells))),
     ]
-    first = lines[0] if lines else "R\u00b2 by amount of data"
+    first = lines[0].partition(" (")[0] if lines else f"{R2} by amount of data"
     head = sentence(Name(session), ": ", first)
     storage.write_bytes(out / PAGE, as_page("Curve", out.name, head, parts))
     return [*written, out / PAGE]

@@ -13,6 +13,8 @@ from typing import Any
 
 from ndt3_dist.tasks.curve.cells import Curve
 
+SAME = 5e-4
+"""R2 by which two decoders differ at least, where one is ahead: less is not shown either."""
 Cells = list[dict[str, Any]]
 """As `kept.Kept.found` gives them."""
 
@@ -68,53 +70,39 @@ def differences(cells: Cells, one: str, other: str, amount: str) -> list[float]:
 
 
 def verdict(curve: Curve, cells: Cells, one: str, other: str) -> str:
-    """Where a decoder wins against another, in a line; "" where they have no cell in common."""
-    won, open_, lost = [], [], []
-    for amount in curve.amounts:
-        apart = differences(cells, one, other, amount.label)
-        if not apart:
-            continue
-        ahead = sum(d > 0 for d in apart)
-        said = f"{amount.label} ({mean(apart):+.3f}"
-        if ahead == len(apart):
-            won.append(f"{said})")
-        elif ahead == 0:
-            lost.append(f"{said})")
-        else:
-            open_.append(f"{said}, ahead on {ahead} of {len(apart)} seeds)")
-    said = [f"ahead at {', '.join(won)}"] if won else ["nowhere ahead on every seed"]
-    said += [f"undecided at {', '.join(open_)}"] if open_ else []
-    said += [f"behind at {', '.join(lost)}"] if lost else []
-    return f"{one} against {other}: {'; '.join(said)}" if won or open_ or lost else ""
+    """From where on a decoder wins against another or does not, with the mean differences.
 
-
-def headline(curve: Curve, cells: Cells, one: str, other: str) -> str:
-    """From where on a decoder wins against another, or does not."""
+    It wins at an amount where it is ahead on every seed. "" where both have no cell in common.
+    """
     known = [(a, d) for a in curve.amounts if (d := differences(cells, one, other, a.label))]
     if not known:
         return ""
-    wins = [all(x > 0 for x in apart) for _, apart in known]
+    wins = [all(x > SAME for x in apart) for _, apart in known]
+    places = [a.label for a, _ in known]
     first = next((i for i, won in enumerate(wins) if not won), len(wins))
-    place = [f"{a.label} of the split" if a.key == "data.share" else a.label for a, _ in known]
     sure = "on every seed" if curve.seeds > 1 else "on the one seed, which may be chance"
     if all(wins):
-        return f"{one} wins against {other} at every amount, {sure}"
-    if not any(wins):
-        return f"{one} wins against {other} at no amount"
-    if not any(wins[first:]):
-        return (
-            f"{one} wins against {other} up to {place[first - 1]}, {sure}; from {place[first]} on "
-            "it does not"
-        )
-    won = [p for p, w in zip(place, wins, strict=True) if w]
-    return f"{one} wins against {other} at {', '.join(won)}, {sure}, and not at the others"
+        said = f"at every amount, {sure}"
+    elif not any(wins):
+        said = "at no amount"
+    elif not any(wins[first:]):
+        said = f"up to {places[first - 1]}, {sure}; from {places[first]} on it does not"
+    else:
+        said = ", ".join(p for p, won in zip(places, wins, strict=True) if won)
+        said = f"at {said}, {sure}, and not at the others"
+    shown = []
+    for place, (_, apart) in zip(places, known, strict=True):
+        ahead, behind = sum(x > SAME for x in apart), sum(x < -SAME for x in apart)
+        split = f", ahead on {ahead} of {len(apart)} seeds" if 0 < ahead < len(apart) else ""
+        split = split or ", no difference" * (not ahead and not behind)
+        shown.append(f"{mean(apart):+.3f} at {place}{split}")
+    return f"{one} wins against {other} {said} ({'; '.join(shown)})"
 
 
 def summary(curve: Curve, cells: Cells) -> list[str]:
     """All that can be said in lines: of the first decoder against each other one."""
     one, *others = curve.decoders
-    lines = [line for other in others if (line := headline(curve, cells, one, other))]
-    lines += [line for other in others if (line := verdict(curve, cells, one, other))]
+    lines = [line for other in others if (line := verdict(curve, cells, one, other))]
     edges = {}
     for cell in cells:
         if edge := cell["chosen"].get("at_edge"):

@@ -81,7 +81,7 @@ def chosen(search: Search) -> Chosen:
     if best is None:
         return Chosen(error=f"{record.trials[0].error} ({record.folder(0)})")
     rate, edge = best.settings["optim.lr"], ""
-    if len(rates) > 1 and rate in (min(rates), max(rates)):
+    if len(rates) > 2 and rate in (min(rates), max(rates)):
         edge = "lowest" if rate == min(rates) else "highest"
     runs = [str(record.folder(best.number) / f"seed{n}") for n in range(search.space.seeds)]
     return Chosen(rate, tuple(best.scores[best.step]), tuple(runs), edge)
