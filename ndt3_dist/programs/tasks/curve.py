@@ -39,7 +39,7 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decoders",
         default="pretrained,scratch,ridge,wiener,gru",
-        help="which (default: pretrained,scratch,ridge,wiener,gru)",
+        help="of pretrained,readout,scratch,ridge,wiener,gru (default: all but readout)",
     )
     parser.add_argument(
         "--rates",

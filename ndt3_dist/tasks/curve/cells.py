@@ -25,14 +25,15 @@ from ndt3_dist.tune.tune_config import TuneConfig
 
 DECODERS = {
     "pretrained": "fine-tune of the export",
+    "readout": "the export as it is, its hidden states and lagged counts read by a ridge",
     "scratch": "the same architecture from random weights",
     "ridge": "ridge regression over lagged counts",
     "wiener": "the same, then a polynomial of each covariate",
     "gru": "a small recurrent network",
 }
-NETS = "pretrained", "scratch", "gru"
-"""Those that have a learning rate."""
-OF_INIT = "pretrained", "scratch"
+NETS = "pretrained", "readout", "scratch", "gru"
+"""Those that are fitted by runs of a search."""
+OF_INIT = "pretrained", "readout", "scratch"
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def planned(
         model = check_init(init, manifest.bin_size_ms, data.corpus)["model"]
         changes = config.transfer.model_dump(include=CHANGES, exclude_none=True)
         Layout.of(session, check(ModelConfig, {**model, **changes}, init))  # all channels fit in
-        if "pretrained" in decoders:
+        if {*decoders} & {"pretrained", "readout"}:
             splits = (data.fit, test)
             seen = [line for s in splits for line in seen_lines(init, manifest, session, s)]
     of_session = data.model_copy(update={"session": session.id})

@@ -67,7 +67,8 @@ def score(
             continue
         if rate.runs:
             result["held_back"] = rate.scores[cell.seed - curve.config.run.seed]
-            result["chosen"] |= {"rate": rate.rate, "at_edge": rate.at_edge}
+            if cell.decoder != "readout":
+                result["chosen"] |= {"rate": rate.rate, "at_edge": rate.at_edge}
         kept.keep(cell, result)
     return failed
 

@@ -19,6 +19,7 @@ from ndt3_dist.cluster.search.driver import Driver, Search
 from ndt3_dist.cluster.search.outcome import best_of
 from ndt3_dist.cluster.search.record import Record, Trial
 from ndt3_dist.cluster.search.space import Space
+from ndt3_dist.tasks.curve.cascade import histories
 from ndt3_dist.tasks.curve.cells import Amount, Curve
 from ndt3_dist.tasks.curve.gru import KIND, GruConfig
 
@@ -30,13 +31,16 @@ def base_of(curve: Curve, decoder: str, amount: Amount) -> Base:
     config = curve.gru if decoder == "gru" else curve.config
     values = config.model_dump(mode="json")
     values["data"][amount.key.split(".")[1]] = amount.value
+    if decoder == "readout":
+        values["train"]["steps"] = 0
+        values["readout"]["history"] = histories(amount.bins)
     return Base(KIND, values, GruConfig) if decoder == "gru" else Base("finetune", values)
 
 
 def space_of(curve: Curve, decoder: str) -> Space:
-    """A grid of rates."""
+    """A grid of rates; what is read out makes no steps and has one that is not used."""
     own = curve.gru.optim.lr if decoder == "gru" else curve.config.optim.lr
-    rates = curve.rates or [own]
+    rates = [own] if decoder == "readout" else curve.rates or [own]
     settled = {"metric": "val_r2", "direction": "max", "trials": len(rates), "seeds": curve.seeds}
     return Space(method="grid", space={"optim.lr": rates}, **settled)
 
@@ -147,6 +151,7 @@ def choose_rates(
 
     def say(search: Search, trial: Trial) -> None:
         what = f"{names[id(search)]} at rate {trial.settings['optim.lr']:g}"
+        what = what if search.base.steps else names[id(search)]
         if trial.error:
             log.warn(f"{what} failed: {trial.error} ({search.record.folder(trial.number)})")
         else:

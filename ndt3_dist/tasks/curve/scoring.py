@@ -17,6 +17,7 @@ from ndt3_dist.evaluate.session import (
     read_test_data,
 )
 from ndt3_dist.model.load import load_model
+from ndt3_dist.model.readout import load_readout
 from ndt3_dist.tasks.curve.cascade import fit_cascade, histories
 from ndt3_dist.tasks.curve.gru import load_gru
 from ndt3_dist.tune.fit_data import FitData, read_fit_data
@@ -68,7 +69,8 @@ def of_export(folder: str, data: TestData) -> np.ndarray:
     """Predictions of a fine-tune, each from at most a window of bins, in stored units."""
     model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
     window = data.manifest.window_bins
-    predicted, _ = model_predictions(model, data, window, min(STRIDE, window))
+    readout = load_readout(folder, data.session.id, data.pieces[0].spikes.shape[1])
+    predicted, _ = model_predictions(model, data, window, min(STRIDE, window), readout)
     return predicted * export_scale(folder, data) / data.scale
 
 

@@ -23,6 +23,7 @@ from ndt3_dist.tune.fit_data import FitData, read_fit_data
 from ndt3_dist.tune.tune_config import TuneConfig
 
 SPLITS = [{"unit": "s", "intervals": {"calibration": (0, 30), "test": (30, None)}}]
+READ = "readout", "ridge"
 SMALL = ["train.steps=2", "train.eval_every=1", "train.batch=2", "train.precision=fp32"]
 SMALL += ["gru.steps=6", "gru.batch=4", "gru.width=16", "gru.patience=0"]
 
@@ -200,6 +201,10 @@ def test_all_cells_are_fitted_once_and_only_what_lacks_is_done_again(typed, tmp_
     parents = [read_export_config(f / "export")["trained"].get("init") for f in logs]
     assert parents[0] is None
     assert parents[1]
+    typed("--shares", "20", "--decoders", "readout,ridge", *out)
+    cells = [json.loads((tmp_path / f"o/cells/{d}_20pct_seed0.json").read_text()) for d in READ]
+    assert abs(cells[0]["scores"]["r2"] - cells[1]["scores"]["r2"]) > 1e-6  # of its own filters
+    assert cells[0]["chosen"] == {}
     for words, name in (
         (["--seeds", "3"], "seeds"),
         (["--rates", "1e-3"], "rates"),
