@@ -67,6 +67,8 @@ def main() -> None:
     for flag, least in (("seeds", 1), ("workers", 0), ("threads", 1), ("gpus_per_cell", 0)):
         if (value := getattr(args, flag)) is not None and value < least:
             parser.error(f"--{flag.replace('_', '-')}: expected at least {least}")
+    if storage.is_remote(args.out):
+        raise BadInput(f"--out {args.out}: expected a folder on a disk")
     with log.waiting("loading torch"):
         from ndt3_dist.checkpoint.local_export import local_export
         from ndt3_dist.tasks.curve import cells, curve_page, curve_table, fit_all, kept

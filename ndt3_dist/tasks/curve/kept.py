@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ndt3_dist import storage
-from ndt3_dist.errors import BadInput, ResumeMismatch
+from ndt3_dist.errors import ResumeMismatch
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.tasks.curve.cells import Cell, Curve
 
@@ -52,11 +52,8 @@ class Kept:
             out: New, or of the same curve.
             asked: `settings`.
         Raises:
-            BadInput: It is no place for a curve.
             ResumeMismatch: There is another one, or one that is at work.
         """
-        if storage.is_remote(str(out)):
-            raise BadInput(f"--out {out}: expected a folder on a disk")
         there = {p.name for p in out.iterdir()} - {".lock"} if out.exists() else set()
         if there and ASKED not in there:
             raise ResumeMismatch(f"{out}: the folder exists; choose another --out")

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ndt3_dist.evaluate.decode import STRIDE
+from ndt3_dist.evaluate.decode import predict
 from ndt3_dist.evaluate.ridge import fit_ridge
 from ndt3_dist.evaluate.session import (
     TestData,
     export_scale,
-    model_predictions,
     read_test_data,
 )
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.readout import load_readout
+from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.tasks.curve.cascade import fit_cascade, histories
 from ndt3_dist.tasks.curve.gru import load_gru
 from ndt3_dist.tune.fit_data import FitData, read_fit_data
@@ -66,12 +66,13 @@ def linear(decoder: str, fit: FitData, data: TestData) -> tuple[np.ndarray, floa
 
 
 def of_export(folder: str, data: TestData) -> np.ndarray:
-    """Predictions of a fine-tune, each from at most a window of bins, in stored units."""
+    """Predictions of a fine-tune, in stored units; attention reaches over a window of bins."""
     model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
     window = data.manifest.window_bins
     readout = load_readout(folder, data.session.id, data.pieces[0].spikes.shape[1])
-    predicted, _ = model_predictions(model, data, window, min(STRIDE, window), readout)
-    return predicted * export_scale(folder, data) / data.scale
+    layout = Layout.of(data.session, model.config)
+    found = [predict(model, p, layout, window, readout=readout)[0] for p in data.pieces]
+    return np.concatenate(found) * export_scale(folder, data) / data.scale
 
 
 def plain(value: Any) -> Any:

@@ -243,6 +243,7 @@ def test_a_decoder_that_fails_is_named_and_the_others_are_shown(typed, tmp_path)
         (["--session", "t-S-04"], "c", "no session 't-S-04' in the corpus; there are: t-S-03"),
         (["--rates", "1e-3,1e-4", "--no-tune"], "c", "--no-tune takes one rate"),
         (["data.share=0.5"], "c", "data.share=0.5: --shares and --minutes say how much"),
+        (["--out", "s3://lab/o"], "c", "--out s3://lab/o: expected a folder on a disk"),
         (["gru.widht=8"], "c", "unknown key train.widht .did you mean width"),
     ],
 )
