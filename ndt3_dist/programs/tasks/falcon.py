@@ -1,7 +1,7 @@
 """Fit, score and submit decoders for the FALCON benchmark (h1, h2, m1, m2).
 
 Example:
-    ndt3 falcon fit m2 --init exports/ndt3_45m --corpus corpora/m2 --out runs/m2
+    ndt3 falcon fit m2 --init exports/ndt3_45m --corpus corpora/m2 --out runs/m2 optim.lr=1e-5
     ndt3 falcon fit m2 --mode zero-shot --init exports/ndt3_45m --corpus corpora/m2 --out runs/m2_zs
     ndt3 falcon fit h2 --init exports/ndt3_45m --data 000950 --out runs/h2
     ndt3 falcon evaluate runs/m2 --data DATA          # DATA holds m2/minival or 000953/...minival
@@ -12,6 +12,7 @@ docs/falcon.md says what is fitted to what, and what the scores are.
 """
 
 import argparse
+import sys
 from typing import Any
 
 from ndt3_dist import log, storage
@@ -25,7 +26,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = parser.add_subparsers(required=True, metavar="fit|evaluate|run|submit|check")
-    fit = parts.add_parser("fit", help="fit decoders to the recordings of a task")
+    fit = parts.add_parser(
+        "fit",
+        help="fit decoders to the recordings of a task",
+        usage="%(prog)s TASK --out DIR [options] [section.key=value of the config ...]",
+        allow_abbrev=False,
+    )
     fit.add_argument("task", help="h1, h2, m1 or m2")
     fit.add_argument("--mode", choices=MODES, default=MODES[0])
     fit.add_argument("--init", metavar="EXPORT", help="export to start from")
@@ -36,7 +42,6 @@ def main() -> None:
     fit.add_argument("--data", nargs="+", default=[], help="NWB files or folders (h2)")
     for name, kind, what in TEXT_OPTIONS:
         fit.add_argument(f"--{name}", type=kind, help=f"{what} (h2)")
-    fit.add_argument("overrides", nargs="*", metavar="section.key=value", help="of the config")
     fit.set_defaults(part=fit_part)
     for name, part, what in (
         ("evaluate", evaluate_part, "score a fit on files of a phase"),
@@ -60,7 +65,12 @@ def main() -> None:
     check = parts.add_parser("check", help="decode silent bins of each recording")
     check.add_argument("folder", help="of the fit, or of a submission")
     check.set_defaults(part=check_part)
-    args = parser.parse_intermixed_args()
+    args, args.overrides = parser.parse_known_args()
+    for word in args.overrides:
+        if word.startswith("-"):
+            raise BadInput(f"{word}: no option of {sys.argv[1]}; see --help")
+        if args.part is not fit_part or "=" not in word:
+            raise BadInput(f"{word}: only fit takes more words, of the form section.key=value")
     args.part(args)
 
 

@@ -136,7 +136,8 @@ class MovementDecoder:
         found = np.empty((len(counts), self.task.dims))
         for group in self.groups:
             steps = group.decoder.step(counts[group.places])
-            found[group.places] = steps.reshape(len(group.places), -1) * group.scale
+            with np.errstate(over="ignore"):  # what is not finite is named below
+                found[group.places] = steps.reshape(len(group.places), -1) * group.scale
         if not np.isfinite(found).all():
             tag = self.tags[int(np.argmin(np.isfinite(found).all(axis=1)))]
             raise CheckpointCorrupt(

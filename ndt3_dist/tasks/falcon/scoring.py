@@ -38,7 +38,8 @@ def evaluate(
         data: As in `find_files`.
         batch_size: Recordings decoded together; no more than the evaluator serves.
     Returns:
-        task, mode, phase, scores (the evaluator's names, Normalized Latency among them) and
+        task, mode, phase, scores (the evaluator's names; Normalized Latency is seconds of
+        computing over seconds of recording, of held-out recordings where there are any) and
         sessions: scores by session.
     """
     decoder = open_decoder(folder, batch_size, how)
@@ -46,19 +47,23 @@ def evaluate(
     decoder.set_batch_size(min(decoder.batch_size, task.batch))
     files = [read_served(task, path) for path in find_files(data, task, phase)]
     decoded = written if isinstance(decoder, TextDecoder) else moved
-    found, computing_s = [], 0.0
-    for first in range(0, len(files), decoder.batch_size):
-        batch = files[first : first + decoder.batch_size]
-        predictions, seconds = decoded(decoder, batch)  # pyright: ignore[reportArgumentType]
-        found += zip(batch, predictions, strict=True)
-        computing_s += seconds
-    latency = computing_s / sum(len(served.counts) * BIN_S for served in files)
+    found, latencies = [], []
+    for side in (task.held_out, task.held_in):  # never together in a batch
+        mine = [served for served in files if served.tag in side]
+        computing_s = 0.0
+        for first in range(0, len(mine), decoder.batch_size):
+            batch = mine[first : first + decoder.batch_size]
+            predictions, seconds = decoded(decoder, batch)  # pyright: ignore[reportArgumentType]
+            found += zip(batch, predictions, strict=True)
+            computing_s += seconds
+        if mine:
+            latencies.append(computing_s / sum(len(served.counts) * BIN_S for served in mine))
     summary, sessions = scores_of(task, found)
     return {
         "task": task.name,
         "mode": decoder.fitted.mode,
         "phase": phase,
-        "scores": {"Normalized Latency": latency, **summary},
+        "scores": {"Normalized Latency": latencies[0], **summary},
         "sessions": sessions,
     }
 
