@@ -4,12 +4,13 @@ zero-shot: held-in recordings alone; the last of them decodes held-out ones. few
 held-out recording's few minutes of calibration. oracle: in place of these, its oracle file.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ndt3_dist import log
+from ndt3_dist import log, storage
 from ndt3_dist.config import find_file, load_config
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.shards.manifest import Manifest, Session, read_manifest
 from ndt3_dist.tasks.falcon.fitted import Decodes, Fitted, Mode, write_fitted
 from ndt3_dist.tasks.falcon.tags import Task, tag_of
@@ -44,6 +45,29 @@ def split_of(session: Session) -> str:
     raise BadInput(f"session {session.id} has no window of split {' or '.join(FIT_SPLITS)}")
 
 
+def is_fitted(run: Path, settings: TuneConfig, weights: str) -> bool:
+    """Whether a fit has ended; ResumeMismatch where it was another one.
+
+    Args:
+        run: Its folder.
+        settings: Of a fit.
+        weights: Hash of those that it starts from.
+    """
+    if not (run / "export" / "config.json").is_file():
+        return False
+    theirs = storage.read_json(run / "config.json")
+    begun = theirs.pop("begun")["from"]
+    ours = json.loads(settings.model_dump_json())
+    changed = [name for name in ours if theirs.get(name) != ours[name]]
+    changed += ["--init"] * (begun != weights)
+    if changed:
+        raise ResumeMismatch(
+            f"{run}: was fitted with other settings ({', '.join(changed)} differ); choose another "
+            "--out or remove it"
+        )
+    return True
+
+
 def fit_movement(
     task: Task,
     mode: Mode,
@@ -65,6 +89,7 @@ def fit_movement(
         only: Tags to fit; none = all that the mode asks for.
     Raises:
         BadInput: The corpus lacks a recording that the mode asks for, or has other channels.
+        ResumeMismatch: A recording was fitted there with other settings.
         KeyboardInterrupt: It was asked to stop.
     """
     out, file = Path(out), find_file(config, "configs")
@@ -78,6 +103,7 @@ def fit_movement(
             f"held-out recordings are taken from their {kind} files; --only fits some alone"
         )
     decoders = {}
+    weights = storage.sha256_file(Path(init) / "model.safetensors") if init else ""
     for tag in log.progress(wanted, f"fitting FALCON {task.name}, recordings"):
         session, run = known[tag], out / "fits" / tag
         if session.channels != task.channels:
@@ -85,10 +111,11 @@ def fit_movement(
                 f"{corpus}: session {session.id} has {session.channels} channels, FALCON "
                 f"{task.name} has {task.channels}; prepare it with {task.recipe}"
             )
-        if not (run / "export" / "config.json").is_file():
-            own = [f"data.corpus={corpus}", f"data.session={session.id}"]
-            own += [f"data.fit={split_of(session)}", f"run.name={tag}", f"run.dir={run.parent}"]
-            done = finetune(load_config(TuneConfig, file, [*overrides, *own]), init)
+        own = [f"data.corpus={corpus}", f"data.session={session.id}"]
+        own += [f"data.fit={split_of(session)}", f"run.name={tag}", f"run.dir={run.parent}"]
+        settings = load_config(TuneConfig, file, [*overrides, *own])
+        if not is_fitted(run, settings, weights):
+            done = finetune(settings, init)
             if done["stopped"]:
                 raise KeyboardInterrupt(f"stopped ({done['stopped']}); the same command goes on")
         decoders[tag] = Decodes(export=f"fits/{tag}/export", session=session.id)

@@ -318,7 +318,9 @@ def test_a_recipe_reads_its_set(written, name):
         assert spikes.any()
 
 
-@pytest.mark.parametrize("name", [n for n in EXPECTED if n not in {"falcon_h2_000950", "falcon_b1_001046"}])
+@pytest.mark.parametrize(
+    "name", [n for n in EXPECTED if n not in {"falcon_h2_000950", "falcon_b1_001046"}]
+)
 def test_the_impulse_of_behaviour_is_in_the_bin_of_its_spike(written, name):
     _, _, _, samples = read(name, written(name))
     window = next(

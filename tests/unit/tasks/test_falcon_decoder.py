@@ -20,9 +20,24 @@ TAGS = ["Run1_20201019", "Run2_20201019", "Run1_20201030"]
 FP32 = How(kind="fp32")
 
 
+def fit_of(folder, by: dict[str, Decodes]):
+    write_fitted(folder, Fitted(task="m2", mode="few-shot", decoders=by))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def fit(tmp_path_factory):
     return write_fit(tmp_path_factory.mktemp("falcon") / "fit", "m2")
+
+
+@pytest.fixture(scope="module")
+def shared(fit):
+    """The same exports; the first and the last recording are decoded by one under one scale."""
+    by = read_fitted(fit).decoders
+    folder = fit.parent / "shared"
+    folder.mkdir()
+    (folder / "fits").symlink_to(fit / "fits")
+    return fit_of(folder, {TAGS[0]: by[TAGS[0]], TAGS[1]: by[TAGS[1]], TAGS[2]: by[TAGS[0]]})
 
 
 def served(tag: str, bins: int, seed: int) -> Served:
@@ -32,10 +47,12 @@ def served(tag: str, bins: int, seed: int) -> Served:
 
 
 @pytest.mark.parametrize("how", [FP32, How(keep=False)], ids=["kept", "recomputed"])
-def test_a_batch_of_sessions_and_lengths_is_each_of_them_alone(fit, how):
+def test_a_batch_of_sessions_and_lengths_is_each_of_them_alone(shared, how):
     batch = [served(tag, bins, bins) for tag, bins in zip(TAGS, (30, 12, 25), strict=True)]
-    together, _ = moved(MovementDecoder(fit, how=how), batch)
-    alone = [moved(MovementDecoder(fit, 1, how), [s])[0][0] for s in batch]
+    decoder = MovementDecoder(shared, how=how)
+    together, _ = moved(decoder, batch)
+    assert [group.places for group in decoder.groups] == [[0, 2], [1]]
+    alone = [moved(MovementDecoder(shared, 1, how), [s])[0][0] for s in batch]
     for one, other, recording in zip(together, alone, batch, strict=True):
         assert one.shape == (len(recording.counts), 2)
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -59,17 +76,18 @@ def test_keys_kept_are_the_window_recomputed_until_it_is_full(fit):
     assert not np.allclose(kept[21:], anew[21:], rtol=1e-4, atol=1e-5)
 
 
-def test_a_reset_and_the_end_of_a_trial_forget_what_was(fit):
+def test_a_reset_and_the_end_of_a_trial_forget_what_was(shared):
+    both = [TAGS[0], TAGS[2]]
     counts = np.random.default_rng(0).poisson(2, (8, 2, 96)).astype(np.uint8)
-    continual, trials = (MovementDecoder(fit, how=FP32, trials=t) for t in (False, True))
+    continual, trials = (MovementDecoder(shared, how=FP32, trials=t) for t in (False, True))
     found = {}
     for name, decoder in (("continual", continual), ("trials", trials)):
-        decoder.reset(TAGS[:2])
+        decoder.reset(both)
         for _ in range(4):
             decoder.observe(counts[0])
         decoder.on_done(np.array([1, 0]))  # the first one alone
         found[name] = decoder.predict(counts[1])
-        decoder.reset(TAGS[:2])
+        decoder.reset(both)
         found[f"{name} anew"] = decoder.predict(counts[1])
     assert np.array_equal(found["trials"][0], found["trials anew"][0])
     np.testing.assert_allclose(found["trials"][1], found["continual"][1], rtol=1e-4)
@@ -91,11 +109,6 @@ def test_tags_channels_and_counts_that_cannot_be_are_refused(fit):
     assert decoder.predict(np.zeros((2, 96), np.float64)).shape == (2, 2)
     with pytest.raises(BadInput, match="batch size 0"):
         decoder.set_batch_size(0)
-
-
-def fit_of(folder, by: dict[str, Decodes]):
-    write_fitted(folder, Fitted(task="m2", mode="few-shot", decoders=by))
-    return folder
 
 
 def test_a_recording_that_nothing_was_fitted_for_is_named(tmp_path):

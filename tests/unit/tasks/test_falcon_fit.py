@@ -9,7 +9,7 @@ from dockerfile import instructions
 from falcon_files import MODEL, public_name, write_fit
 from small_corpus import make_recording, write_corpus
 
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.programs.tasks import falcon as program
 from ndt3_dist.tasks.falcon import submission
 from ndt3_dist.tasks.falcon.fitted import read_fitted
@@ -58,6 +58,18 @@ def test_each_recording_is_fitted_and_an_interrupted_fit_goes_on(corpus, tmp_pat
         json.loads((tmp_path / "fits" / t / "config.json").read_text()) for t in (FIRST, OUT)
     ]
     assert [s["data"]["fit"] for s in settings] == ["train", "calibration"]
+
+
+def test_a_fit_with_other_settings_is_not_taken_for_this_one(corpus, tmp_path):
+    def fit(mode, *more):
+        where = TASK, mode, corpus, None, tmp_path
+        return fit_movement(*where, overrides=[*FAST, *more], only=[OUT])
+
+    fit("few-shot")
+    with pytest.raises(ResumeMismatch, match=r"Run1_20201030: .* \(optim differ\)"):
+        fit("few-shot", "optim.lr=1e-5")
+    with pytest.raises(ResumeMismatch, match=r"\(data differ\)"):
+        fit("oracle")
 
 
 def test_zero_shot_takes_the_last_held_in_decoder_and_oracle_other_files(corpus, tmp_path):
