@@ -16,7 +16,7 @@ import numpy as np
 import ndt3_dist
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.local_export import FILES
-from ndt3_dist.config import shipped
+from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.falcon.decoder import How, MovementDecoder
 from ndt3_dist.tasks.falcon.fitted import FILE, read_fitted
@@ -78,7 +78,7 @@ def build_submission(folder: str | Path, out: str | Path) -> list[str]:
     package = Path(ndt3_dist.__file__).parent
     leave = shutil.ignore_patterns("__pycache__", "*.js")
     shutil.copytree(package, out / "ndt3_dist", ignore=leave)
-    shutil.copy(shipped("docker") / "falcon.Dockerfile", out / "Dockerfile")
+    shutil.copy(dockerfile(), out / "Dockerfile")
     shutil.copy(folder / FILE, out / FILE)
     (out / "decode.py").write_text(SCRIPT)
     (out / "requirements.txt").write_text("\n".join([*requirements(), EVALUATOR, ""]))
@@ -89,6 +89,15 @@ def build_submission(folder: str | Path, out: str | Path) -> list[str]:
         out / "files.json", {p.relative_to(out).as_posix(): storage.sha256_file(p) for p in files}
     )
     return lines
+
+
+def dockerfile() -> Path:
+    """docker/falcon.Dockerfile, of a checkout or inside the installed package.
+
+    Beside an installed package there may be another's folder `docker`, so the file itself is sought.
+    """
+    places = PROJECT, Path(ndt3_dist.__file__).parent
+    return next(f for f in (p / "docker" / "falcon.Dockerfile" for p in places) if f.is_file())
 
 
 def requirements() -> list[str]:
