@@ -94,7 +94,7 @@ def build_submission(folder: str | Path, out: str | Path) -> list[str]:
 def dockerfile() -> Path:
     """docker/falcon.Dockerfile, of a checkout or inside the installed package.
 
-    Beside an installed package there may be another's folder `docker`, so the file itself is sought.
+    Beside an installed package there may be another's folder `docker`: the file itself is sought.
     """
     places = PROJECT, Path(ndt3_dist.__file__).parent
     return next(f for f in (p / "docker" / "falcon.Dockerfile" for p in places) if f.is_file())
