@@ -64,11 +64,12 @@ def layout_of(model: NDT3, channels: int) -> Layout:
 
 
 def features_of(model: NDT3, counts: np.ndarray, context: int, stride: int) -> torch.Tensor:
-    """Features of consecutive bins, (bins, width)."""
+    """Features of consecutive bins, (bins, width); stride 0 = as kept streams have them, without
+    gradients, else of windows that give so many bins each."""
     piece = Piece(0, counts, np.full((len(counts), 1), np.nan, np.float32))
     layout, found = layout_of(model, counts.shape[1]), []
-    for tokens, places in passes(model, piece, layout, context, stride):
-        states = model.features(tokens)[tokens.covariate_slot]
+    for features, tokens, places in passes(model, piece, layout, context, stride):
+        states = features[tokens.covariate_slot]
         found += [states[last] for last, _ in places]
     return torch.cat(found)
 

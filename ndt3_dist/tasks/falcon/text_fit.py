@@ -32,9 +32,9 @@ class TextFit:
     """Attributes:
     steps, batch, lr: Of AdamW; a batch is of trials.
     hidden: Width of the head's memory.
-    context, stride: Bins that a feature sees, and that one pass gives; context 0 = the export's
-        window.
-    backbone_lr: Of NDT3's own weights; 0 = they stay.
+    context: Bins that a feature sees; 0 = the export's window.
+    backbone_lr: Of NDT3's own weights; 0 = they stay, and features are those of kept streams.
+    stride: Bins that a window gives where NDT3 learns.
     every: Steps between scores on what is held back.
     held_back: Part of each recording's trials.
     seed: Of weights and batches.
@@ -123,6 +123,7 @@ def train_text(
     device: torch.device,
 ) -> tuple[TextHead, dict]:
     """Train a head, and NDT3 where it is to learn; the best step by characters of `last`."""
+    stride = min(how.stride, context) if how.backbone_lr else 0
     learns, lossy = how.backbone_lr > 0, nn.CTCLoss(blank=BLANK, zero_infinity=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
@@ -135,7 +136,7 @@ def train_text(
 
     def features(trial: Trial) -> torch.Tensor:
         with contextlib.nullcontext() if learns else torch.no_grad():
-            return features_of(model, trial.counts, context, how.stride).float()
+            return features_of(model, trial.counts, context, stride).float()
 
     kept = None if learns else [features(t) for t in log.progress(first, "features, trials")]
     kept_last = None if learns else [features(t) for t in last]

@@ -45,7 +45,7 @@ def test_a_head_is_fitted_and_reads_what_it_has_seen(fitted):
     folder, found = fitted
     assert (found["trials"], found["held_back"]) == (2, 2)
     assert 0 < found["best_step"] <= 30
-    decoder = TextDecoder(folder / "fit", How(keep=False))
+    decoder = TextDecoder(folder / "fit", How(kind="fp32"))
     path = folder / "data" / public_name(TASK, TASK.held_in[0], "calib")
     decoder.reset([path])
     trials = read_trials(TASK, path)
@@ -72,8 +72,16 @@ def test_text_bin_by_bin_is_that_of_the_whole_trial(fitted):
         np.testing.assert_allclose(steps, whole, atol=1e-4)
     kept = TextDecoder(folder / "fit", How(kind="fp32"))
     kept.reset([TASK.held_in[3]])
-    steps = np.concatenate([kept.predict(bin_[None]) for bin_ in counts[:20]])
-    np.testing.assert_allclose(steps, whole[:20], atol=1e-4)
+    steps = np.concatenate([kept.predict(bin_[None]) for bin_ in counts])
+    np.testing.assert_allclose(steps[:20], whole[:20], atol=1e-4)
+    # What the head was fitted to is what it is given, behind the first window, too.
+    kept.reset([TASK.held_in[3]])
+    given = np.concatenate([kept.online.hidden(bin_[None])[0].numpy() for bin_ in counts])
+    with torch.no_grad():
+        anew, rolled = (features_of(model, counts, 20, stride).numpy() for stride in (1, 0))
+    largest = np.abs(anew).max()
+    np.testing.assert_allclose(given, rolled, atol=1e-5 * largest)
+    assert np.abs(anew[21:] - rolled[21:]).max() > 1e-3 * largest
 
 
 def test_ndt3_learns_where_it_is_asked_to_and_else_stays(fitted):
