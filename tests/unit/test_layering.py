@@ -77,6 +77,7 @@ LAZY = {
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},
+    "falcon_challenge": {"tasks/falcon/official.py"},
     "rich": {"cluster/watch/screen.py"},
 }
 """Libraries that only these files import, and never at module level."""
