@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "engines": CORE,
     "upstream": GROUND | {"model", "checkpoint"},
     "evaluate": CORE,
+    "live": CORE | {"evaluate"},
     "train": CORE | {"engines", "upstream", "evaluate"},
     "tune": CORE | {"engines", "evaluate", "train"},
     "pages": CORE | {"evaluate", "train"},
@@ -74,6 +75,7 @@ LAZY = {
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},
+    "pylsl": {"live/lsl.py"},
     "rich": {"cluster/watch/screen.py"},
 }
 """Libraries that only these files import, and never at module level."""
