@@ -146,6 +146,21 @@ class Decoder:
         """Forget all bins that `step` and `observe` have read."""
         self._online.reset()
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `step` and `observe` have left, as arrays for `np.savez`."""
+        return {**self._online.state(), "session": np.array(self.session)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a `state`, to the bit.
+
+        Args:
+            state: Of a decoder of the same export, context, streams and dtype; also as `np.load`
+                opens what `np.savez` wrote.
+        """
+        if "session" in state and str(state["session"]) != self.session:
+            raise BadInput(f"state: of session {state['session']}, this one is {self.session}")
+        self._online.restore(state)
+
     def _bin(self, counts: np.ndarray) -> np.ndarray:
         """Counts of one bin, checked."""
         given = np.asarray(counts)

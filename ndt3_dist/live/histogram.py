@@ -30,9 +30,9 @@ class Histogram:
         wanted, seen = max(math.ceil(part * self.total), 1), 0
         for place, count in enumerate(self.counts):
             seen += count
-            if seen >= wanted:
+            if seen >= wanted and place < ENTRIES - 1:
                 return min(LEAST_MS * RATIO ** (place + 1), self.most_ms)
-        return 0.0
+        return self.most_ms
 
     def summary(self) -> dict[str, float]:
         """p50, p99, p99.9 and max in ms."""

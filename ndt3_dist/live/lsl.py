@@ -7,6 +7,7 @@ last channel has the flags of docs/live.md. LSL itself listens on all networks o
 streams are announced to this machine alone unless the scope says otherwise.
 """
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +20,9 @@ from ndt3_dist.live.quiet import sweep
 from ndt3_dist.live.sockets import SAID
 
 LOOK_S = 1.0
-"""How often one asks whether it is over, and looks for a stream that is not there yet."""
+"""How often one asks whether it is over where no sample comes."""
+POLL_S, OTHERS_S = 0.1, 0.5
+"""Time between two looks for a stream, and in which a second one of its name would answer."""
 KEPT_S = 10
 """Samples that are kept for a receiver, in seconds."""
 RATE_TOLERANCE = 0.01
@@ -101,11 +104,14 @@ class Lsl:
     def _inlet(self, is_over: Callable[[], bool]):
         """The stream of counts, which is waited for."""
         lsl, hello = self.pylsl, self.hello
+        resolver = lsl.ContinuousResolver("name", self.name_in)
         with log.waiting(f"looking for the LSL stream {self.name_in}"):
-            # Two are asked for, so that a second one is noticed.
-            while not (found := lsl.resolve_byprop("name", self.name_in, 2, LOOK_S)):
+            while not resolver.results():
                 if is_over():
                     return None
+                time.sleep(POLL_S)
+        time.sleep(OTHERS_S)
+        found = resolver.results()
         if len(found) > 1:
             hosts = ", ".join(sorted(s.hostname() for s in found))
             raise BadInput(

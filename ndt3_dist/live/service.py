@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ndt3_dist import log, storage
+from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.online import OnlineDecoder, Units
 from ndt3_dist.live import quiet
 from ndt3_dist.live.addresses import Place
@@ -111,7 +112,10 @@ def signals(answers: Answers, stats: str | None, wake: int) -> Iterator[Callable
 
 
 def tell(answers: Answers, stats: str | None) -> None:
-    """Its numbers so far: a line on standard error, and a file."""
-    log.note(answers.tally.text())
+    """Its numbers so far: a file, and a line on standard error. A full disk ends no service."""
     if stats:
-        storage.write_json(stats, answers.tally.values())
+        try:
+            storage.write_json(stats, answers.tally.values())
+        except (OSError, BadInput) as e:
+            log.warn(f"{stats}: cannot be written ({' '.join(str(e).split())})")
+    log.note(answers.tally.text())

@@ -1,6 +1,7 @@
 """Options of `decode.py` that say how a live service behaves, and where its bins come from."""
 
 import argparse
+from pathlib import Path
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.live.addresses import SCOPES, Place
@@ -30,6 +31,8 @@ def live_options(args: argparse.Namespace) -> tuple[Policy, Place] | None:
             if getattr(args, name) is not None:
                 raise BadInput(f"--{name.replace('_', '-')} goes with --serve or --lsl-in")
         return None
+    if args.stats is not None and not Path(args.stats).absolute().parent.is_dir():
+        raise BadInput(f"--stats {args.stats}: expected a file in a local folder that is there")
     if args.recompute:
         raise BadInput("--recompute goes with --recording or --stdin; a service keeps (--cache)")
     if args.serve is None:
