@@ -1,8 +1,9 @@
 """What keeps a process from pausing at a bad moment: its cores, its threads, its garbage.
 
 Threads that wait for each other at the end of a product spin before they sleep. Where another
-process has one of their cores that takes the core from what they wait for, so spinning is cut
-short. Python's collector of garbage is off; what it would find is collected while nothing waits.
+process has one of their cores that keeps the core from what they wait for, so they sleep at once
+(docs/LOG.md). Python's collector of garbage is off; what it would find is collected while nothing
+waits.
 """
 
 import gc
@@ -10,7 +11,7 @@ import os
 
 from ndt3_dist.errors import BadInput
 
-SPIN = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+SPIN = {"GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 """Rounds and ms that threads of GNU's and of Intel's OpenMP spin; what a user has set holds."""
 SWEEP_EVERY = 1000
 """Bins between two collections."""

@@ -80,6 +80,7 @@ def about(decoder: OnlineDecoder, units: Units, answers: Answers) -> dict:
         "fallback": answers.policy.fallback,
         "decay_ms": answers.policy.decay_ms,
         "fill": answers.policy.fill,
+        "process": quiet.described(),
     }
 
 
