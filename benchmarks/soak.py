@@ -37,7 +37,6 @@ from hardware import header, new_result
 
 CHANNELS, DIMS, CONTEXT = 96, 2, 100
 CONFIGS = {"45M": "base_45m_200h", "350M": "big_350m_2kh"}
-TINY = {"layers": 1, "dim": 32, "heads": 1, "feedforward": 16}
 LAST_S = 5.0
 """For which covariates of the last bins are waited for."""
 
@@ -51,7 +50,7 @@ def make_export(folder: str, size: str, rate: float) -> None:
     from ndt3_dist.model.ndt3 import NDT3
     from ndt3_dist.train.pretrain_config import PretrainConfig
 
-    config = ModelConfig(**TINY)
+    config = ModelConfig(layers=1, dim=32, heads=1, feedforward=16)
     if size != "tiny":
         file = find_file(f"{CONFIGS[size]}.yaml", "configs")
         config = load_config(PretrainConfig, file, []).ndt3
