@@ -27,7 +27,7 @@ import numpy as np
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput
 from ndt3_dist.live import quiet
-from ndt3_dist.programs._live_options import add_live_options, live_options
+from ndt3_dist.live.arguments import add_live_options, live_options
 
 
 def main() -> None:
