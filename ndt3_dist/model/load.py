@@ -67,6 +67,21 @@ def read_normalisation(path: str | Path) -> dict:
         raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
 
 
+def read_weights(path: str | Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Weights of an export by name, in its dtype. Raises CheckpointCorrupt where one is damaged."""
+    file = Path(path) / "model.safetensors"
+    try:
+        weights = load_file(str(file), device=str(device))
+    except (SafetensorError, FileNotFoundError, OSError) as e:
+        raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointCorrupt(
+                f"{file}: {name} has values that are not finite; export an earlier step"
+            )
+    return weights
+
+
 def load_model(
     path: str | Path,
     device: torch.device | str = "cpu",
@@ -97,11 +112,7 @@ def load_model(
         config = None if build else check(ModelConfig, values, f"{folder}/config.json: model")
     except BadInput as e:
         raise CheckpointCorrupt(str(e)) from e
-    file = folder / "model.safetensors"
-    try:
-        weights = load_file(str(file), device=str(device))
-    except (SafetensorError, FileNotFoundError, OSError) as e:
-        raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
+    file, weights = folder / "model.safetensors", read_weights(folder, device)
     if config:
         with Unfilled():
             model: Any = NDT3(config)
@@ -113,10 +124,5 @@ def load_model(
     if expected != found:
         wrong = sorted({*expected.items()} ^ {*found.items()})[:3]
         raise CheckpointCorrupt(f"{file}: tensors do not fit config.json, such as {wrong}")
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise CheckpointCorrupt(
-                f"{file}: {name} has values that are not finite; export an earlier step"
-            )
     model.load_state_dict(weights, strict=not build, assign=True)
     return model.to(device).eval()

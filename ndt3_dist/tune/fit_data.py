@@ -13,8 +13,9 @@ from ndt3_dist.data.continuous import (
 )
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.corpus import Corpus
-from ndt3_dist.shards.manifest import Manifest, Session
+from ndt3_dist.shards.manifest import Covariate, Manifest, Session
 from ndt3_dist.tune.tune_config import TuneConfig
+from ndt3_dist.tune.unlabelled import without_labels
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,25 @@ class FitData:
         return replace(self, first=self.undivided, last=[])
 
 
-def read_fit_data(config: TuneConfig) -> FitData:
-    """The fit split of the config's session; BadInput where it is ambiguous or too short."""
+def read_fit_data(
+    config: TuneConfig, session_id: str = "", decoded: list[Covariate] | None = None
+) -> FitData:
+    """The fit split of a session; BadInput where it is ambiguous or too short.
+
+    Args:
+        session_id: Empty = the config's, or the only one that has the split.
+        decoded: Covariates that it is decoded to; its own are then not looked at.
+    """
     corpus = Corpus(config.data.corpus, (config.data.fit,))
-    known = sessions_with(corpus)
-    if not config.data.session and len(known) > 1:
+    known, chosen = sessions_with(corpus), session_id or config.data.session
+    if not chosen and len(known) > 1:
         raise BadInput(
             f"{config.data.corpus}: several sessions have split {config.data.fit}; "
-            f"choose one with data.session=, of {', '.join(known)}"
+            f"choose one with data.session=, or some with data.sessions=, of {', '.join(known)}"
         )
-    session, pieces = read_pieces(corpus, config.data.session or known[0])
+    session, pieces = read_pieces(corpus, chosen or known[0])
+    if decoded is not None:
+        session, pieces = without_labels(session, pieces, decoded)
     if not session.covariates:
         raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
     if config.data.covariates:
@@ -67,7 +77,7 @@ def read_fit_data(config: TuneConfig) -> FitData:
             f"{config.data.val_fraction:.0%} of it and still fill windows of {window} bins"
         )
     for part, found in (("fitted", first), ("held back", last)):
-        if not any(np.isfinite(r.covariates).any() for r in found):
+        if decoded is None and not any(np.isfinite(r.covariates).any() for r in found):
             raise BadInput(
                 f"session {session.id}: no valid covariate in the {part} part of split "
                 f"{config.data.fit}; choose another data.val_fraction or session"

@@ -27,6 +27,9 @@ FIXED = {
     "data.corpus": "it decides what a score means",
     "data.session": "it decides what a score means",
     "data.fit": "it decides what a score means",
+    "data.decodes": "it decides what a score means",
+    "train.objective": "it decides what a score means",
+    "train.wise": "it is chosen when a run has ended, behind the scores that are compared",
     "data.covariates": "it decides what a score means",
     "data.val_fraction": "it decides what a score means",
     "data.sessions": "it decides what a score means",
@@ -83,7 +86,9 @@ class Base:
     @property
     def decides(self) -> str:
         """The metric by which a run chooses its best step."""
-        return "val_r2" if self.kind == "finetune" else self.values["validation"]["metric"]
+        if self.kind == "pretrain":
+            return self.values["validation"]["metric"]
+        return TuneConfig.model_validate(self.values).metric
 
 
 def as_yaml(config: Section) -> str:
@@ -107,7 +112,8 @@ def with_metric(base: Base, space: Space) -> tuple[Base, Space]:
         key = "data.fit" if base.kind == "finetune" else "validation.split"
         raise BadInput(f"{key} is test; a search chooses by it, so expected another split")
     if base.kind == "finetune":
-        refuse_metric(metric, TUNED if base.steps else TUNED[:1])
+        known = TUNED if base.decides == TUNED[0] else (base.decides,)  # no labels, no R2
+        refuse_metric(metric, known if base.steps else TUNED[:1])
     else:
         if not base.values["validation"]["every_steps"]:
             raise BadInput(
