@@ -167,7 +167,8 @@ class OnlineDecoder:
         kept = {name: np.array(bins, np.uint8).reshape(shape) for name, bins in seen.items()}
         if not self.stream:
             return kept
-        return {**self.stream.state(), **kept, "kind": np.array(self.stream.kind)}
+        of_stream = {name: a.copy() for name, a in self.stream.state().items()}  # fp32 is shared
+        return {**of_stream, **kept, "kind": np.array(self.stream.kind)}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from a `state`, to the bit. Raises BadInput where it is another decoder's."""

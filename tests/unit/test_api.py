@@ -111,27 +111,6 @@ def test_bins_that_arrive_are_decoded_as_all_at_once(which, corpus, request):
         decoder.step(np.full(40, 0.5))
 
 
-def test_several_exports_give_the_mean_of_their_predictions(export, read_out, corpus, tmp_path):
-    spikes = ndt3_dist.open_corpus(corpus, "test").session("t-S-03").spikes[:30]
-    both = ndt3_dist.open_decoder([export, read_out], context=20, dtype="fp32")
-    each = [ndt3_dist.open_decoder(e, context=20, dtype="fp32") for e in (export, read_out)]
-    one, two = (decoder.decode(spikes) for decoder in each)
-    np.testing.assert_allclose(both.decode(spikes), (one + two) / 2, rtol=1e-5, atol=1e-6)
-    steps = np.stack([both.step(counts) for counts in spikes[:10]])
-    alone = np.stack([[d.step(counts) for d in each] for counts in spikes[:10]])
-    np.testing.assert_allclose(steps, alone.mean(1), rtol=1e-5, atol=1e-6)
-    both.reset()
-    both.observe(spikes[0])
-    np.testing.assert_array_equal(both.step(spikes[1]), steps[1])
-    with pytest.raises(BadInput, match="features of 2 exports have no mean"):
-        both.embed(spikes)
-    other = ndt3_dist.fit(corpus, "t-S-03", export, out=tmp_path / "y", covariates=["y"], **SHORT)
-    with pytest.raises(BadInput, match="fitted to one session"):
-        ndt3_dist.open_decoder([export, other])
-    with pytest.raises(BadInput, match="no export"):
-        ndt3_dist.open_decoder([])
-
-
 @pytest.mark.parametrize(("which", "dtype"), [("export", "bf16"), ("read_out", "fp32")])
 def test_a_decoder_goes_on_from_what_was_saved_to_the_bit(which, dtype, corpus, request, tmp_path):
     path = request.getfixturevalue(which)
@@ -172,6 +151,31 @@ def test_a_decoder_goes_on_from_what_was_saved_to_the_bit(which, dtype, corpus, 
     with pytest.raises(BadInput, match="state: no keys"):
         one.restore({k: v for k, v in state.items() if k != "0.keys"})
     np.testing.assert_array_equal(one.step(spikes[0]), kept)  # nothing of them was taken
+
+
+def test_several_exports_give_the_mean_of_their_predictions(export, read_out, corpus, tmp_path):
+    spikes = ndt3_dist.open_corpus(corpus, "test").session("t-S-03").spikes[:30]
+    both = ndt3_dist.open_decoder([export, read_out], context=20, dtype="fp32")
+    each = [ndt3_dist.open_decoder(e, context=20, dtype="fp32") for e in (export, read_out)]
+    one, two = (decoder.decode(spikes) for decoder in each)
+    np.testing.assert_allclose(both.decode(spikes), (one + two) / 2, rtol=1e-5, atol=1e-6)
+    steps = np.stack([both.step(counts) for counts in spikes[:10]])
+    alone = np.stack([[d.step(counts) for d in each] for counts in spikes[:10]])
+    np.testing.assert_allclose(steps, alone.mean(1), rtol=1e-5, atol=1e-6)
+    both.reset()
+    both.observe(spikes[0])
+    np.testing.assert_array_equal(both.step(spikes[1]), steps[1])
+    saved, after = both.state(), both.step(spikes[2])
+    both.reset()
+    both.restore(saved)
+    np.testing.assert_array_equal(both.step(spikes[2]), after)
+    with pytest.raises(BadInput, match="features of 2 exports have no mean"):
+        both.embed(spikes)
+    other = ndt3_dist.fit(corpus, "t-S-03", export, out=tmp_path / "y", covariates=["y"], **SHORT)
+    with pytest.raises(BadInput, match="fitted to one session"):
+        ndt3_dist.open_decoder([export, other])
+    with pytest.raises(BadInput, match="no export"):
+        ndt3_dist.open_decoder([])
 
 
 def test_features_are_what_the_model_has_at_each_layer(export, corpus):
