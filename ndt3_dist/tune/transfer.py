@@ -62,7 +62,9 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
     updates: set[str] = set()
     if init and not scratch:
         new = copy_weights(init, model, config.transfer)
-        freeze(model, frozen)
+        # Without a label it has no gradient, and weight decay alone would move it.
+        idle = [] if config.has_labels or config.data.replay.sessions else ["covariates"]
+        freeze(model, [*frozen, *idle])
         if rank:
             updates = add_low_rank(model, rank, config.lora.alpha)
         if not any(p.requires_grad for p in model.parameters()):

@@ -56,7 +56,7 @@ def base_of(values: dict, overrides: list[str]) -> Base:
         set_key(values, key, parse_scalar(text, key))
     config = check(PretrainConfig, values, "the config")
     check(Ndt1Config, config.model.model_dump(mode="json"), "model")
-    return Base(KIND, config.model_dump(mode="json"))
+    return Base(KIND, config.model_dump(mode="json"), PretrainConfig)
 
 
 def check_search(base: Base, space: Space) -> None:
