@@ -138,8 +138,9 @@ def shape_line(found: tuple, wanted: tuple, dataset: Dataset) -> str:
 def in_another_order(rates: np.ndarray, spikes: np.ndarray) -> bool:
     """Whether units have each other's mean counts."""
     counts = np.nanmean(spikes, axis=(0, 1), dtype=np.float64)
+    means = np.asarray(rates.mean(axis=(0, 1), dtype=np.float64))
     usable = counts > 0
-    x = np.log(np.maximum(rates.mean(axis=(0, 1), dtype=np.float64)[usable], 1e-9))
+    x = np.log(np.maximum(means[usable], 1e-9))
     y = np.log(counts[usable])
     if len(x) < 4:
         return False
