@@ -46,7 +46,7 @@ def made(tmp_path_factory):
     options = config_for(data, folder / "x").model.model_dump(mode="json")
     for number in range(4):
         torch.manual_seed(number)
-        weights = dict(build(options).named_parameters())
+        weights = build(options).state_dict()
         path = folder / f"runs/trials/{number:04d}/seed0/export/masked.safetensors"
         save_weights(path, weights, options, {"val_loss": 1.0}, data.fingerprint)
     return folder, data
@@ -207,7 +207,7 @@ def published(path, monkeypatch, embed=0, **model):
     import types
 
     module = types.ModuleType("yacs.config")
-    module.CfgNode = CfgNode
+    vars(module)["CfgNode"] = CfgNode
     monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
     monkeypatch.setitem(sys.modules, "yacs.config", module)
     monkeypatch.setattr(CfgNode, "__module__", "yacs.config")

@@ -67,6 +67,8 @@ def test_velocity_is_lagged_and_masked_where_there_is_none(folders):
     row = np.flatnonzero(session.splits == "val")[0]
     start = session.trials["move_onset_time"][row] / 1e6 - 250 + 100
     at = int(np.ceil(start / 5)) * 5 + 5 * np.arange(140)
+    assert session.velocity is not None
+    assert session.velocity_ms is not None
     ms = session.velocity_ms.searchsorted(at)
     close = session.velocity[ms]  # smooth: the filter changes little of it
     found = target["eval_behavior"][0]
