@@ -2,10 +2,12 @@
 
 Each bin is predicted from at most `context` bins that end with it. With a stride of k a forward
 pass gives its last k bins, so that a bin sees between context - k + 1 and context bins (fewer at
-the start of a piece); a stride of 1 is decoding bin by bin.
+the start of a piece); a stride of 1 is decoding bin by bin. A masked model sees both directions, so
+that each of its windows decodes the one bin that it ends with, whatever the stride.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -76,7 +78,7 @@ def slide(
     Returns:
         Covariates in units of the session's scale, (bins, dims) float32; and the expected count of
         each channel given all that came before, channels of earlier patches of its own bin
-        included, (bins, channels) float32, or None.
+        included (masked: none of its own bin), (bins, channels) float32, or None.
     """
     bins, dims = len(piece), layout.dims
     predicted = np.empty((bins, dims), np.float32)
@@ -87,6 +89,8 @@ def slide(
         flat = model.covariate_out(states)[:, 0].float().cpu().numpy()
         width = 0 if hidden is None else hidden.shape[1]
         wide = states.float().cpu().numpy().reshape(-1, width) if width else states
+        if with_rates and model.masked:
+            features = model.features(without_newest(tokens, places, layout))
         counts = expected_counts(model, features, tokens, layout) if with_rates else None
         for last, there in places:
             predicted[there] = flat.reshape(-1, dims)[last] if dims else 0
@@ -125,6 +129,7 @@ def passes(
     """Sliding windows over a piece, some at a time, as tokens on the model's device."""
     if not 1 <= stride <= context:
         raise BadInput(f"stride {stride}: expected 1 to the context of {context} bins")
+    stride = 1 if model.masked else stride
     bins, device = len(piece), next(model.parameters()).device
     ends = [min(start + stride, bins) for start in range(0, bins, stride)]
     with log.counting("decoding", bins, unit="bins") as step:
@@ -138,6 +143,14 @@ def passes(
                 places.append((slice(done - fresh, done), slice(end - fresh, end)))
             yield PackedTokens.from_numpy(lists.pack(), device), places
             step.add(places[-1][1].stop - step.done)
+
+
+def without_newest(tokens: PackedTokens, places: Places, layout: Layout) -> PackedTokens:
+    """The tokens of a pass, those of each window's newest bins hidden."""
+    hidden = torch.zeros(len(tokens.spike_slot) // len(layout.real), len(layout.real))
+    for last, _ in places:
+        hidden[last] = 1
+    return replace(tokens, spike_hidden=hidden.bool().flatten().to(tokens.time.device))
 
 
 def expected_counts(

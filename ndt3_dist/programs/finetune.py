@@ -47,7 +47,8 @@ def main() -> None:
     if result["stopped"]:
         log.say(f"stopped ({result['stopped']}); the same command goes on")
         return
-    how = f"best step {result['best_step']} of {result['steps']}, R2 {result['r2_val']:.4f}"
+    score = "R2" if result["metric"] == "val_r2" else "bits per spike"
+    how = f"best step {result['best_step']} of {result['steps']}, {score} {result['best']:.4f}"
     where = f"on the held-back part; export at {result['export']}"
     if not result["steps"]:
         how, where = f"no step, R2 {result['r2_val']:.4f}", where.replace("part", "folds")

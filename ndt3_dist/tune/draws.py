@@ -6,6 +6,7 @@ import numpy as np
 
 from ndt3_dist.data.order import Cursor, generator
 from ndt3_dist.data.stream import Rows, Share, Step
+from ndt3_dist.model.objective.masking import draw_hidden
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.tune.fit_data import FitData
 
@@ -36,7 +37,7 @@ class Draws:
         while True:
             draw = generator("windows", self.seed, cursor.position + 1)
             arrays, starts = draw_windows(self.data, self.layout, self.config, self.batch, draw)
-            counts = arrays["spike_channels"].sum(), arrays["covariate_valid"].sum()
+            counts = spike_targets(arrays, self.config), arrays["covariate_valid"].sum()
             totals = np.array([self.batch, len(arrays["time"]), *counts])
             share(totals, [])
             cursor = Cursor(cursor.position + 1, cursor.samples_seen + self.batch)
@@ -64,6 +65,14 @@ class Draws:
         return []
 
 
+def spike_targets(arrays: dict[str, np.ndarray], model) -> int:
+    """Channels and bins of packed windows that a model is to predict."""
+    channels = arrays["spike_channels"]
+    return int(
+        channels[arrays["spike_hidden"]].sum() if model.objective == "masked" else channels.sum()
+    )
+
+
 def draw_windows(data: FitData, layout: Layout, model, count: int, draw) -> tuple[dict, np.ndarray]:
     """Packed arrays of `count` windows at random starts, and their first bins."""
     room = np.array([len(r) - data.window + 1 for r in data.first])
@@ -72,6 +81,9 @@ def draw_windows(data: FitData, layout: Layout, model, count: int, draw) -> tupl
         number = int(np.searchsorted(np.cumsum(room), pick, side="right"))
         start = pick - int(room[:number].sum())
         sample = data.first[number].window(start, start + data.window)
-        lists.add(*tokenise(sample, layout, model))
+        hidden = None
+        if model.objective == "masked":
+            hidden = draw_hidden(data.window, len(layout.real), model, draw)
+        lists.add(*tokenise(sample, layout, model, hidden=hidden))
         starts.append(data.first[number].start_bin + start)
     return lists.pack(), np.array(starts)

@@ -29,6 +29,7 @@ from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate.session import seen_lines
 from ndt3_dist.model.load import read_export_config, read_normalisation
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.train.loop import Loop
@@ -61,13 +62,14 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False, until:
         scratch: Start from random weights (always so without `init`).
         until: Stop behind this step, saved, as if asked to; 0 = go to the end.
     Returns:
-        run, export, best_step, r2_val, steps, seconds, and stopped: who was asked to end it before
-        its end, in which case there is no export yet.
+        run, export, best_step, metric (what decided it) and best (its value), r2_val (the same
+        where that is R2, else NaN), steps, seconds, and stopped: who was asked to end it before its
+        end, in which case there is no export yet.
     """
     path = Path(config.run.dir) / config.run.name
     data = read_fit_data(config)
     with log.waiting(f"loading {init}" if init else "making the model"):
-        model, new = start_model(config, init, scratch)
+        model, new = start_model(config, init, scratch, data.session)
     if init and read_normalisation(init)["bin_size_ms"] != data.manifest.bin_size_ms:
         raise BadInput(
             f"{init} was trained on bins of {read_normalisation(init)['bin_size_ms']:g} ms, "
@@ -108,11 +110,13 @@ def fit_and_export(
         best, weights, stopped = fit(config, model, new, data, config.train.steps, path, until)
     else:
         weights = {name: p.detach() for name, p in model.named_parameters()}
-        best, stopped = Best("val_r2"), ""
+        best, stopped = Best(metric_of(model.config)), ""
     if start is not None and not stopped:
         log.say(f"again on all {sum(map(len, data.undivided))} bins, for {best.step} steps")
         _, weights, stopped = fit(config, start, new, data.whole(), best.step, path / "refit")
-    fields = {"run": str(path), "best_step": best.step, "r2_val": best.value}
+    r2 = best.value if best.metric == "val_r2" else math.nan
+    fields = {"run": str(path), "best_step": best.step, "r2_val": r2}
+    fields |= {"metric": best.metric, "best": best.value}
     fields |= {"steps": config.train.steps, "stopped": stopped}
     if stopped:
         return {**fields, "export": "", "seconds": round(time.perf_counter() - began, 1)}
@@ -135,9 +139,9 @@ def fit_and_export(
     decoder.load_state_dict(weights)
     readout, r2 = fit_readout(decoder, data, config.readout)
     if r2 is not None:
-        fields["r2_val"] = r2
+        fields["r2_val"] = fields["best"] = r2
     described = describe_export(model.config, weights, "fp32", trained)
-    norms = normalisation(data.manifest, [data.session])
+    norms = normalisation(data.manifest, [data.session], model.config.context)
     write_export(folder.export, weights, described, norms, readout)
     folder.ended()
     seconds = round(time.perf_counter() - began, 1)
@@ -170,9 +174,10 @@ def fit(
     scales, seed = rate_scales(model, config.optim.layer_decay, new), config.run.seed
     engine = PlainEngine(model, as_run.optim, config.train.precision, seed, device, scales)
     start = newest(path, log.warn)
-    state = RunState(Best("val_r2"))
+    metric = metric_of(model.config)
+    state = RunState(Best(metric))
     if start:
-        state = RunState.of("val_r2", start.meta, Cursor(**start.stream["place"]))
+        state = RunState.of(metric, start.meta, Cursor(**start.stream["place"]))
         restore(engine, start, bool(state.best.step))
         log.say(f"{path}: goes on behind step {state.step}")
     remove_remnants(path)
@@ -196,8 +201,9 @@ def fit(
         )
     if validation and not state.best.step and not stop.agreed:
         raise BadInput(
-            f"session {data.session.id}: R2 of the held-back part was never a number; its "
-            "covariates are constant there, choose another data.val_fraction"
+            f"session {data.session.id}: {metric} of the held-back part was never a number; its "
+            f"{'covariates are constant' if metric == 'val_r2' else 'channels are silent'} there, "
+            "choose another data.val_fraction"
         )
     return state.best, engine.best or engine.optimizer.snapshot(), stop.agreed
 
@@ -213,12 +219,18 @@ def restore(engine: PlainEngine, start: Checkpoint, has_best: bool) -> None:
             engine.best[name] = kept.view_as(master).to(master.device)
 
 
+def metric_of(model: ModelConfig) -> str:
+    """What decides the best step: R2, or where covariates cost nothing how well counts are told."""
+    return "val_r2" if model.covariate_weight else "val_bits_per_spike"
+
+
 def loop_config(
     config: TuneConfig, model: NDT3, steps: int, is_scored: bool, path: Path
 ) -> PretrainConfig:
     """The settings of a fine-tune in the words of the loop."""
     train, optim = config.train, config.optim.model_dump(exclude={"layer_decay"})
-    scored = {"every_steps": train.eval_every, "patience": train.patience, "metric": "val_r2"}
+    metric = metric_of(model.config)
+    scored = {"every_steps": train.eval_every, "patience": train.patience, "metric": metric}
     return PretrainConfig.model_validate(
         {
             "run": {"dir": str(path.parent), "name": path.name, "seed": config.run.seed},

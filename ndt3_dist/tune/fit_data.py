@@ -54,6 +54,7 @@ def read_fit_data(config: TuneConfig) -> FitData:
             f"choose one with data.session=, of {', '.join(known)}"
         )
     session, pieces = read_pieces(corpus, config.data.session or known[0])
+    is_labelled = config.train.covariate_weight != 0
     if not session.covariates:
         raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
     if config.data.covariates:
@@ -67,7 +68,7 @@ def read_fit_data(config: TuneConfig) -> FitData:
             f"{config.data.val_fraction:.0%} of it and still fill windows of {window} bins"
         )
     for part, found in (("fitted", first), ("held back", last)):
-        if not any(np.isfinite(r.covariates).any() for r in found):
+        if is_labelled and not any(np.isfinite(r.covariates).any() for r in found):
             raise BadInput(
                 f"session {session.id}: no valid covariate in the {part} part of split "
                 f"{config.data.fit}; choose another data.val_fraction or session"

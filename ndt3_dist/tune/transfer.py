@@ -14,16 +14,21 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.objective.identities import TABLE, grown, knowing
 from ndt3_dist.model.space_ids import SpaceIds
+from ndt3_dist.shards.manifest import Session
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.tune.lora import add_low_rank
 from ndt3_dist.tune.parts import check_parts, freeze, part_of, parts_table
 from ndt3_dist.tune.tune_config import TuneConfig
 
+WEIGHTS = {"spike_weight", "covariate_weight"}
 CHANGES = {"channels_per_token", "max_channels", "behavior_dim", "context_tokens"}
 
 
-def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[NDT3, set[str]]:
+def start_model(
+    config: TuneConfig, init: str | None, scratch: bool, session: Session | None = None
+) -> tuple[NDT3, set[str]]:
     """The model to fit, and which of its own weights are new.
 
     New weights depend on the seed alone. From scratch all are new: nothing is frozen then, and
@@ -32,6 +37,8 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
     Args:
         init: Export to start from; None = the config's own `model` section.
         scratch: Take only the architecture of `init`.
+        session: That it is fitted to; identities that the export does not know begin as the mean
+            of their kind.
     Returns:
         The model with frozen parts and low-rank updates, and the names of new parameters, the
         updates left out.
@@ -55,10 +62,12 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
             "nothing to start from: give --init EXPORT, or a config with a model section"
         )
     changes = config.transfer.model_dump(include=CHANGES, exclude_none=True)
-    values = {**values, **changes, "dropout": config.train.dropout}
+    weights = config.train.model_dump(include=WEIGHTS, exclude_none=True)
+    values = {**values, **changes, **weights, "dropout": config.train.dropout}
     torch.manual_seed(seed_of("weights", config.run.seed))
     where = f"{init} with {', '.join(f'transfer.{k}={v}' for k, v in changes.items())}"
-    model = NDT3(check(ModelConfig, values, where if init and changes else init or "model"))
+    options = check(ModelConfig, values, where if init and changes else init or "model")
+    model = NDT3(knowing(options, [session] if session else []))
     updates: set[str] = set()
     if init and not scratch:
         new = copy_weights(init, model, config.transfer)
@@ -89,6 +98,8 @@ def copy_weights(init: str, model: NDT3, transfer: TuneConfig.Transfer) -> set[s
     new, unfit = set(), {}
     for name, parameter in model.named_parameters():
         weight = weights[name]
+        if name == TABLE:
+            weight = grown(weight, source.config.identities, model.config.identities)
         if part_of(name) in transfer.reinit:
             new.add(name)
         elif weight.shape != parameter.shape:

@@ -90,6 +90,11 @@ class TuneConfig(Section):
         precision: Literal["bf16", "fp32"] = "bf16"
         dropout: float = Field(default=0.1, ge=0, lt=1)
         """Replaces the dropout of the export's config."""
+        spike_weight: float | None = Field(default=None, ge=0)
+        """Weight of the spike loss; null = the export's. 0 = covariates alone are fitted to."""
+        covariate_weight: float | None = Field(default=None, ge=0)
+        """Weight of the covariate loss; null = the export's. 0 = a fit without labels: covariates
+        may be unknown, and bits per spike of the held-back part decide the best step."""
 
     run: RunConfig
     data: TuneDataConfig
@@ -108,4 +113,6 @@ class TuneConfig(Section):
                 f"train.steps {self.train.steps} and readout.history {self.readout.history}: "
                 "expected steps or a readout, and not both"
             )
+        if self.train.spike_weight == self.train.covariate_weight == 0:
+            raise ValueError("train.spike_weight and train.covariate_weight are 0: nothing to fit")
         return self
