@@ -2,7 +2,8 @@
 
 Every bin is decoded from its causal context with a sliding window. R2 is variance-weighted over
 dimensions in raw units (FALCON's definition); r2_uniform averages dimensions, r2_flat takes all
-values as one vector (NDT3's own). Bits per spike are those of the spike head over mean rates.
+values as one vector (NDT3's own). Bits per spike are those of the spike head over mean rates; with
+--held-out also those of an array's channels, which a masked model predicts from all other channels.
 
 Example:
     python launch/evaluate.py --model runs/tune_demo/export --corpus corpora/demo/corpus
@@ -40,6 +41,13 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
     parser.add_argument(
         "--stride", type=int, default=0, help="bins decoded by one pass (0: 10; 1: as decode.py)"
+    )
+    parser.add_argument(
+        "--held-out",
+        action="append",
+        default=[],
+        metavar="ARRAY",
+        help="array that masked models predict from the others (co_bits_per_spike)",
     )
     parser.add_argument(
         "--refuse-seen",
@@ -86,6 +94,7 @@ def main() -> None:
             folds=args.folds,
             context=args.context,
             stride=args.stride,
+            held_out=args.held_out,
         )
         seen += bool(result["seen"])
         ridge = f"ridge, {result['history']} bins, penalty {result['penalty']:.3g}"
