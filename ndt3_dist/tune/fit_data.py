@@ -55,8 +55,11 @@ def read_fit_data(config: TuneConfig) -> FitData:
         )
     session, pieces = read_pieces(corpus, config.data.session or known[0])
     is_labelled = config.train.covariate_weight != 0
-    if not session.covariates:
-        raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
+    if is_labelled and not session.covariates:
+        raise BadInput(
+            f"session {session.id} has no covariates to fit a decoder to; train.covariate_weight=0 "
+            "fits to its counts alone"
+        )
     if config.data.covariates:
         session, pieces = choose_covariates(session, pieces, config.data.covariates)
     window = corpus.manifest.window_bins

@@ -1,5 +1,6 @@
 """Scores of the last part of a fit split, which is held back (`train.run.Validator`)."""
 
+import math
 import time
 from typing import Any
 
@@ -31,7 +32,10 @@ class HeldBack:
                 for r in self.data.last
             ]
         rates = np.concatenate([rates for _, rates in found if rates is not None])
-        r2 = r2_scores(self.truth, np.concatenate([predicted for predicted, _ in found]))
+        predicted = np.concatenate([predicted for predicted, _ in found])
+        r2 = {"r2": math.nan, "r2_uniform": math.nan}
+        if self.truth.size:
+            r2 = r2_scores(self.truth, predicted)
         return {
             "val_r2": r2["r2"],
             "val_r2_uniform": r2["r2_uniform"],
