@@ -80,14 +80,13 @@ class Decoder:
     def layers(self) -> int:
         return self._opened.model.config.layers
 
-    def decode(self, counts: np.ndarray, stride: int = 1) -> np.ndarray:
+    def decode(self, counts: np.ndarray, stride: int = 0) -> np.ndarray:
         """Covariates of consecutive bins; each depends on its own counts and earlier ones alone.
 
         Args:
             counts: Whole numbers of spikes, (bins, channels).
-            stride: Bins that one pass of the model predicts. 1 = every bin has the whole context,
-                as in `launch/decode.py`; 10, as in `launch/evaluate.py`, is about ten times as
-                fast, and a bin sees up to 9 bins less.
+            stride: 0 = each bin is computed once, as `step` and `launch/evaluate.py` do; else bins
+                that one pass over a window predicts (`evaluate.decode`).
         Returns:
             (bins, dims) float32, in the units of the recording.
         """
@@ -96,7 +95,7 @@ class Decoder:
         found, _ = predict(opened.model, piece, *where, readout=opened.readout)
         return (found * self._units.scale).astype(np.float32)
 
-    def embed(self, counts: np.ndarray, layer: int = -1, stride: int = 1) -> np.ndarray:
+    def embed(self, counts: np.ndarray, layer: int = -1, stride: int = 0) -> np.ndarray:
         """Features of consecutive bins; each depends on its own counts and earlier ones alone.
 
         Of a bin it is the mean over the slots that its covariates are read from.
@@ -123,12 +122,13 @@ class Decoder:
         opened, (streams, dtype) = self._opened, self._live
         filters = opened.readout.filters if opened.readout else None
         where = opened.model, opened.layout, self.context
-        return OnlineDecoder(*where, True, filters, dtype, streams)
+        return OnlineDecoder(*where, opened.model.keeps, filters, dtype, streams)
 
     def step(self, counts: np.ndarray) -> np.ndarray:
         """Covariates of the next bin, as it arrives: what earlier bins left is kept, nothing anew.
 
-        As `launch/decode.py --cache`: equal to `decode` until the context is full.
+        As `launch/decode.py --cache`: equal to `decode` until the context is full. Masked models
+        and those with identities can keep nothing: each window is run anew, in fp32.
 
         Args:
             counts: (channels,), or where several streams were asked for (streams, channels).

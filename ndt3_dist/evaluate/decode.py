@@ -1,9 +1,13 @@
-"""Decode covariates with a sliding causal context, as online.
+"""Decode covariates with a sliding causal context, as online, in one of two ways.
 
-Each bin is predicted from at most `context` bins that end with it. With a stride of k a forward
-pass gives its last k bins, so that a bin sees between context - k + 1 and context bins (fewer at
-the start of a piece); a stride of 1 is decoding bin by bin. A masked model sees both directions, so
-that each of its windows decodes the one bin that it ends with, whatever the stride.
+With a stride of 0 each bin is computed once, and attention reaches over the `context` bins that end
+with it, as in a stream that keeps keys and values (`evaluate.rolling`).
+
+With a stride of k windows are run anew: a forward pass gives its last k bins, so that a bin sees
+between context - k + 1 and context bins (fewer at the start of a piece) and nothing before them; a
+stride of 1 is decoding bin by bin without keeping anything, at `context` times the work. A masked
+model sees both directions, so that each of its windows decodes the one bin that it ends with,
+whatever the stride.
 """
 
 from collections.abc import Iterator
@@ -15,24 +19,19 @@ import torch
 from ndt3_dist import log
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput
+from ndt3_dist.evaluate.rolling import roll
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.readout import Readout
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 
 WINDOWS_PER_PASS = 16
-STRIDE = 10
-"""Bins that a window decodes, unless there are very many."""
-MANY_WINDOWS = 600
-"""So many windows are decoded at that stride; of more bins each window decodes more."""
+ANEW = 10
+"""Stride where nothing can be kept: of models with identities, and in sessions without covariates,
+whose windows end with a dummy."""
 
 
-def stride_for(bins: int, context: int) -> int:
-    """Bins that a window decodes, so that the work for many bins is bounded: 10 to `context`."""
-    return min(context, max(STRIDE, bins // MANY_WINDOWS))
-
-
-def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int) -> np.ndarray:
+def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int = 0) -> np.ndarray:
     """Covariates of every bin of a piece, (bins, dims) float32; arguments as in `slide`."""
     return slide(model, piece, layout, context, stride)[0]
 
@@ -42,7 +41,7 @@ def predict(
     piece: Piece,
     layout: Layout,
     context: int,
-    stride: int,
+    stride: int = 0,
     with_rates: bool = False,
     readout: Readout | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -61,7 +60,7 @@ def slide(
     piece: Piece,
     layout: Layout,
     context: int,
-    stride: int,
+    stride: int = 0,
     with_rates: bool = False,
     hidden: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -71,7 +70,7 @@ def slide(
         model: In evaluation mode.
         piece: Consecutive bins; its covariates are never shown to the model.
         context: Bins a prediction may see, its own included.
-        stride: Bins predicted by one pass.
+        stride: Bins predicted by one pass; 0 = keep what earlier bins gave.
         with_rates: Also predict the spikes.
         hidden: Filled, where it is given, with the hidden states that the covariates of each bin
             are read from, (bins, dims * width) float32.
@@ -83,8 +82,7 @@ def slide(
     bins, dims = len(piece), layout.dims
     predicted = np.empty((bins, dims), np.float32)
     rates = np.empty_like(piece.spikes, dtype=np.float32) if with_rates else None
-    for tokens, places in passes(model, piece, layout, context, stride):
-        features = model.features(tokens)
+    for features, tokens, places in passes(model, piece, layout, context, stride):
         states = features[tokens.covariate_slot]
         flat = model.covariate_out(states)[:, 0].float().cpu().numpy()
         width = 0 if hidden is None else hidden.shape[1]
@@ -111,8 +109,8 @@ def embed(
     its spikes and nothing later, (bins, width) float32; other arguments as in `slide`.
     """
     found = np.empty((len(piece), model.config.dim), np.float32)
-    for tokens, places in passes(model, piece, layout, context, stride):
-        states = model.features(tokens, layers)[tokens.covariate_slot].float()
+    for features, tokens, places in passes(model, piece, layout, context, stride, layers):
+        states = features[tokens.covariate_slot].float()
         of_bins = states.reshape(-1, max(layout.dims, 1), found.shape[1]).mean(1).cpu().numpy()
         for last, there in places:
             found[there] = of_bins[last]
@@ -124,13 +122,25 @@ Places = list[tuple[slice, slice]]
 
 
 def passes(
-    model: NDT3, piece: Piece, layout: Layout, context: int, stride: int
-) -> Iterator[tuple[PackedTokens, Places]]:
-    """Sliding windows over a piece, some at a time, as tokens on the model's device."""
-    if not 1 <= stride <= context:
-        raise BadInput(f"stride {stride}: expected 1 to the context of {context} bins")
-    stride = 1 if model.masked else stride
-    bins, device = len(piece), next(model.parameters()).device
+    model: NDT3,
+    piece: Piece,
+    layout: Layout,
+    context: int,
+    stride: int,
+    layers: int | None = None,
+) -> Iterator[tuple[torch.Tensor, PackedTokens, Places]]:
+    """Features (`NDT3.features`) of a piece, some bins at a time, and of which tokens they are."""
+    if not 0 <= stride <= context:
+        raise BadInput(f"stride {stride}: expected 0, or 1 to the context of {context} bins")
+    if model.masked:
+        stride = 1
+    elif not stride and not (layout.dims and model.keeps):
+        stride = min(ANEW, context)
+    if stride == 0:
+        for features, tokens, there in roll(model, piece, layout, context, layers):
+            yield features, tokens, [(slice(None), there)]
+        return
+    bins, device = len(piece), model.space.weight.device
     ends = [min(start + stride, bins) for start in range(0, bins, stride)]
     with log.counting("decoding", bins, unit="bins") as step:
         for first in range(0, len(ends), WINDOWS_PER_PASS):
@@ -141,7 +151,8 @@ def passes(
                 fresh = end - (end - 1) // stride * stride
                 done += end - start
                 places.append((slice(done - fresh, done), slice(end - fresh, end)))
-            yield PackedTokens.from_numpy(lists.pack(), device), places
+            tokens = PackedTokens.from_numpy(lists.pack(), device)
+            yield model.features(tokens, layers), tokens, places
             step.add(places[-1][1].stop - step.done)
 
 

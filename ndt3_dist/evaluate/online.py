@@ -1,7 +1,7 @@
 """Decode a session as it arrives: one bin of counts in, one prediction out.
 
 Two ways to bound what a prediction sees to `context` bins. Recomputing runs the window anew for
-every bin: it is what `decode` does, and `launch/evaluate.py` scores, with a stride of 1.
+every bin, as `evaluate.decode` does with a stride of 1.
 Keeping keys and values (`model.streaming`) computes the new bin alone: equal until the window is
 full, afterwards as upstream decodes.
 """

@@ -11,7 +11,7 @@ from ndt3_dist.checkpoint import lineage
 from ndt3_dist.data.continuous import Piece, choose_covariates, read_pieces, sessions_with
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.cosmooth import channels_of, cosmooth
-from ndt3_dist.evaluate.decode import STRIDE, predict
+from ndt3_dist.evaluate.decode import predict
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.evaluate.predictions import mean_of
 from ndt3_dist.evaluate.ridge import FOLDS, HISTORIES, fit_ridge
@@ -204,7 +204,7 @@ def evaluate(
         history: Bins of history of the ridge; 0 = as many as do best, of `ridge.HISTORIES`.
         folds: Contiguous parts of `fit_split`, held back in turn to choose penalty and history.
         context: Bins that a prediction sees; 0 = a corpus window.
-        stride: Bins decoded by one pass; 0 = 10, or the context where that is shorter.
+        stride: As in `evaluate.decode`: 0 = each bin is computed once.
         held_out: Arrays that masked exports are to predict from all others (`evaluate.cosmooth`).
     Returns:
         session, bin_ms, context, seen (what is warned of), dims (names with units), history and
@@ -219,11 +219,10 @@ def evaluate(
         raise BadInput(f"an export is called {reserved.pop()}, as a row of ours is; rename it")
     data = read_test_data(corpus, session, split)
     context = context or data.manifest.window_bins
-    stride = stride or min(STRIDE, context)
     if history < 0 or folds < 2:
         raise BadInput(f"history {history}, folds {folds}: expected at least 0, and at least 2")
-    if not 1 <= stride <= context:
-        raise BadInput(f"--stride {stride}: expected 1 to the context of {context} bins")
+    if not 0 <= stride <= context:
+        raise BadInput(f"--stride {stride}: expected 0, or 1 to the context of {context} bins")
     folders = exports.values()
     seen = [line for f in folders for line in seen_lines(f, data.manifest, data.session, split)]
     for line in seen:

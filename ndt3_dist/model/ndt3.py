@@ -133,6 +133,7 @@ class NDT3(nn.Module):
 
     Attributes:
         masked: Whether it sees both directions and predicts hidden tokens.
+        keeps: Whether what it computed of a bin holds once later ones have come.
         recompute: Keep no activations inside blocks; the backward pass computes them again.
         pad_to: Tokens of which micro-batches are padded to a multiple (`model.padding`); 0 = never.
     """
@@ -144,6 +145,7 @@ class NDT3(nn.Module):
         super().__init__()
         self.config, self.targets = config, targets(config)
         dim, self.masked = config.dim, config.objective == "masked"
+        self.keeps = not (self.masked or config.context)
         beside = nn.Parameter(torch.randn(dim) / dim**0.5)
         if self.masked:
             self.hidden_in = beside

@@ -84,12 +84,17 @@ class StreamingDecoder:
             kind: fp32, bf16, int8 or auto (`choose_kind`); keys and values are bf16 but for fp32.
         Raises:
             BadInput: Nothing to decode, or a model in training.
-            Unsupported: The device has no such products, or the model is masked.
+            Unsupported: The device has no such products, or what it keeps does not hold.
         """
-        if model.masked:
+        if not model.keeps:
+            why = (
+                "a masked model sees both directions"
+                if model.masked
+                else ("identities stand before each window")
+            )
             raise Unsupported(
-                "a masked model sees both directions: what it computed of earlier bins does not "
-                "hold once another has come; run each window anew (decode.py --recompute)"
+                f"{why}: what was computed of earlier bins does not hold once another has come; "
+                "run each window anew (decode.py --recompute)"
             )
         if context < 1:
             raise BadInput(f"context {context}: expected at least 1 bin")

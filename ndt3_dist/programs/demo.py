@@ -23,7 +23,6 @@ from ndt3_dist.config import PROJECT, find_file, load_config
 from ndt3_dist.data.feed import Feed
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput
-from ndt3_dist.evaluate.decode import STRIDE, stride_for
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.tokenise import NDT3Packing
 from ndt3_dist.pages.decoding import meaning
@@ -106,15 +105,8 @@ def main() -> None:
     commands = tunings(args, run, export, corpus, speed)
     stage(f"decoders side by side: {', '.join(commands)}", *commands.values())
     split = "train" if args.recordings else "calibration"
-    test = Corpus(corpus, ("test",))
-    bins, window = int(test.index["bins"].sum()), test.manifest.window_bins
-    stride = STRIDE if args.full or not args.recordings else stride_for(bins, window)
-    if stride > STRIDE:
-        log.say(
-            f"{bins} bins to score: each sees {window - stride + 1} to {window} bins of context"
-        )
     decoders = {name: str(run / name / "export") for name in commands}
-    result = evaluate(decoders, corpus, fit_split=split, stride=min(stride, window))
+    result = evaluate(decoders, corpus, fit_split=split)
     summarise(args, run, corpus, export, resumed, result, oracle, time.perf_counter() - began)
 
 

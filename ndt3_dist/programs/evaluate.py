@@ -1,9 +1,10 @@
 """Score a decoder on the test bins of each session, beside a ridge on identical bins.
 
-Every bin is decoded from its causal context with a sliding window. R2 is variance-weighted over
-dimensions in raw units (FALCON's definition); r2_uniform averages dimensions, r2_flat takes all
-values as one vector (NDT3's own). Bits per spike are those of the spike head over mean rates; with
---held-out also those of an array's channels, which a masked model predicts from all other channels.
+Every bin is decoded from its causal context, as a stream is; with --stride from windows run anew.
+R2 is variance-weighted over dimensions in raw units (FALCON's definition); r2_uniform averages
+dimensions, r2_flat takes all values as one vector (NDT3's own). Bits per spike are those of the
+spike head over mean rates; with --held-out also those of an array's channels, which a masked model
+predicts from all other channels.
 
 Example:
     python launch/evaluate.py --model runs/tune_demo/export --corpus corpora/demo/corpus
@@ -40,7 +41,10 @@ def main() -> None:
     )
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
     parser.add_argument(
-        "--stride", type=int, default=0, help="bins decoded by one pass (0: 10; 1: as decode.py)"
+        "--stride",
+        type=int,
+        default=0,
+        help="bins of a window that is run anew (0: none is)",
     )
     parser.add_argument(
         "--held-out",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ndt3_dist import log
-from ndt3_dist.evaluate.decode import slide, stride_for
+from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.penalties import Candidate, choose
 from ndt3_dist.evaluate.ridge import FOLDS, features
 from ndt3_dist.model.ndt3 import NDT3
@@ -42,13 +42,11 @@ def fit_readout(
     if model.masked and not config.history:
         return None, None
     layout, window = Layout.of(data.session, model.config), data.window
-    # Rates hardly depend on how much a bin sees; hidden states do.
-    stride = stride_for(sum(map(len, data.pieces)), window) if config.history else window
     model.eval()
     width = layout.dims * model.config.dim if config.history else 0  # nothing is kept unasked
     hidden = [np.empty((len(p), width), np.float32) for p in data.pieces]
     rates = [
-        slide(model, p, layout, window, stride, with_rates=True, hidden=h if width else None)[1]
+        slide(model, p, layout, window, with_rates=True, hidden=h if width else None)[1]
         for p, h in zip(data.pieces, hidden, strict=True)
     ]
     counts = np.concatenate([p.spikes for p in data.pieces])

@@ -12,9 +12,6 @@ from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.tune.fit_data import FitData
 
-STRIDE = 10
-"""Bins per decoding pass."""
-
 
 class HeldBack:
     """Decoded with a sliding context, as online."""
@@ -28,8 +25,7 @@ class HeldBack:
         began, window = time.perf_counter(), self.data.window
         with engine.evaluating():
             found = [
-                slide(engine.model, r, self.layout, window, min(STRIDE, window), with_rates=True)
-                for r in self.data.last
+                slide(engine.model, r, self.layout, window, with_rates=True) for r in self.data.last
             ]
         rates = np.concatenate([rates for _, rates in found if rates is not None])
         predicted = np.concatenate([predicted for predicted, _ in found])

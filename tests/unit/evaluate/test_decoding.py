@@ -10,6 +10,7 @@ from ndt3_dist.evaluate.decode import decode, slide
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
 from ndt3_dist.evaluate.ridge import features, fit_ridge
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.corpus import Corpus
@@ -85,13 +86,30 @@ def test_decoding_equals_one_window_at_a_time(session_and_model, stride):
         np.testing.assert_allclose(ours[end - 1], expected, atol=1e-5)
 
 
-def test_decoding_sees_neither_future_spikes_nor_any_covariate(session_and_model):
+@pytest.mark.parametrize("context_tokens", [False, True])
+@pytest.mark.parametrize("context", [7, 64, 100])
+def test_a_piece_at_once_is_what_a_stream_gives_bin_by_bin(
+    session_and_model, context, context_tokens
+):
+    pieces, layout, model = session_and_model
+    model.config = model.config.model_copy(update={"context_tokens": context_tokens})
+    piece = Piece(0, pieces[0].spikes[:230], pieces[0].covariates[:230])
+    stream = StreamingDecoder(model, layout, context)
+    expected = np.concatenate([stream.step(counts[None]).numpy() for counts in piece.spikes])
+    found, rates = slide(model, piece, layout, context, with_rates=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    _, anew = slide(model, piece, layout, context, 1, with_rates=True)
+    np.testing.assert_allclose(rates[:context], anew[:context], rtol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [0, 10])
+def test_decoding_sees_neither_future_spikes_nor_any_covariate(session_and_model, stride):
     pieces, layout, model = session_and_model
     piece = Piece(0, pieces[0].spikes[:120], pieces[0].covariates[:120])
-    before = decode(model, piece, layout, 50, 10)
+    before = decode(model, piece, layout, 50, stride)
     spikes = piece.spikes.copy()
     spikes[60:] += 1
-    after = decode(model, Piece(0, spikes, -piece.covariates), layout, 50, 10)
+    after = decode(model, Piece(0, spikes, -piece.covariates), layout, 50, stride)
     np.testing.assert_allclose(before[:60], after[:60], atol=1e-6)
     assert np.abs(before[60:] - after[60:]).max() > 1e-3
 

@@ -7,11 +7,14 @@ from samples import sample_of
 
 from ndt3_dist.checkpoint.export import describe_export, normalisation, write_export
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.errors import BadInput
-from ndt3_dist.evaluate.online import open_export, read_units
+from ndt3_dist.data.continuous import Piece
+from ndt3_dist.errors import BadInput, Unsupported
+from ndt3_dist.evaluate.decode import decode
+from ndt3_dist.evaluate.online import OnlineDecoder, open_export, read_units
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.model.objective.identities import TABLE, grown, knowing, names_of
+from ndt3_dist.model.streaming import StreamingDecoder
 from ndt3_dist.model.tokenise import Layout, NDT3Packing
 from ndt3_dist.model.tokens import PackedTokens
 from ndt3_dist.shards.corpus import Corpus
@@ -101,6 +104,20 @@ def test_an_identity_that_was_not_learned_is_refused(config):
         Layout.of(session_of(9), config)
     with pytest.raises(BadInput, match=r"begin with identities of session.*none are known"):
         Layout.from_counts([20], 1, config, "s")
+
+
+def test_streams_run_each_window_anew(config):
+    session = session_of(1)
+    layout, model = Layout.of(session, config), NDT3(config).eval()
+    with pytest.raises(Unsupported, match=r"does not hold once another.*--recompute"):
+        StreamingDecoder(model, layout, 5)
+    spikes = np.random.default_rng(0).poisson(0.5, (12, 40)).astype(np.uint8)
+    piece = Piece(0, spikes, np.zeros((12, 1), np.float32))
+    online = OnlineDecoder(model, layout, 5, keep=False)
+    steps = np.stack([online.step(counts) for counts in spikes])
+    np.testing.assert_allclose(decode(model, piece, layout, 5, 1), steps, atol=1e-5)
+    unasked = decode(model, piece, layout, 5)
+    assert np.array_equal(unasked, decode(model, piece, layout, 5, 1 if model.masked else 5))
 
 
 def test_a_new_row_is_the_mean_of_its_kind():

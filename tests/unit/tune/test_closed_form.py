@@ -41,12 +41,10 @@ def test_bin_by_bin_it_gives_what_evaluation_scores(corpus, tune, keep):
     piece, model, units = data.pieces[0], load_model(tuned), read_units(tuned)
     filters = load_readout(tuned, data.session.id, piece.spikes.shape[1]).filters
     online = OnlineDecoder(model, Layout.of(data.session, model.config), 20, keep, filters)
-    bins = 20 if keep else 40  # what is kept was computed with older bins in view
-    found = [online.step(counts) * units.scale for counts in piece.spikes[:bins]]
-    whole = evaluate({"model": tuned}, corpus, context=20, stride=1, history=2)["predictions"][
-        "model"
-    ]
-    np.testing.assert_allclose(np.stack(found), whole[:bins], rtol=1e-3, atol=1e-4)
+    found = [online.step(counts) * units.scale for counts in piece.spikes[:40]]
+    way = {"context": 20, "stride": 0 if keep else 1, "history": 2}
+    whole = evaluate({"model": tuned}, corpus, **way)["predictions"]["model"]
+    np.testing.assert_allclose(np.stack(found), whole[:40], rtol=1e-3, atol=1e-4)
 
 
 def test_hidden_states_are_those_of_the_covariate_head(corpus, tune, tiny_model):
