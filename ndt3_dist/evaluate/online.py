@@ -169,7 +169,7 @@ class OnlineDecoder:
         Returns:
             (dims,) float32, in units of the session's scale; or (streams, dims).
         """
-        states = self._hidden(counts)
+        states = self.hidden(counts)
         if self.filters is None:
             states = states.to(self.model.covariate_out.weight.dtype)
             found = self.model.covariate_out(states)[..., 0].float().cpu().numpy()
@@ -182,9 +182,9 @@ class OnlineDecoder:
 
     def observe(self, counts: np.ndarray) -> None:
         """Read the counts of the next bin, as `step` does, and predict nothing."""
-        self._hidden(counts)
+        self.hidden(counts)
 
-    def _hidden(self, counts: np.ndarray) -> torch.Tensor:
+    def hidden(self, counts: np.ndarray) -> torch.Tensor:
         """What the covariates of the next bin are read from, (streams, dims, width)."""
         is_one = self.streams == 1 and counts.shape == (self.channels,)
         if not is_one and counts.shape != (self.streams, self.channels):

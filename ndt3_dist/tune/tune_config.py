@@ -34,16 +34,29 @@ class TuneDataConfig(Section):
     covariates: list[str] = []
     """Names of the covariates to fit, in this order; empty = all of the session."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Last part of the fit split, held back to choose the best step."""
+    """Last part of what is fitted, held back to choose the best step."""
     replay: ReplayConfig = ReplayConfig()
     decodes: str = ""
     """With `train.objective: spikes`: session of the export whose covariates and scales a session
     without labels is decoded to; empty = the same one, or the only one."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the split that may be fitted: one stretch, whose place run.seed draws. Of one seed a
+    smaller one lies within a larger one."""
+    minutes: float | None = Field(default=None, gt=0)
+    """So much of it, in place of a share."""
 
     @model_validator(mode="after")
     def _one_or_several(self):
         if self.session and self.sessions:
             raise ValueError("session and sessions: expected one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "TuneDataConfig":
+        if self.minutes is not None and self.share < 1:
+            raise ValueError(
+                f"share is {self.share:g} and minutes {self.minutes:g}; expected one of both"
+            )
         return self
 
 

@@ -32,6 +32,8 @@ FIXED = {
     "train.wise": "it is chosen when a run has ended, behind the scores that are compared",
     "data.covariates": "it decides what a score means",
     "data.val_fraction": "it decides what a score means",
+    "data.share": "it decides what a score means",
+    "data.minutes": "it decides what a score means",
     "data.sessions": "it decides what a score means",
     "data.exclude": "it decides what a score means",
 }
@@ -45,12 +47,15 @@ class Base:
     """A config that settings are laid upon.
 
     Attributes:
-        kind: The program that runs it.
+        kind: The program that runs it: finetune, pretrain, or `package.module:function`, called as
+            `fork.finetune_to` is.
         values: All of it, as plain data.
+        own: Schema of a kind of the latter sort, which has sections like a fine-tune's.
     """
 
-    kind: Literal["finetune", "pretrain"]
+    kind: str
     values: dict[str, Any]
+    own: type[Section] | None = None
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str]) -> "Base":
@@ -72,12 +77,12 @@ class Base:
         values = copy.deepcopy(self.values)
         for key, value in [*settings.items(), *((f"run.{k}", v) for k, v in run.items())]:
             set_key(values, key, value, where)
-        return check(SCHEMAS[self.kind], values, where)
+        return check(self.own or SCHEMAS[self.kind], values, where)
 
     @property
     def steps(self) -> int:
         """Of a run; 0 where passes over a corpus decide."""
-        return self.values["train"]["steps" if self.kind == "finetune" else "max_steps"]
+        return self.values["train"]["max_steps" if self.kind == "pretrain" else "steps"]
 
     @property
     def patience(self) -> int:
