@@ -171,6 +171,35 @@ class Decoder:
         scaled = [one * scale for one, scale in zip(found, self._scales, strict=True)]
         return mean_of(scaled).astype(np.float32)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `step` and `observe` have left, as arrays for `np.savez`."""
+        found = {"session": np.array(self.session), "exports": np.array(len(self._online))}
+        for number, online in enumerate(self._online):
+            found |= {f"{number}.{name}": array for name, array in online.state().items()}
+        return found
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a `state`, to the bit.
+
+        Args:
+            state: Of a decoder of the same export, context, streams and dtype; also as `np.load`
+                opens what `np.savez` wrote.
+        """
+        if "session" in state and str(state["session"]) != self.session:
+            raise BadInput(f"state: of session {state['session']}, this one is {self.session}")
+        if "exports" in state and (exports := int(state["exports"])) != len(self._online):
+            raise BadInput(f"state: of {exports} exports, this one has {len(self._online)}")
+        before = [online.state() for online in self._online]
+        try:
+            for number, online in enumerate(self._online):
+                start = f"{number}."
+                own = {k.removeprefix(start): state[k] for k in state if k.startswith(start)}
+                online.restore(own)
+        except BadInput:
+            for online, kept in zip(self._online, before, strict=True):
+                online.restore(kept)
+            raise
+
     def _bin(self, counts: np.ndarray) -> np.ndarray:
         """Counts of one bin, checked."""
         given = np.asarray(counts)

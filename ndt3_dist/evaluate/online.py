@@ -8,7 +8,7 @@ full, afterwards as upstream decodes.
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,6 +159,44 @@ class OnlineDecoder:
         self.lags.clear()
         if self.stream:
             self.stream.reset()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is remembered, as arrays to be saved (`np.savez`)."""
+        shape = -1, self.streams, self.channels
+        seen = {"counts": self.counts, "lags": self.lags}
+        kept = {name: np.array(bins, np.uint8).reshape(shape) for name, bins in seen.items()}
+        if not self.stream:
+            return kept
+        of_stream = {name: a.copy() for name, a in self.stream.state().items()}  # fp32 is shared
+        return {**of_stream, **kept, "kind": np.array(self.stream.kind)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a `state`, to the bit. Raises BadInput where it is another decoder's."""
+        own = self.state()
+        if missing := own.keys() - state.keys():
+            raise BadInput(f"state: no {min(missing)}; expected what `state` gave")
+        arrays = {name: np.asarray(state[name]) for name in own}
+        for name, array in arrays.items():
+            shape, expected = array.shape, own[name].shape
+            if name in ("counts", "lags"):  # as many as there were
+                most = getattr(self, name).maxlen
+                fits = array.dtype == np.uint8 and shape[1:] == expected[1:] and shape[0] <= most
+                expected = f"up to {most} bins of {expected[1:]} uint8"
+            else:
+                fits = shape == expected and array.dtype.kind == own[name].dtype.kind
+            if not fits:
+                found = f"{name} of {shape} {array.dtype}"
+                raise BadInput(f"state: {found}, expected {expected}; it is another decoder's")
+        if self.stream:
+            if str(arrays["kind"]) != self.stream.kind:
+                raise BadInput(
+                    f"state: of a decoder in {arrays['kind']}, this one is in {self.stream.kind}"
+                )
+            if arrays["num_bins"] < 0:
+                raise BadInput(f"state: {arrays['num_bins']} bins; expected 0 or more")
+            self.stream.restore(arrays)
+        self.counts = deque(arrays["counts"], self.counts.maxlen)
+        self.lags = deque(arrays["lags"], self.lags.maxlen)
 
     @torch.no_grad()
     def step(self, counts: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "engines": CORE,
     "upstream": GROUND | {"model", "checkpoint"},
     "evaluate": CORE,
+    "live": CORE | {"evaluate"},
     "train": CORE | {"engines", "upstream", "evaluate"},
     "tune": CORE | {"engines", "evaluate", "train"},
     "pages": CORE | {"evaluate", "train"},
@@ -78,6 +79,7 @@ LAZY = {
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
     "matplotlib": {"pages/picture.py"},
     "falcon_challenge": {"tasks/falcon/official.py"},
+    "pylsl": {"live/lsl.py"},
     "rich": {"cluster/watch/screen.py"},
 }
 """Libraries that only these files import, and never at module level."""
