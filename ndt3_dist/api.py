@@ -134,7 +134,7 @@ class Decoder:
                 opened.model,
                 opened.layout,
                 self.context,
-                True,
+                opened.model.keeps,
                 opened.readout.filters if opened.readout else None,
                 dtype,
                 streams,
@@ -145,7 +145,8 @@ class Decoder:
     def step(self, counts: np.ndarray) -> np.ndarray:
         """Covariates of the next bin, as it arrives: what earlier bins left is kept, nothing anew.
 
-        As `launch/decode.py --cache`: equal to `decode` until the context is full.
+        As `launch/decode.py --cache`: equal to `decode` until the context is full. Masked models
+        and those with identities can keep nothing: each window is run anew, in fp32.
 
         Args:
             counts: (channels,), or where several streams were asked for (streams, channels).

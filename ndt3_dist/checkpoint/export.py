@@ -15,6 +15,7 @@ from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import FORMAT, VERSION
 from ndt3_dist.model.model_config import NDT3_BUILD, ModelConfig
+from ndt3_dist.model.objective.identities import names_of
 from ndt3_dist.model.readout import Readout, save_readouts, told_readouts
 
 if TYPE_CHECKING:
@@ -119,8 +120,11 @@ def describe_export(
     }
 
 
-def normalisation(manifest: "Manifest", sessions: "list[Session]") -> dict:
-    """Bin and window size; covariates, scales and channels of each array of some sessions."""
+def normalisation(
+    manifest: "Manifest", sessions: "list[Session]", context: Sequence[str] = ()
+) -> dict:
+    """Bin and window size; covariates, scales and channels of each array of some sessions, and the
+    names of their identities where a model has such a `context`."""
     return {
         "bin_size_ms": manifest.bin_size_ms,
         "window_bins": manifest.window_bins,
@@ -128,6 +132,7 @@ def normalisation(manifest: "Manifest", sessions: "list[Session]") -> dict:
             s.id: {
                 "covariates": [c.model_dump() for c in s.covariates],
                 "channels": [a.channels for a in s.arrays],
+                **({"identities": names_of(s, context)} if context else {}),
             }
             for s in sessions
         },

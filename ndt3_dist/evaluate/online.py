@@ -8,7 +8,7 @@ full, afterwards as upstream decodes.
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,7 @@ class Units:
         bin_ms: Bin size in ms.
         window: Bins of a window in training.
         channels: Channels of each array; none where the export does not say.
+        identities: Names of what its windows begin with; none where the model has no context.
     """
 
     session: str
@@ -44,6 +45,7 @@ class Units:
     bin_ms: float
     window: int
     channels: list[int]
+    identities: Sequence[str] = ()
 
 
 def read_units(export: str, session: str = "", likely: str = "") -> Units:
@@ -66,6 +68,9 @@ def read_units(export: str, session: str = "", likely: str = "") -> Units:
         channels = {
             n: [int(c) for c in s.get("channels", [])] for n, s in norms["sessions"].items()
         }
+        identities = {
+            n: [str(i) for i in s.get("identities", [])] for n, s in norms["sessions"].items()
+        }
         bin_ms, window = float(norms["bin_size_ms"]), int(norms["window_bins"])
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise CheckpointCorrupt(
@@ -85,7 +90,9 @@ def read_units(export: str, session: str = "", likely: str = "") -> Units:
     if not known[chosen]:
         raise BadInput(f"{export}: session {chosen} has no covariates to decode")
     names, scale = zip(*known[chosen], strict=True)
-    return Units(chosen, list(names), np.array(scale), bin_ms, window, channels[chosen])
+    return Units(
+        chosen, list(names), np.array(scale), bin_ms, window, channels[chosen], identities[chosen]
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ def open_export(
             f"arrays of {arrays} channels; session {units.session} of {export} has "
             f"{units.channels}: fit a decoder to this recording first"
         )
-    layout = Layout.from_counts(arrays, len(units.scale), model.config, units.session)
+    who = units.session, units.identities
+    layout = Layout.from_counts(arrays, len(units.scale), model.config, *who)
     return Opened(model, layout, load_readout(export, units.session, sum(arrays)))
 
 
@@ -240,7 +248,7 @@ class OnlineDecoder:
             hidden = np.full((len(spikes), self.layout.dims), np.nan, np.float32)
             sample = {"spikes": spikes, "covariates": hidden}
             lists.add(*tokenise(sample, self.layout, self.model.config))
-        tokens = PackedTokens.from_numpy(lists.pack(), self.model.sos.device)
+        tokens = PackedTokens.from_numpy(lists.pack(), self.model.space.weight.device)
         slots = tokens.covariate_slot.view(self.streams, -1)[:, -self.layout.dims :]
         return self.model.features(tokens)[slots]
 

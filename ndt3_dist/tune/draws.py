@@ -7,6 +7,7 @@ import numpy as np
 from ndt3_dist.data.order import Cursor, generator
 from ndt3_dist.data.stream import Rows, Share, Step
 from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.objective.masking import draw_hidden
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.tune.joint import Joint
 
@@ -32,14 +33,19 @@ class Windows:
         piece = int(np.searchsorted(self.ends, number, side="right"))
         return piece, number - int(self.ends[piece - 1] if piece else 0)
 
-    def tokens(self, number: int) -> tuple[dict[str, np.ndarray], int]:
-        """Of a window, as `tokenise` gives them."""
+    def tokens(self, number: int, draw: np.random.Generator) -> tuple[dict[str, np.ndarray], int]:
+        """Of a window, as `tokenise` gives them; `draw` hides some where the model is masked."""
         if number >= self.fitted and self.replayed:
             sample, session = self.replayed.window(number - self.fitted)
-            return tokenise(sample, self.earlier[session.id], self.model)
-        at, start = self.start(number)
-        data, layout, piece = self.pieces[at]
-        return tokenise(piece.window(start, start + data.window), layout, self.model)
+            layout = self.earlier[session.id]
+        else:
+            at, start = self.start(number)
+            data, layout, piece = self.pieces[at]
+            sample = piece.window(start, start + data.window)
+        hidden = None
+        if self.model.objective == "masked":
+            hidden = draw_hidden(len(sample["spikes"]), len(layout.real), self.model, draw)
+        return tokenise(sample, layout, self.model, hidden=hidden)
 
     def name(self, number: int) -> str:
         """Of a window, for people."""
@@ -75,7 +81,7 @@ class Draws:
         while True:
             draw = generator("windows", self.seed, cursor.position + 1)
             arrays, numbers = draw_windows(self.windows, self.batch, draw)
-            counts = arrays["spike_channels"].sum(), arrays["covariate_valid"].sum()
+            counts = spike_targets(arrays, self.windows.model), arrays["covariate_valid"].sum()
             totals = np.array([self.batch, len(arrays["time"]), *counts])
             share(totals, [])
             cursor = Cursor(cursor.position + 1, cursor.samples_seen + self.batch)
@@ -103,6 +109,14 @@ class Draws:
         return []
 
 
+def spike_targets(arrays: dict[str, np.ndarray], model) -> int:
+    """Channels and bins of packed windows that a model is to predict."""
+    channels = arrays["spike_channels"]
+    return int(
+        channels[arrays["spike_hidden"]].sum() if model.objective == "masked" else channels.sum()
+    )
+
+
 def draw_windows(windows: Windows, count: int, draw) -> tuple[dict, np.ndarray]:
     """Packed arrays of `count` windows, and their numbers.
 
@@ -116,5 +130,5 @@ def draw_windows(windows: Windows, count: int, draw) -> tuple[dict, np.ndarray]:
         numbers = np.concatenate([numbers, windows.fitted + more])
     lists = TokenLists()
     for number in numbers.tolist():
-        lists.add(*windows.tokens(number))
+        lists.add(*windows.tokens(number, draw))
     return lists.pack(), numbers

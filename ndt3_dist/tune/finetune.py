@@ -63,7 +63,7 @@ def finetune(config: TuneConfig, init: str | None, scratch: bool = False, until:
         raise BadInput("train.wise goes from an export's weights; give --init, without --scratch")
     data = read_joint(config, began_with)
     with log.waiting(f"loading {init}" if init else "making the model"):
-        model, new = start_model(config, init, scratch)
+        model, new = start_model(config, init, scratch, data.all_sessions)
     if init and read_normalisation(init)["bin_size_ms"] != data.manifest.bin_size_ms:
         raise BadInput(
             f"{init} was trained on bins of {read_normalisation(init)['bin_size_ms']:g} ms, "

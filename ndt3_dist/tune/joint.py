@@ -43,6 +43,11 @@ class Joint:
         return [data.session for data in self.fitted]
 
     @property
+    def all_sessions(self) -> list[Session]:
+        """Those that are replayed, too."""
+        return self.sessions + (self.replayed.sessions if self.replayed else [])
+
+    @property
     def is_scored(self) -> bool:
         return any(data.last for data in self.fitted)
 
@@ -60,7 +65,7 @@ class Joint:
 
     def check(self, model: ModelConfig) -> None:
         """Raises BadInput where the model cannot hold a session."""
-        for session in self.sessions + (self.replayed.sessions if self.replayed else []):
+        for session in self.all_sessions:
             Layout.of(session, model)
 
 

@@ -125,9 +125,9 @@ class TuneConfig(Section):
         """Then train again for the best number of steps, on the whole fit split."""
         freeze: list[str] = []
         """Parts that keep their weights."""
-        objective: Literal["all", "spikes"] = "all"
+        objective: Literal["all", "spikes", "covariates"] = "all"
         """spikes = the loss of spikes alone: no covariate of the sessions is looked at, and the
-        covariate head keeps its weights unless sessions are replayed."""
+        covariate head keeps its weights unless sessions are replayed. covariates = theirs alone."""
         wise: tuple[float, ...] = ()
         """Shares of the way from the export's weights (0) to the tuned ones (1), of which the best
         on the held-back part is exported (WiSE-FT); empty = 1."""
@@ -170,7 +170,7 @@ class TuneConfig(Section):
     @property
     def has_labels(self) -> bool:
         """Whether covariates of the sessions are looked at."""
-        return self.train.objective == "all"
+        return self.train.objective != "spikes"
 
     @property
     def metric(self) -> str:

@@ -58,9 +58,10 @@ def write_tuned(
     readouts, scores = [], []
     for fitted in log.progress(data.fitted, "fitting readouts, sessions"):
         readout, r2 = fit_readout(decoder, fitted, config.readout)
-        readouts.append(readout)
+        readouts += [readout] if readout else []
         scores += [] if r2 is None else [r2]
     weights = {name: p.detach() for name, p in decoder.named_parameters()}
     described = describe_export(decoder.config, weights, "fp32", trained)
-    write_export(out, weights, described, normalisation(data.manifest, data.sessions), readouts)
+    norms = normalisation(data.manifest, data.sessions, decoder.config.context)
+    write_export(out, weights, described, norms, readouts)
     return mean(scores) if scores else None
