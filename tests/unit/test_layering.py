@@ -73,7 +73,9 @@ LAZY = {
     "torchao": {"engines/fp8.py"},
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
-    "matplotlib": {"pages/picture.py"},
+    "matplotlib": {"pages/picture.py", "tasks/words/word_figures.py"},
+    "mne": {"tasks/words/ieeg/read_ieeg.py", "tasks/words/simulated_story.py"},
+    "pandas": {"tasks/words/plug_in.py"},
     "rich": {"cluster/watch/screen.py"},
 }
 """Libraries that only these files import, and never at module level."""
