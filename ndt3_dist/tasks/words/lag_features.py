@@ -36,7 +36,7 @@ def bins_of(data: np.ndarray, params: dict) -> np.ndarray:
     number = int(params.get("num_average_samples", 1))
     if not 1 <= number <= data.shape[-1]:
         raise BadInput(
-            f"num_average_samples {number}: windows have {data.shape[-1]} samples; expected 1 to that"
+            f"num_average_samples {number}: a window has {data.shape[-1]} samples; take fewer"
         )
     whole = data.shape[-1] // number
     return data[..., : whole * number].reshape(*data.shape[:-1], whole, number)

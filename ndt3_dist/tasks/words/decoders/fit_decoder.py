@@ -46,9 +46,11 @@ def outputs(model: nn.Module, inputs: Inputs, rows: np.ndarray) -> np.ndarray:
 
 
 def forward(model: nn.Module, inputs: Inputs, rows: np.ndarray) -> torch.Tensor:
+    """Outputs of some words; one value a word has no axis of its own."""
     at = torch.from_numpy(np.asarray(rows))
-    x, *_ = (inputs["x"][at],)
-    return model(x, **{name: v[at] for name, v in inputs.items() if name != "x"})
+    more = {name: values[at] for name, values in inputs.items() if name != "x"}
+    found = model(inputs["x"][at], **more)
+    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
 def fit(
