@@ -12,6 +12,7 @@ import numpy as np
 
 from ndt3_dist import storage
 from ndt3_dist.errors import BadInput
+from ndt3_dist.tasks.words.frozen import encoded
 from ndt3_dist.tasks.words.plug_in import find
 from ndt3_dist.tasks.words.series import Series, windows
 from ndt3_dist.tasks.words.word_config import Experiment
@@ -92,6 +93,16 @@ def make_features(
         return
     steps, width = steps_of(stage), stage.data.window_width
     factor = 1e-6 if stage.data.signal_unit in (None, "V") else 1.0
+    if stage.model_spec.encoder:
+
+        def windows_of(one: Series) -> np.ndarray:
+            return preprocess(windows([one], starts, lag, width) * np.float32(factor), steps)
+
+        kept = Path(stage.output_dir) / "cache" / "frozen"
+        made = encoded(stage, series, starts, lag, kept, windows_of)
+        with storage.atomic_file(path) as file:
+            np.save(file, made)
+        return
     all_ours = all(step in STEPS.values() or "block_words" in p for step, p in steps)
     channels = sum(len(one.columns) for one in series)
     each = 4 * channels * max(1, round(width * series[0].rate_hz))

@@ -126,8 +126,11 @@ class ModelSpec(Section):
     """Built first, and given to the constructor among its params."""
     checkpoint_path: str | None = None
     """Weights to begin with; {lag}, {fold} and {prev_checkpoint_dir} are filled in."""
+    encoder: dict[str, Any] | None = None
+    """A frozen model whose features take the place of windows (`frozen`): call (ndt3, or an import
+    path of encode(data, params)), checkpoint, and its own params."""
     feature_cache: bool = True
-    """Features of a frozen model are computed once for each lag."""
+    """Taken for granted: features of an encoder are always kept."""
     model_data_getter: str | None = None
     """getter(table, raws, params) -> (table, names of its new columns), which the model is called
     with by name."""

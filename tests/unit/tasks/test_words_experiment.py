@@ -11,7 +11,7 @@ import yaml
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.words import cell as cells
-from ndt3_dist.tasks.words import lag_features, run_stages
+from ndt3_dist.tasks.words import frozen, lag_features, run_stages
 from ndt3_dist.tasks.words.decoders import conv_decoder, fit_decoder, word_losses
 from ndt3_dist.tasks.words.foreign_yaml import read_stages
 from ndt3_dist.tasks.words.run_stages import run
@@ -435,3 +435,54 @@ def test_preprocessing_of_ours_takes_words_in_blocks(story, corpus, tmp_path, mo
     assert max(sizes) < 10
     assert (np.load(tmp_path / "one.npy") == np.load(tmp_path / "two.npy")).all()
     assert np.load(tmp_path / "one.npy").shape == (56, 18, 10)
+
+
+@pytest.fixture
+def export(tmp_path):
+    """A small NDT3, as exports hold it."""
+    from safetensors.torch import save_file
+
+    from ndt3_dist.model.load import FORMAT, VERSION
+    from ndt3_dist.model.ndt3 import build
+
+    torch.manual_seed(0)
+    options = {"layers": 2, "dim": 32, "heads": 2, "feedforward": 64}
+    model = build(options)
+    folder = tmp_path / "export"
+    folder.mkdir()
+    told = {"format": FORMAT, "version": VERSION, "model": model.config.model_dump(mode="json")}
+    (folder / "config.json").write_text(json.dumps(told))
+    save_file({n: p.detach() for n, p in model.named_parameters()}, folder / "model.safetensors")
+    return folder
+
+
+def test_features_of_a_frozen_ndt3_are_computed_once_for_each_recording_and_lag(
+    small, export, monkeypatch
+):
+    values, go = small
+    values["task_config"]["data_params"] |= dict.fromkeys(BINS)
+    values["model_spec"] = {
+        "constructor_name": "decoder_mlp",
+        "encoder": {"call": "ndt3", "checkpoint": str(export), "steps": 5},
+    }
+    calls, real = [], frozen.encode_ndt3
+    monkeypatch.setitem(frozen.ENCODERS, "ndt3", lambda *a: (calls.append(a[0].shape), real(*a))[1])
+    folder = go()
+    x = np.load(folder / "features/lag_300.npy")
+    assert x.shape[1:] == (2 * 32, 5)  # two recordings side by side
+    assert [shape[1:] for shape in calls] == [(11, 320), (7, 320)]
+    assert "test_ridge_pairwise_accuracy_mean" in table(folder)[300]
+    go("trial_name=again")
+    assert len(calls) == 2
+    weights = export / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x3f")
+    go("trial_name=other_weights")
+    assert len(calls) == 4
+
+
+def test_counts_of_a_signal_follow_its_own_window_alone():
+    data = np.random.default_rng(0).normal(size=(3, 2, 320))
+    found = frozen.as_counts(data, 512, 20)
+    assert found.shape == (3, 31, 2)
+    assert found.dtype == np.uint8
+    assert (frozen.as_counts(data[1:2] * 7 + 100, 512, 20) == found[1:2]).all()
