@@ -486,3 +486,22 @@ def test_counts_of_a_signal_follow_its_own_window_alone():
     assert found.shape == (3, 31, 2)
     assert found.dtype == np.uint8
     assert (frozen.as_counts(data[1:2] * 7 + 100, 512, 20) == found[1:2]).all()
+
+
+def test_the_program_shows_how_a_config_is_understood(tmp_path, monkeypatch, capsys):
+    from ndt3_dist.programs.tasks.words import main
+
+    path = write_yaml(tmp_path / "early.yml", EARLY)
+    told = ["words", "show", "--config", str(path), "--training_params.max_lag=600"]
+    monkeypatch.setattr(sys, "argv", told)
+    main()
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert found["model_spec"]["constructor_name"] == "lab_model"
+    assert found["task_config"]["task_specific_config"] == {"embedding_type": "glove"}
+    assert found["training_params"]["max_lag"] == 600
+    monkeypatch.setattr(sys, "argv", ["words", "run", "--config", str(path), "--workers", "two"])
+    with pytest.raises(BadInput, match="--workers two: expected auto"):
+        main()
+    monkeypatch.setattr(sys, "argv", [*told, "--fast"])
+    with pytest.raises(SystemExit):
+        main()
