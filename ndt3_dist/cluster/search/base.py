@@ -19,6 +19,7 @@ from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.tune.tune_config import TuneConfig
 
 SCHEMAS = {"finetune": TuneConfig, "pretrain": PretrainConfig}
+"""Of the two programs; a task's own training has a pretraining's."""
 FIXED = {
     "run": "names and seeds of runs are the search's own; --seeds K runs each setting K times",
     "validation": "it decides what a score means",
@@ -42,11 +43,12 @@ class Base:
     """A config that settings are laid upon.
 
     Attributes:
-        kind: The program that runs it.
+        kind: What runs it: finetune, pretrain, or a task's own function by its import path
+            (`fork.run`).
         values: All of it, as plain data.
     """
 
-    kind: Literal["finetune", "pretrain"]
+    kind: str
     values: dict[str, Any]
 
     @classmethod
@@ -69,7 +71,7 @@ class Base:
         values = copy.deepcopy(self.values)
         for key, value in [*settings.items(), *((f"run.{k}", v) for k, v in run.items())]:
             set_key(values, key, value, where)
-        return check(SCHEMAS[self.kind], values, where)
+        return check(SCHEMAS.get(self.kind, PretrainConfig), values, where)
 
     @property
     def steps(self) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ndt3_dist import log, storage
-from ndt3_dist.config import load_config
+from ndt3_dist.config import import_call, load_config
 from ndt3_dist.errors import BadInput
 
 PRELOAD = {"finetune": "ndt3_dist.tune.finetune", "pretrain": "ndt3_dist.train.pretrain"}
@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve one line after the other until standard input ends."""
-    importlib.import_module(PRELOAD[sys.argv[1]])
+    importlib.import_module(PRELOAD.get(sys.argv[1], sys.argv[1].partition(":")[0]))
     print("ready", flush=True)
     for line in sys.stdin:  # one job at a time: nothing else is in the buffer
         print(serve(json.loads(line)), flush=True)
@@ -76,11 +76,14 @@ def run(job: dict[str, Any]) -> int:
     """Bring a run to the step `until`, or its end; 75 where it was asked to stop before.
 
     Args:
-        job: kind, config (a YAML file), init, scratch, until, metric, result (a file), log.
+        job: kind, config (a YAML file), init, scratch, until, metric, result (a file), log. A kind
+            package.module:function is a task's own, which is called with the job and gives what the
+            other two do.
     """
     with open(f"{job['log']}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of a search that was killed one may still be saving
-        found = (finetune_to if job["kind"] == "finetune" else pretrain_to)(job)
+        own = {"finetune": finetune_to, "pretrain": pretrain_to}
+        found = (own.get(job["kind"]) or import_call(job["kind"], "kind"))(job)
         if found is None:
             return 75
         storage.write_json(job["result"], {**found, "until": job["until"]})
