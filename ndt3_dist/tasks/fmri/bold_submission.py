@@ -80,14 +80,10 @@ def write(
     Returns:
         Both paths.
     """
+    check(predictions, expected, parcels, str(out))
     plain = {
-        subject: {clip: np.asarray(values) for clip, values in clips.items()}
+        subject: {clip: values.astype("<f4") for clip, values in clips.items()}
         for subject, clips in predictions.items()
-    }
-    check(plain, expected, parcels, str(out))
-    plain = {
-        subject: {clip: np.asarray(values, "<f4") for clip, values in clips.items()}
-        for subject, clips in plain.items()
     }
     npy, zipped = out.with_name(f"{out.name}.npy"), out.with_name(f"{out.name}.zip")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,11 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class BoldRuns:
             )
         self.runs: dict[tuple[str, int], dict[str, Run]] = {}
         self.parcels = 0
-        self.opened: OrderedDict[Path, tuple[ExitStack, object]] = OrderedDict()
+        self.opened: OrderedDict[Path, tuple[ExitStack, Any]] = OrderedDict()
         for subject in self.subjects:
             for where, run in self._of_subject(files[subject]).items():
                 self.runs.setdefault(where, {})[subject] = run
@@ -78,9 +79,7 @@ class BoldRuns:
             for key in root.names():
                 parsed = parse_key(key)
                 if parsed is None:
-                    raise BadInput(
-                        f"{path}: key {key!r}; expected ses-NNN_task-CLIP or ses-NNN_task-CLIP_run-N"
-                    )
+                    raise BadInput(f"{path}: key {key!r}; expected ses-NNN_task-CLIP[_run-N]")
                 array = root[key]
                 if len(array.shape) != 2 or array.dtype.kind != "f" or not len(array):
                     raise BadInput(
@@ -108,7 +107,7 @@ class BoldRuns:
                 runs[where] = run
         return runs
 
-    def _root(self, path: Path):
+    def _root(self, path: Path) -> Any:
         """The root of a file, which stays open while it is among the last used."""
         if path in self.opened:
             self.opened.move_to_end(path)
@@ -138,8 +137,16 @@ class BoldRuns:
         shape = stop - start, len(self.subjects), self.parcels
         found = np.full(shape, np.nan, np.float32)
         for subject, run in self.runs[clip, number].items():
-            here = self._root(run.path)[run.key][start:stop]  # type: ignore[index]
+            here = self._root(run.path)[run.key][start:stop]
             found[: len(here), self.subjects.index(subject)] = here
+        return found
+
+    def clips_of(self, subject: str, clips: Iterable[str]) -> dict[str, np.ndarray]:
+        """First showings of some clips to a subject, those that it saw, (rows, parcels) each."""
+        found = {}
+        for clip in sorted(clips):
+            if run := self.runs.get((clip, 1), {}).get(subject):
+                found[clip] = np.asarray(self._root(run.path)[run.key][:], np.float32)
         return found
 
     def close(self) -> None:

@@ -138,9 +138,7 @@ class Rows:
                 self.shape, self.kind = found.shape, found.dtype.kind
         leading = next((i for i, n in enumerate(self.shape) if n > 1), 0)
         if self.kind not in "fiu" or not self.shape or 0 in self.shape:
-            raise BadInput(
-                f"{path}: {self.shape} of kind {self.kind}; expected numbers (rows, dims)"
-            )
+            raise BadInput(f"{path}: {self.shape} of {self.kind}; expected numbers (rows, dims)")
         self.leading = 0 if len(self.shape) <= 2 else leading
         self.dims = int(np.prod(self.shape[self.leading + 1 :], dtype=int))
 

@@ -22,9 +22,8 @@ class TensorFile(LightningFile):
         """The tensor over the bytes of the file; bfloat16 as its upper halves, uint16."""
         (view,) = (value for value in self.content.values() if isinstance(value, View))
         dtype = view.storage.dtype
-        kind = (
-            np.dtype("u2") if dtype == torch.bfloat16 else torch.empty(0, dtype=dtype).numpy().dtype
-        )
+        seen_as = torch.uint16 if dtype == torch.bfloat16 else dtype
+        kind = torch.empty(0, dtype=seen_as).numpy().dtype
         if not view.storage.elements:
             return np.zeros(view.shape, kind)
         begin = self.data_offset(self.member(f"data/{view.storage.key}"))

@@ -26,7 +26,5 @@ def build(options: dict[str, Any]) -> Encoder:
         raise BadInput(f"model.kind: no {kind!r} ({hint})")
     missing = [key for key in ("streams", "subjects", "parcels") if not options.get(key)]
     if missing:
-        raise BadInput(
-            f"model: {', '.join(missing)} missing; expected columns of each stream, names"
-        )
+        raise BadInput(f"model: {', '.join(missing)} missing; `ndt3 fmri train` fills them in")
     return KINDS[kind](options)

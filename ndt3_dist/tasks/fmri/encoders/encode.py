@@ -114,9 +114,7 @@ def retrain(run: str | Path, until: int = 0, **changed: Any) -> dict[str, Any]:
     """
     path = Path(run)
     if not (path / RESULT).is_file():
-        raise BadInput(
-            f"{path}: no {RESULT}, so no training that has ended; `ndt3 fmri train` first"
-        )
+        raise BadInput(f"{path}: no {RESULT}, so no run that has ended; `ndt3 fmri train` first")
     config = load_config(FmriConfig, path / CONFIG)
     config = config.model_copy(update={"log": config.log.model_copy(update=changed)})
     epochs, source = storage.read_json(path / RESULT)["best_epoch"], open_source(config)
@@ -283,15 +281,9 @@ def export(config: FmriConfig, source: ClipSource, model: Encoder, out: Path, ep
 
 
 def open_encoder(run: str | Path, device: torch.device | str = "cpu") -> Encoder:
-    """The model of a run, retrained if that was done; or of an export."""
+    """The model of a run, retrained if that was done."""
     path = Path(run)
-    places = [
-        p
-        for p in (path / RETRAIN / "export", path / "export", path)
-        if (p / "config.json").is_file()
-    ]
-    if not places:
-        raise BadInput(f"{path}: no export; expected the folder of a run that has ended")
-    if storage.read_json(places[0] / "config.json").get("format") is None:
-        raise BadInput(f"{path}: the run has not ended; the same command goes on")
-    return load_model(places[0], device, build=build)
+    for place in (path / RETRAIN / "export", path / "export"):
+        if (place / "config.json").is_file():
+            return load_model(place, device, build=build)
+    raise BadInput(f"{path}: no export; expected the folder of a run that has ended")

@@ -145,10 +145,8 @@ class Encoder(nn.Module):
         predicted = self.predict(batch["features"], batch["inside"])
         valid = torch.isfinite(batch["bold"])
         sums = [SUMS[t.name](predicted, batch["bold"], valid) for t in self.targets]
-        loss = sum(
-            t.weight * s.sum() / max(d, 1)
-            for t, s, d in zip(self.targets, sums, divisors, strict=True)
-        )
+        each = zip(self.targets, sums, divisors, strict=True)
+        loss = sum(t.weight * s.sum() / max(count, 1) for t, s, count in each)
         of_segment = torch.stack([s.detach() for s in sums], dim=1)
         details = {"segments": of_segment, "predicted": predicted.detach()}
         return Output(loss, of_segment.sum(0), details)  # type: ignore[arg-type]
