@@ -21,7 +21,7 @@ CONFIGS = "configs/fmri"
 DEFAULT, ORIGINAL = "fmri_conv.yaml", "fmri_fusion.yaml"
 
 
-def main() -> None:
+def main() -> int | None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,7 +35,7 @@ def main() -> None:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if rest:  # of settings between flags
         args.overrides += rest
-    VERBS[args.verb](args)
+    return VERBS[args.verb](args)
 
 
 def of_training(parser: argparse.ArgumentParser) -> None:
@@ -301,6 +301,26 @@ def sweep(args) -> None:
         log.say(str(path))
 
 
+def of_features(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="YAML file: stimuli, models, layers")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def features(args) -> int:
+    """Make features of films, sound and transcripts by models of Hugging Face, over Ray."""
+    from ndt3_dist.config import load_config
+    from ndt3_dist.tasks.fmri.extract.extract_config import ExtractConfig
+    from ndt3_dist.tasks.fmri.extract.extraction import extract
+
+    config = load_config(ExtractConfig, find_file(args.config, CONFIGS), args.overrides)
+    found = extract(config)
+    failed = len(found["failed"])
+    log.say(
+        f"{found['made']} made, {found['kept']} were there, {failed} failed; below {config.out}"
+    )
+    return 1 if failed else 0
+
+
 VERBS = {
     "train": train,
     "retrain": retrain,
@@ -310,6 +330,7 @@ VERBS = {
     "score": score,
     "index": index,
     "sweep": sweep,
+    "features": features,
 }
 ARGUMENTS = {
     "train": of_training,
@@ -320,6 +341,7 @@ ARGUMENTS = {
     "score": of_scoring,
     "index": of_indexing,
     "sweep": of_sweeping,
+    "features": of_features,
 }
 
 

@@ -12,6 +12,7 @@ from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.programs.tasks import fmri as program
 from ndt3_dist.tasks.fmri import original_flags
+from ndt3_dist.tasks.fmri.extract.extract_config import ExtractConfig
 from ndt3_dist.tasks.fmri.fmri_config import FmriConfig
 from ndt3_dist.tasks.fmri.fmri_search import KIND, EncoderBase, search_to, settle
 
@@ -115,7 +116,10 @@ def test_the_originals_files_become_settings(tmp_path, capsys):
     "path", sorted((PROJECT / "configs/fmri").glob("*.yaml")), ids=lambda p: p.name
 )
 def test_every_shipped_config_of_encoders_is_valid(path):
-    assert load_config(FmriConfig, path).run.name == path.stem
+    if path.stem == "fmri_features":
+        assert load_config(ExtractConfig, path).models["whisper"].layers == (12, 25)
+    else:
+        assert load_config(FmriConfig, path).run.name == path.stem
 
 
 def test_a_setting_of_a_sweep_is_a_training(root, tmp_path):
