@@ -137,6 +137,7 @@ def test_features_are_a_row_for_each_sample_and_are_made_once(place):
     assert "has layers 0 to 2, not [7]" in failed["vit s01e01a"]
 
 
+@pytest.mark.drill
 def test_ray_makes_the_same_bytes(place):
     told = ["num_workers=1", "clips=[chaplin]", f"out={place / 'ray'}"]
     config = load_config(ExtractConfig, place / "c.yaml", told)

@@ -79,7 +79,7 @@ LAZY = {
     "nibabel": set(),
     "flash_attn": {"model/attention.py"},
     "deepspeed": {"engines/engine.py", "engines/compile_ops.py"},
-    "matplotlib": {"pages/picture.py"},
+    "matplotlib": {"pages/picture.py", "tasks/fmri/brain_picture.py"},
     "rich": {"cluster/watch/screen.py"},
 }
 """Libraries that only these files import, and never at module level."""

@@ -321,6 +321,30 @@ def features(args) -> int:
     return 1 if failed else 0
 
 
+def of_showing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="folder of a run that has ended")
+    parser.add_argument("--networks", metavar="TABLE", help="network of each parcel, one a line")
+    parser.add_argument("--atlas", metavar="NII", help="parcellation: draws each subject's brain")
+    parser.add_argument("--out", help="folder (default: RUN/page)")
+
+
+def show(args) -> None:
+    """Draw what a run has learned on its held-out films: by parcel, network, lag and stream."""
+    with log.waiting("loading torch"):
+        from ndt3_dist.tasks.fmri import encoder_page
+        from ndt3_dist.tasks.fmri.brain_picture import save_brain
+        from ndt3_dist.tasks.fmri.parcel_networks import read_networks
+
+    out = Path(args.out or Path(args.run) / "page")
+    networks = read_networks(args.networks) if args.networks else []
+    page, scored = encoder_page.write_page(args.run, out, networks)
+    log.say(str(page))
+    for subject in scored.by_parcel if args.atlas else ():
+        path = out / f"brain_{subject}.png"
+        save_brain(scored.parcels_of(subject), args.atlas, path, f"{subject}, held-out r")
+        log.say(str(path))
+
+
 VERBS = {
     "train": train,
     "retrain": retrain,
@@ -331,6 +355,7 @@ VERBS = {
     "index": index,
     "sweep": sweep,
     "features": features,
+    "show": show,
 }
 ARGUMENTS = {
     "train": of_training,
@@ -342,6 +367,7 @@ ARGUMENTS = {
     "index": of_indexing,
     "sweep": of_sweeping,
     "features": of_features,
+    "show": of_showing,
 }
 
 

@@ -14,6 +14,7 @@ from ndt3_dist import load_model
 from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.fmri.bold_predict import Member, predict_clips, weights_of
 from ndt3_dist.tasks.fmri.clips.sample_numbers import read_samples
+from ndt3_dist.tasks.fmri.encoder_page import Look, write_page
 from ndt3_dist.tasks.fmri.encoders import encode
 from ndt3_dist.tasks.fmri.encoders.bold_loss import mse_sums, pearson_sums
 from ndt3_dist.tasks.fmri.encoders.build import build
@@ -153,6 +154,31 @@ def test_weights_are_averaged_over_the_last_epochs(root):
     want = torch.stack([w["head.shared.weight"] for w in kept["every"]]).double().mean(0)
     assert torch.equal(found, want.float())
     assert not list((run / "epochs").iterdir())
+
+
+def test_what_a_run_has_learned_is_shown(root, runs, tmp_path):
+    look = Look(runs["conv"])
+    lags = look.by_lag()
+    assert max(lags, key=lambda lag: lags[lag]) == 0
+    still = Look(runs["still"])
+    with torch.no_grad():  # what is seen now predicts now: BOLD follows three to four samples later
+        weights = Look(runs["ridge"]).model.weights[:, 45:60]  # of lag 3 alone
+        still.model.weights.copy_(weights)
+    lags = still.by_lag()
+    assert max(lags, key=lambda lag: lags[lag]) == 3
+    lost = look.without_stream()
+    assert set(lost) == set(files.DIMS)
+    assert min(lost.values()) > 0.02
+    assert look.without_stream() == lost  # and nothing stays left out
+    ceiling = look.ceiling()
+    assert set(ceiling) == set(files.SUBJECTS)
+    assert 0.5 < ceiling["sub-01"].mean() < 1
+    networks = ["Vis"] * 4 + ["Default"] * 4
+    page, scored = write_page(runs["conv"], tmp_path, networks)
+    text = page.read_text()
+    assert f"{scored.value:.4f}" in text
+    assert "the best lag of its predictions is 0 samples" in text
+    assert all(word in text for word in ("Vis", "Default", "Noise ceiling", "without it"))
 
 
 def test_an_export_loads_by_itself(runs):
