@@ -82,6 +82,25 @@ def test_held_out_films_are_kept_by_parcel_and_weigh_members(runs):
     assert weights_of(members, "sub-01", float("inf")) == pytest.approx(0.5)
 
 
+def test_a_member_of_large_numbers_weighs_no_more(root, runs):
+    samples = {"sub-03": {"s07e01a": 90}}
+    members = [Member.open(runs["ridge"]), Member.open(runs["conv"])]
+    before = predict_clips(members, samples)["sub-03"]["s07e01a"]
+    with torch.no_grad():
+        members[0].model.weights.mul_(1000)
+        members[0].model.offset.add_(5)
+    after = predict_clips(members, samples)["sub-03"]["s07e01a"]
+    np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+def test_one_subject_alone_is_trained_and_predicted(root):
+    values = config(root, "one", kind="ridge").model_dump(mode="json")
+    values["data"]["subjects"] = ["sub-03"]
+    run = Path(encode.train(FmriConfig.model_validate(values))["run"])
+    found = predict_clips([Member.open(run, "cpu")], {"sub-03": {"s07e01a": 90}})
+    assert found["sub-03"]["s07e01a"].shape == (90, files.PARCELS)
+
+
 def test_a_member_must_know_subjects_and_streams(root, runs):
     with pytest.raises(BadInput, match=r"knows sub-01, .*asked for sub-09"):
         predict_clips([Member.open(runs["ridge"])], {"sub-09": {"s07e01a": 90}})
