@@ -146,10 +146,10 @@ def test_two_showings_without_a_number_are_counted_by_session(tmp_path):
     path = tmp_path / "sub-01" / "func" / "sub-01_task-friends_bold.h5"
     path.parent.mkdir(parents=True)
     with h5py.File(path, "w") as file:
-        for session in ("040", "003"):
+        for session in ("99", "100"):  # in the order of names it is the other way round
             file[f"ses-{session}_task-s01e02a"] = np.full((20, 4), float(session), np.float32)
     runs = BoldRuns(tmp_path)
-    assert [runs.read("s01e02a", n, 0, 1)[0, 0, 0] for n in (1, 2)] == [3, 40]
+    assert [runs.read("s01e02a", n, 0, 1)[0, 0, 0] for n in (1, 2)] == [99, 100]
 
 
 def test_sample_numbers_are_read_by_name(tree):

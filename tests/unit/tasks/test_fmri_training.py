@@ -8,9 +8,11 @@ import fmri_files as files
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ndt3_dist import load_model
+from ndt3_dist.config import load_config
+from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.fmri.bold_predict import Member, predict_clips, weights_of
 from ndt3_dist.tasks.fmri.clips.sample_numbers import read_samples
@@ -18,6 +20,8 @@ from ndt3_dist.tasks.fmri.encoder_page import Look, write_page
 from ndt3_dist.tasks.fmri.encoders import encode
 from ndt3_dist.tasks.fmri.encoders.bold_loss import mse_sums, pearson_sums
 from ndt3_dist.tasks.fmri.encoders.build import build
+from ndt3_dist.tasks.fmri.encoders.clip_scales import ClipScales
+from ndt3_dist.tasks.fmri.encoders.clip_steps import ClipSteps
 from ndt3_dist.tasks.fmri.encoders.encoder import pack
 from ndt3_dist.tasks.fmri.encoders.parcel_r import ParcelR
 from ndt3_dist.tasks.fmri.fmri_config import FmriConfig
@@ -83,7 +87,7 @@ def test_held_out_films_are_kept_by_parcel_and_weigh_members(runs):
 
 
 def test_a_member_of_large_numbers_weighs_no_more(root, runs):
-    samples = {"sub-03": {"s07e01a": 90}}
+    samples = {"sub-03": {"s07e01a": 99}}
     members = [Member.open(runs["ridge"]), Member.open(runs["conv"])]
     before = predict_clips(members, samples)["sub-03"]["s07e01a"]
     with torch.no_grad():
@@ -97,8 +101,8 @@ def test_one_subject_alone_is_trained_and_predicted(root):
     values = config(root, "one", kind="ridge").model_dump(mode="json")
     values["data"]["subjects"] = ["sub-03"]
     run = Path(encode.train(FmriConfig.model_validate(values))["run"])
-    found = predict_clips([Member.open(run, "cpu")], {"sub-03": {"s07e01a": 90}})
-    assert found["sub-03"]["s07e01a"].shape == (90, files.PARCELS)
+    found = predict_clips([Member.open(run, "cpu")], {"sub-03": {"s07e01a": 99}})
+    assert found["sub-03"]["s07e01a"].shape == (99, files.PARCELS)
 
 
 def test_a_member_must_know_subjects_and_streams(root, runs):
@@ -141,13 +145,31 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits_and_so_does_its_retraining(
     assert not same(weights(path / "retrain"), weights(path))
 
 
+def first_loss(run: Path) -> float:
+    """Of a first step on all clips, by the weights that lie in the run's folder as initial."""
+    settings = load_config(FmriConfig, run / "fmri.yaml")
+    source = encode.open_source(settings)
+    model = build(settings.model.options(source))
+    model.load_state_dict(load_file(str(run / "initial.safetensors")))
+    scales = ClipScales.kept(source, run / "scales.npz", (), True)
+    arrays = ClipSteps(scales, model, source.clips, 8, 48, settings.run.seed).load(0)
+    torch.manual_seed(seed_of("dropout", settings.run.seed, 1))
+    out = model(model.batch(arrays, torch.device("cpu")), 1, 1)
+    count = np.isfinite(arrays["bold"]).sum()
+    return sum(float(s) for s in out.sums) / count
+
+
 def test_retraining_takes_the_best_epochs_from_the_initial_weights(root):
     run = Path(encode.train(config(root, "again", {"epochs": 3}, stream_dropout=0.2))["run"])
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**result, "best_epoch": 2}))
+    moved = load_file(str(run / "initial.safetensors"))
+    moved["head.offset"] += 1  # whatever lies there is what it begins with
+    save_file(moved, str(run / "initial.safetensors"))
     encode.retrain(run)
     steps = lines(run / "retrain")
     assert [line["epochs"] for line in steps][-1] < 2 <= steps[-1]["step"] / (len(steps) / 2)
+    assert steps[0]["loss"] == pytest.approx(first_loss(run), rel=1e-5)
     first = weights(run / "retrain")
     shutil.rmtree(run / "retrain")
     encode.retrain(run)

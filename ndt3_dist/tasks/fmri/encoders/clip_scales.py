@@ -33,9 +33,12 @@ class ClipScales:
 
         Args:
             path: Of the .npz in the run's folder.
-            first: Clips whose features are measured: those that are trained on.
+            first: Clips whose features are measured, those that are trained on; empty = it has to
+                be there.
             scale: False = means are 0 and deviations 1.
         """
+        if not path.exists() and not first:
+            raise BadInput(f"{path}: missing; restore it, or train the run anew")
         if not path.exists():
             values = measure(source, first, scale)
             with storage.atomic_file(path) as f:

@@ -31,6 +31,7 @@ from ndt3_dist.tasks.fmri.clips.clip_source import (
     CorpusSource,
     TreeSource,
     hold_out,
+    matches,
 )
 from ndt3_dist.tasks.fmri.clips.feature_tree import FeatureTree
 from ndt3_dist.tasks.fmri.encoders.build import build
@@ -81,6 +82,9 @@ def train(config: FmriConfig, until: int = 0) -> dict[str, Any]:
     """
     path, source = Path(config.run.dir) / config.run.name, open_source(config)
     first, held = hold_out(source.clips, config.data.val, config.data.val_run)
+    for pattern in config.data.val:
+        if not any(matches(clip, [pattern]) for clip in source.clips):
+            log.warn(f"data.val: no clip or film {pattern}")
     with TuneFolder(path, {**config.model_dump(mode="json"), "begun": begun(source)}) as folder:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         storage.write_bytes(path / CONFIG, text.encode())
