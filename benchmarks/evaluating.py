@@ -1,8 +1,8 @@
 """Seconds that decoding a whole session takes: each bin computed once, and windows run anew.
 
 Random weights, 96 channels, two covariates, 100 bins of context, in float32; or an export and the
-test bins of a corpus, whose scores each way gives are then printed, too. Ways in turn in one
-process.
+test bins of a corpus: then the scores that each way gives, and those of decoding bin by bin in each
+type. Ways in turn in one process.
 
 Example:
     python benchmarks/evaluating.py --size 45M --seconds 48
@@ -18,12 +18,16 @@ import numpy as np
 import torch
 
 from ndt3_dist import log
+from ndt3_dist.api import open_decoder
 from ndt3_dist.config import find_file, load_config
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.evaluate.decode import slide
-from ndt3_dist.evaluate.session import evaluate
+from ndt3_dist.evaluate.metrics import r2_scores
+from ndt3_dist.evaluate.session import export_scale, model_predictions, read_test_data
+from ndt3_dist.model.load import load_model
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.readout import load_readout
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.train.pretrain_config import PretrainConfig
@@ -61,25 +65,27 @@ def timed(size: str, seconds: float) -> list[dict[str, str]]:
 
 def scored(export: str, corpus: str, session: str) -> list[dict[str, str]]:
     """Of an export on test bins."""
-    rows, first = [], None
+    data, found = read_test_data(corpus, session), {}
+    model, scale, window = load_model(export), export_scale(export, data), data.manifest.window_bins
+    readout = load_readout(export, data.session.id, data.pieces[0].spikes.shape[1])
     for name, stride in WAYS.items():
-        began = time.perf_counter()
-        result = evaluate({"m": export}, corpus, session, stride=stride, history=1)
-        took, found = time.perf_counter() - began, result["predictions"]["m"]
-        first = found if first is None else first
-        apart = float(np.abs(found - first).max() / first.std())
-        scores = result["scores"]["m"]
-        rows.append(
-            {
-                "export": export,
-                "way": name,
-                "s with loading and a ridge": f"{took:.1f}",
-                "R2": f"{scores['r2']:.4f}",
-                "bits per spike": f"{scores['bits_per_spike']:.4f}",
-                "largest deviation / spread": f"{apart:.3f}",
-            }
-        )
-    return rows
+        found[name] = model_predictions(model, data, window, stride, readout)[0] * scale
+    for kind in ("fp32", "bf16", "int8"):
+        steps = []
+        for piece in data.pieces:
+            decoder = open_decoder(export, data.session.id, dtype=kind)
+            steps += [decoder.step(counts) for counts in piece.spikes]
+        found[f"bin by bin, {kind}"] = np.stack(steps)
+    first = found["each bin once"]
+    return [
+        {
+            "export": export,
+            "way": name,
+            "R2": f"{r2_scores(data.truth, predicted)['r2']:.4f}",
+            "largest deviation / spread": f"{np.abs(predicted - first).max() / first.std():.4f}",
+        }
+        for name, predicted in found.items()
+    ]
 
 
 def main() -> None:
@@ -88,7 +94,9 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=[*SIZES], default="45M")
     parser.add_argument("--seconds", type=float, default=48, help="of bins of 20 ms")
-    parser.add_argument("--model", metavar="EXPORT", action="append", help="with --corpus: scores")
+    parser.add_argument(
+        "--model", metavar="EXPORT", action="append", help="to score, with --corpus"
+    )
     parser.add_argument("--corpus")
     parser.add_argument("--session", default="")
     parser.add_argument("--save", metavar="NAME", help="benchmarks/results/NAME_DATE.txt")

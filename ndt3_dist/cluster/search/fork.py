@@ -76,14 +76,12 @@ def run(job: dict[str, Any]) -> int:
     """Bring a run to the step `until`, or its end; 75 where it was asked to stop before.
 
     Args:
-        job: kind, config (a YAML file), init, scratch, until, metric, result (a file), log. A kind
-            package.module:function is a task's own, which is called with the job and gives what the
-            other two do.
+        job: kind, config (a YAML file), init, scratch, until, metric, result (a file), log.
     """
     with open(f"{job['log']}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of a search that was killed one may still be saving
-        own = {"finetune": finetune_to, "pretrain": pretrain_to}
-        found = (own.get(job["kind"]) or import_call(job["kind"], "kind"))(job)
+        own = {"finetune": finetune_to, "pretrain": pretrain_to}.get(job["kind"])
+        found = (own or import_call(job["kind"], "kind"))(job)
         if found is None:
             return 75
         storage.write_json(job["result"], {**found, "until": job["until"]})
@@ -98,14 +96,14 @@ def finetune_to(job: dict[str, Any]) -> dict | None:
     folder = Path(config.run.dir) / config.run.name
     if (folder / "export").exists():
         if config.train.steps:  # it ended, and was killed before it could say so
-            return {**score_of(folder, "val_r2", job["metric"]), "over": True}
+            return {**score_of(folder, config.metric, job["metric"]), "over": True}
         storage.remove(folder)
     found = finetune(config, job["init"], job["scratch"], job["until"])
     if found["stopped"] and f"step {job['until']}" not in found["stopped"]:
         return None
     if not config.train.steps:
         return {"score": found["r2_val"], "step": 0, "steps": 0, "over": True}
-    return {**score_of(folder, "val_r2", job["metric"]), "over": not found["stopped"]}
+    return {**score_of(folder, config.metric, job["metric"]), "over": not found["stopped"]}
 
 
 def pretrain_to(job: dict[str, Any]) -> dict | None:

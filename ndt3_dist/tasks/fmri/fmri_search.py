@@ -12,7 +12,7 @@ from ndt3_dist.cluster.search.driver import Search
 from ndt3_dist.cluster.search.fork import score_of
 from ndt3_dist.cluster.search.record import Record, Trial
 from ndt3_dist.cluster.search.space import Space
-from ndt3_dist.config import check, load_config, set_key
+from ndt3_dist.config import load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.fmri.encoders.encode import METRIC, RESULT, train
 from ndt3_dist.tasks.fmri.fmri_config import FmriConfig
@@ -23,12 +23,6 @@ SEARCHED = "model", "optim", "train"
 
 class EncoderBase(Base):
     """A config of an encoder that settings are laid upon."""
-
-    def config(self, settings: dict[str, Any], where: str, **run: Any) -> FmriConfig:
-        values = FmriConfig.model_validate(self.values).model_dump(mode="json")
-        for key, value in [*settings.items(), *((f"run.{k}", v) for k, v in run.items())]:
-            set_key(values, key, value, where)
-        return check(FmriConfig, values, where)
 
     @property
     def steps(self) -> int:
@@ -41,7 +35,7 @@ def settle(config: FmriConfig, space: Space, where: str) -> tuple[EncoderBase, S
     Raises:
         BadInput: Keys that are not searched, values that do not fit, no clips held out; all named.
     """
-    base, said = EncoderBase(KIND, config.model_dump(mode="json")), []
+    base, said = EncoderBase(KIND, config.model_dump(mode="json"), FmriConfig), []
     if not config.data.val:
         said.append("data.val is empty; a search chooses by clips that are held out")
     if space.method not in ("grid", "random", "bayes"):
