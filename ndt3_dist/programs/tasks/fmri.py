@@ -114,8 +114,17 @@ def retrain(args) -> None:
 
 
 def fit(args) -> None:
-    """Train, then retrain the same run."""
-    if run := train(args):
+    """Train, then retrain the same run; one that was killed goes on where it was."""
+    config = config_of(args)
+    with log.waiting("loading torch"):
+        from ndt3_dist.tasks.fmri.encoders import encode
+
+    run: Path | None = Path(config.run.dir) / config.run.name
+    if encode.has_ended(config):
+        log.say(f"{run}: trained already")
+    else:
+        run = train(args)
+    if run:
         again(run)
 
 

@@ -1,5 +1,6 @@
 """`ndt3 fmri` as it is typed: the way from films to a score, the original's flags and files."""
 
+import shutil
 from argparse import ArgumentParser
 
 import fmri_files as files
@@ -9,10 +10,10 @@ import yaml
 
 from ndt3_dist.cluster.search.space import Space
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.errors import BadInput
+from ndt3_dist.errors import BadInput, ResumeMismatch
 from ndt3_dist.programs.tasks import fmri as program
 from ndt3_dist.tasks.fmri import original_flags
-from ndt3_dist.tasks.fmri.extract.extract_config import ExtractConfig
+from ndt3_dist.tasks.fmri.extract.extract_config import ExtractConfig, ModelSpec
 from ndt3_dist.tasks.fmri.fmri_config import FmriConfig
 from ndt3_dist.tasks.fmri.fmri_search import KIND, EncoderBase, search_to, settle
 
@@ -44,6 +45,11 @@ def test_from_films_to_a_score(root, tmp_path, typed):
     words = "fit", "--config", root / "c.yaml", "--data_dir", root / "data", "--name", "r"
     said = typed(*words, "model.lags=[3]", "--seed", 3, "data.exclude=[bourne]", **told)
     assert "epochs on all clips; export at" in said
+    shutil.rmtree(tmp_path / "runs" / "r" / "retrain")  # as if it was killed in between
+    said = typed(*words, "model.lags=[3]", "--seed", 3, "data.exclude=[bourne]")
+    assert "trained already" in said
+    with pytest.raises(ResumeMismatch, match="the run exists"):
+        typed(*words, "model.lags=[2]", "--seed", 3, "data.exclude=[bourne]")
     kept = load_config(FmriConfig, tmp_path / "runs" / "r" / "fmri.yaml")
     assert (kept.run.seed, kept.model.lags, kept.data.exclude) == (3, (3,), ("bourne",))
     assert kept.data.data_dir == str(root / "data")  # flags win
@@ -120,6 +126,11 @@ def test_every_shipped_config_of_encoders_is_valid(path):
         assert load_config(ExtractConfig, path).models["whisper"].layers == (12, 25)
     else:
         assert load_config(FmriConfig, path).run.name == path.stem
+
+
+def test_sound_between_windows_is_heard():
+    with pytest.raises(ValueError, match="would not be heard"):
+        ModelSpec.model_validate({"kind": "audio", "path": "x", "stride_s": 40})
 
 
 def test_a_setting_of_a_sweep_is_a_training(root, tmp_path):

@@ -107,6 +107,13 @@ def train(config: FmriConfig, until: int = 0) -> dict[str, Any]:
     return result
 
 
+def has_ended(config: FmriConfig) -> bool:
+    """Whether a config was trained already, to its end."""
+    path = Path(config.run.dir) / config.run.name
+    is_there = (path / RESULT).is_file() and (path / "export" / "config.json").is_file()
+    return is_there and load_config(FmriConfig, path / CONFIG) == config
+
+
 def retrain(run: str | Path, until: int = 0, **changed: Any) -> dict[str, Any]:
     """Train a run's model anew on all clips, for exactly its best number of epochs.
 

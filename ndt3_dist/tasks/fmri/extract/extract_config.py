@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ndt3_dist.config import Section
+
+SOUND_S = 30.0
+"""Of a window of sound, where none is said."""
 
 
 class ModelSpec(Section):
@@ -27,6 +30,15 @@ class ModelSpec(Section):
     """Of sound, where the model's folder does not say it."""
     context_words: int = Field(default=512, ge=0)
     """Words before a sample that a text model sees."""
+
+    @model_validator(mode="after")
+    def _hears_all(self):
+        if self.stride_s > (self.window_s or SOUND_S):
+            raise ValueError(
+                f"stride_s {self.stride_s:g} is longer than a window of "
+                f"{self.window_s or SOUND_S:g} s, so sound between windows would not be heard"
+            )
+        return self
 
 
 class ExtractConfig(Section):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ndt3_dist.errors import BadInput
-from ndt3_dist.tasks.fmri.extract.extract_config import ModelSpec
+from ndt3_dist.tasks.fmri.extract.extract_config import SOUND_S, ModelSpec
 from ndt3_dist.tasks.fmri.extract.read_media import duration_s, frames_at, sound_of, words_of
 
 MEAN, DEVIATION = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
@@ -112,7 +112,7 @@ def of_sound(path: Path, spec: ModelSpec, tr_s: float, device: str) -> Iterator[
     rate = int(said.get("sampling_rate", spec.rate_hz))
     sound, extractor = sound_of(path, rate), part_of(spec.path, "AutoFeatureExtractor")
     encoder = model.get_encoder() if model.config.is_encoder_decoder else model
-    window_s = spec.window_s or 30.0
+    window_s = spec.window_s or SOUND_S
     stride_s = spec.stride_s or window_s
     begun, layers = -1.0, []
     for row in range(int(len(sound) / rate / tr_s)):

@@ -47,6 +47,7 @@ def duration_s(path: Path) -> float:
 
 def frames_at(path: Path, step_s: float) -> Iterator[np.ndarray]:
     """The frames that are shown at 0, step_s, 2 step_s ... to the end, (height, width, 3) uint8."""
+    end_s = duration_s(path)
     container, stream = opened(path, "video")
     with container:
         wanted, shown = 0, None
@@ -58,7 +59,7 @@ def frames_at(path: Path, step_s: float) -> Iterator[np.ndarray]:
                 shown = frame.to_ndarray(format="rgb24")
         except (OSError, ValueError) as e:
             raise BadInput(f"{path}: cannot be decoded after frame {wanted} ({e})") from e
-        while shown is not None and wanted * step_s < duration_s(path):
+        while shown is not None and wanted * step_s < end_s:
             yield shown
             wanted += 1
 
