@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ndt3_dist import storage
-from ndt3_dist.tasks.words.cell import PARTS, Cell
+from ndt3_dist.tasks.words.cell import Cell
+from ndt3_dist.tasks.words.cell_scores import PARTS
 from ndt3_dist.tasks.words.scores.fold_scores import HEADLINE, corrected_p
 
 CONTROLS = "ridge", "logistic", "linear", "mean", "shuffled"
