@@ -49,6 +49,7 @@ ALLOWED = {
     "torch._utils._rebuild_tensor_v2",
     "collections.OrderedDict",
     "collections.defaultdict",
+    "yacs.config.CfgNode",  # a dictionary: the config of NDT1's checkpoints
 }
 """Other names that may occur."""
 
@@ -119,7 +120,7 @@ class LightningFile(TorchZip):
     def _build(self, kind: Name, args: tuple) -> Any:
         """Plain data for the few names that stand for it; an Inert for all others."""
         match str(kind), args:
-            case "collections.OrderedDict", ():
+            case "collections.OrderedDict" | "yacs.config.CfgNode", ():
                 return {}
             case "collections.defaultdict", () | (Name(),):
                 return {}
