@@ -9,12 +9,18 @@ import nibabel
 import numpy as np
 import pytest
 import yaml
-from forks import run_program
 from launching import ROOT
 
 from ndt3_dist import load_model
+from ndt3_dist.checkpoint.export import export
+from ndt3_dist.prep.job import prepare
+from ndt3_dist.prep.recipe import load_recipe
 from ndt3_dist.tasks.fmri.brain_picture import save_brain
+from ndt3_dist.tasks.fmri.clips.clip_reader import write_clips
+from ndt3_dist.tasks.fmri.clips.clip_source import TreeSource
+from ndt3_dist.tasks.fmri.encoders import encode
 from ndt3_dist.tasks.fmri.encoders.build import BUILD, build
+from ndt3_dist.tasks.fmri.fmri_config import FmriConfig
 from ndt3_dist.train.run_metrics import read_metrics
 
 
@@ -34,12 +40,14 @@ def typed(*words, cwd):
     return done.stdout
 
 
-def test_an_encoder_is_pretrained_on_a_corpus_and_exported(root):
-    done = run_program("launch/fmri.py", "index", "--config", "c.yaml", "--out", "clips", cwd=root)
-    assert "9 clips in clips; subjects, in order: sub-01, sub-02" in done.stdout, done.stderr
-    words = "data_prep/preprocess.py", "--recipe", "fmri.yaml", "source=clips", "out=corpus"
-    done = run_program(*words, "window_ms=29800", "num_workers=0", cwd=root)
-    assert done.returncode == 0, done.stderr
+def test_an_encoder_is_pretrained_on_a_corpus_and_exported(root, monkeypatch):
+    monkeypatch.chdir(root)
+    settings = FmriConfig.model_validate(files.settings(root))
+    source = encode.open_source(settings)
+    assert isinstance(source, TreeSource)
+    assert len(write_clips(source, "clips")) == 9
+    told = ["source=clips", "out=corpus", "window_ms=29800", "num_workers=0"]
+    prepare(load_recipe(ROOT / "data_prep" / "recipes" / "fmri.yaml", told))
     model = {"build": BUILD, "kind": "conv_linear", "streams": files.DIMS, "width": 16}
     model |= {"subjects": list(files.SUBJECTS), "parcels": files.PARCELS, "kernel": 9, "mse": 0.1}
     config = {
@@ -58,17 +66,12 @@ def test_an_encoder_is_pretrained_on_a_corpus_and_exported(root):
     assert lines[0]["loss"] > lines[-1]["loss"]
     assert set(lines[-1]) >= {"val_r", "val_loss_pearson", "val_loss_mse", "loss_pearson"}
     assert lines[15]["val_r"] > lines[7]["val_r"] > 0.1
-    words = "checkpoints/convert.py", "export", "runs/conv", "exports/conv"
-    done = run_program(*words, cwd=root)
-    assert done.returncode == 0, done.stderr
+    export("runs/conv", "exports/conv", None, "fp32")
     assert load_model(root / "exports" / "conv", build=build).dims == files.DIMS
     values = files.settings(root, width=16)
     values["data"] = {"corpus": "corpus", "subjects": list(files.SUBJECTS)}
     values["train"]["epochs"] = 2
-    (root / "of_corpus.yaml").write_text(yaml.safe_dump(values))
-    words = "launch/fmri.py", "train", "--config", "./of_corpus.yaml", "--name", "of_corpus"
-    done = run_program(*words, cwd=root)
-    assert "best epoch 2" in done.stdout, done.stderr
+    assert encode.train(FmriConfig.model_validate(values))["best_epoch"] == 2
 
 
 @pytest.mark.drill
@@ -146,4 +149,5 @@ def test_100_gb_of_features_are_read_in_bounded_memory(tmp_path):
             total += path.stat().st_size
     assert total > 100e9
     grown_kb = int(typed("-c", STEPS, tmp_path, ROOT, cwd=tmp_path))
+    print(f"100 GB of features: memory grew by {grown_kb / 1e6:.2f} GB")
     assert grown_kb < 2_000_000  # a step's windows are .26 GB

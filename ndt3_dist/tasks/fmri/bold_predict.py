@@ -11,7 +11,8 @@ from ndt3_dist.config import load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.fmri.clips.clip_source import check_length
 from ndt3_dist.tasks.fmri.clips.feature_tree import FeatureTree
-from ndt3_dist.tasks.fmri.encoders.encode import CONFIG, VAL, device_of, open_encoder
+from ndt3_dist.tasks.fmri.encoders.clip_fit import device_of
+from ndt3_dist.tasks.fmri.encoders.encode import CONFIG, VAL, open_encoder
 from ndt3_dist.tasks.fmri.encoders.encoder import Encoder
 from ndt3_dist.tasks.fmri.encoders.held_out import predict
 from ndt3_dist.tasks.fmri.fmri_config import FmriConfig

@@ -14,7 +14,8 @@ from ndt3_dist.cluster.search.record import Record, Trial
 from ndt3_dist.cluster.search.space import Space
 from ndt3_dist.config import load_config
 from ndt3_dist.errors import BadInput
-from ndt3_dist.tasks.fmri.encoders.encode import METRIC, RESULT, train
+from ndt3_dist.tasks.fmri.encoders.encode import RESULT, train
+from ndt3_dist.tasks.fmri.encoders.held_out import METRIC
 from ndt3_dist.tasks.fmri.fmri_config import FmriConfig
 
 KIND = "ndt3_dist.tasks.fmri.fmri_search:search_to"

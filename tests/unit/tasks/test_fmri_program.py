@@ -31,7 +31,7 @@ def typed(monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["ndt3 fmri", *map(str, words)])
         for name, value in environment.items():
             monkeypatch.setenv(name, str(value))
-        program.main()
+        assert not program.main()  # its exit code
         return capsys.readouterr().out
 
     return run
@@ -48,6 +48,8 @@ def test_from_films_to_a_score(root, tmp_path, typed):
     shutil.rmtree(tmp_path / "runs" / "r" / "retrain")  # as if it was killed in between
     said = typed(*words, "model.lags=[3]", "--seed", 3, "data.exclude=[bourne]")
     assert "trained already" in said
+    words = "train", "--config", root / "c.yaml", "--data_dir", root / "data", "--name", "q"
+    assert "best epoch 1" in typed(*words)
     with pytest.raises(ResumeMismatch, match="the run exists"):
         typed(*words, "model.lags=[2]", "--seed", 3, "data.exclude=[bourne]")
     kept = load_config(FmriConfig, tmp_path / "runs" / "r" / "fmri.yaml")

@@ -17,7 +17,7 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.tasks.fmri.bold_predict import Member, predict_clips, weights_of
 from ndt3_dist.tasks.fmri.clips.sample_numbers import read_samples
 from ndt3_dist.tasks.fmri.encoder_page import Look, write_page
-from ndt3_dist.tasks.fmri.encoders import encode
+from ndt3_dist.tasks.fmri.encoders import clip_fit, encode
 from ndt3_dist.tasks.fmri.encoders.bold_loss import mse_sums, pearson_sums
 from ndt3_dist.tasks.fmri.encoders.build import build
 from ndt3_dist.tasks.fmri.encoders.clip_scales import ClipScales
@@ -185,9 +185,9 @@ def test_weights_are_averaged_over_the_last_epochs(root):
         kept["every"] = every
         return mean(every)
 
-    mean = encode.mean_weights
+    mean = clip_fit.mean_weights
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "mean_weights", spy)
+        patch.setattr(clip_fit, "mean_weights", spy)
         train = {"epochs": 4, "average_from": 0.5, "patience": 0}
         run = Path(encode.train(config(root, "mean", train))["run"])
     assert len(kept["every"]) == 3  # the ends of epochs 2, 3 and 4
