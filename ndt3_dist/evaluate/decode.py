@@ -5,10 +5,13 @@ with it, as in a stream that keeps keys and values (`evaluate.rolling`).
 
 With a stride of k windows are run anew: a forward pass gives its last k bins, so that a bin sees
 between context - k + 1 and context bins (fewer at the start of a piece) and nothing before them; a
-stride of 1 is decoding bin by bin without keeping anything, at `context` times the work.
+stride of 1 is decoding bin by bin without keeping anything, at `context` times the work. A masked
+model sees both directions, so that each of its windows decodes the one bin that it ends with,
+whatever the stride.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,8 +26,9 @@ from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
 
 WINDOWS_PER_PASS = 16
-WITHOUT_COVARIATES = 10
-"""Stride in a session that has none, whose spikes alone are predicted."""
+ANEW = 10
+"""Stride where nothing can be kept: of models with identities, and in sessions without covariates,
+whose windows end with a dummy."""
 
 
 def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int = 0) -> np.ndarray:
@@ -73,7 +77,7 @@ def slide(
     Returns:
         Covariates in units of the session's scale, (bins, dims) float32; and the expected count of
         each channel given all that came before, channels of earlier patches of its own bin
-        included, (bins, channels) float32, or None.
+        included (masked: none of its own bin), (bins, channels) float32, or None.
     """
     bins, dims = len(piece), layout.dims
     predicted = np.empty((bins, dims), np.float32)
@@ -83,6 +87,8 @@ def slide(
         flat = model.covariate_out(states)[:, 0].float().cpu().numpy()
         width = 0 if hidden is None else hidden.shape[1]
         wide = states.float().cpu().numpy().reshape(-1, width) if width else states
+        if with_rates and model.masked:
+            features = model.features(without_newest(tokens, places, layout))
         counts = expected_counts(model, features, tokens, layout) if with_rates else None
         for last, there in places:
             predicted[there] = flat.reshape(-1, dims)[last] if dims else 0
@@ -126,13 +132,15 @@ def passes(
     """Features (`NDT3.features`) of a piece, some bins at a time, and of which tokens they are."""
     if not 0 <= stride <= context:
         raise BadInput(f"stride {stride}: expected 0, or 1 to the context of {context} bins")
-    if not stride and not layout.dims:  # its windows end with a dummy, which streams have not
-        stride = min(WITHOUT_COVARIATES, context)
+    if model.masked:
+        stride = 1
+    elif not stride and not (layout.dims and model.keeps):
+        stride = min(ANEW, context)
     if stride == 0:
         for features, tokens, there in roll(model, piece, layout, context, layers):
             yield features, tokens, [(slice(None), there)]
         return
-    bins, device = len(piece), model.sos.device
+    bins, device = len(piece), model.space.weight.device
     ends = [min(start + stride, bins) for start in range(0, bins, stride)]
     with log.counting("decoding", bins, unit="bins") as step:
         for first in range(0, len(ends), WINDOWS_PER_PASS):
@@ -146,6 +154,14 @@ def passes(
             tokens = PackedTokens.from_numpy(lists.pack(), device)
             yield model.features(tokens, layers), tokens, places
             step.add(places[-1][1].stop - step.done)
+
+
+def without_newest(tokens: PackedTokens, places: Places, layout: Layout) -> PackedTokens:
+    """The tokens of a pass, those of each window's newest bins hidden."""
+    hidden = torch.zeros(len(tokens.spike_slot) // len(layout.real), len(layout.real))
+    for last, _ in places:
+        hidden[last] = 1
+    return replace(tokens, spike_hidden=hidden.bool().flatten().to(tokens.time.device))
 
 
 def expected_counts(

@@ -98,6 +98,30 @@ class BitsPerSpike:
         return {}
 
 
+class BitsPerHiddenSpike:
+    """`BitsPerSpike` of those counts that were predicted: expected counts are NaN elsewhere."""
+
+    def sums(self, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Log-likelihood, then bins and spikes of each channel, (1 + 2 x channels,)."""
+        scored = np.isfinite(predicted)
+        counts = np.where(scored, true, 0).astype(np.float64)
+        expected = np.where(scored, np.maximum(predicted, LEAST_RATE), 0).astype(np.float64)
+        held = (counts * np.log(np.where(scored, expected, 1)) - expected).sum()
+        return np.concatenate([[held], scored.sum(0), counts.sum(0)])
+
+    def scores(self, sums: np.ndarray) -> dict[str, float]:
+        held, (bins, counts) = sums[0], sums[1:].reshape(2, -1)
+        spikes = counts.sum()
+        if not spikes:
+            return {"bits_per_spike": math.nan}
+        rate = np.maximum(counts, 1) / np.maximum(bins, 1)
+        null = (counts * np.log(rate) - counts).sum()
+        return {"bits_per_spike": float((held - null) / spikes / np.log(2))}
+
+    def pooled(self, every: list[np.ndarray]) -> dict[str, float]:
+        return {}
+
+
 class PearsonR:
     """Mean over dimensions of the correlation of truth and prediction, (rows, dims) both.
 

@@ -1,6 +1,6 @@
 """Score decoders of one session on identical bins, in raw units."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from ndt3_dist import log
 from ndt3_dist.checkpoint import lineage
 from ndt3_dist.data.continuous import Piece, choose_covariates, read_pieces, sessions_with
 from ndt3_dist.errors import BadInput
+from ndt3_dist.evaluate.cosmooth import channels_of, cosmooth
 from ndt3_dist.evaluate.decode import predict
 from ndt3_dist.evaluate.metrics import bits_per_spike, r2_scores
 from ndt3_dist.evaluate.predictions import mean_of
@@ -150,6 +151,14 @@ def model_predictions(
     return np.concatenate(predicted), bits_per_spike(counts, expected)
 
 
+def co_bits(model: NDT3, data: TestData, arrays: Sequence[str], context: int) -> float:
+    """Bits per spike of held-out arrays, from all others."""
+    held_out, layout = channels_of(data.session, arrays), Layout.of(data.session, model.config)
+    rates = [cosmooth(model, piece, layout, held_out, context) for piece in data.pieces]
+    counts = np.concatenate([piece.spikes[:, held_out] for piece in data.pieces])
+    return bits_per_spike(counts, np.concatenate(rates))
+
+
 def ridge_predictions(path: str, data: TestData, fit_split: str, history: int, folds: int):
     """Predictions of a ridge fitted on the fit split.
 
@@ -179,6 +188,7 @@ def evaluate(
     folds: int = FOLDS,
     context: int = 0,
     stride: int = 0,
+    held_out: Sequence[str] = (),
 ) -> dict:
     """Score one or more exports and a ridge on the same bins of one session.
 
@@ -195,6 +205,7 @@ def evaluate(
         folds: Contiguous parts of `fit_split`, held back in turn to choose penalty and history.
         context: Bins that a prediction sees; 0 = a corpus window.
         stride: As in `evaluate.decode`: 0 = each bin is computed once.
+        held_out: Arrays that masked exports are to predict from all others (`evaluate.cosmooth`).
     Returns:
         session, bin_ms, context, seen (what is warned of), dims (names with units), history and
         penalty of the ridge, scores by decoder, and for plots truth and predictions by decoder in
@@ -222,6 +233,7 @@ def evaluate(
         raise BadInput(f"no covariate of {data.session.id} is decoded by all of {list(exports)}")
     found: dict[str, np.ndarray] = {}
     bits: dict[str, float] = {}
+    together: dict[str, float] = {}
     for name, folder in exports.items():
         with log.waiting(f"loading {folder}"):
             model = load_model(folder, "cuda" if torch.cuda.is_available() else "cpu")
@@ -230,6 +242,8 @@ def evaluate(
         readout = load_readout(folder, data.session.id, data.pieces[0].spikes.shape[1])
         found[name], bits[name] = model_predictions(model, own, context, stride, readout)
         found[name] = found[name] * factor
+        if held_out:
+            together[name] = co_bits(model, own, held_out, context)
         if decoded[name] != common:
             found[name] = found[name][:, [decoded[name].index(n) for n in common]]
     if common != data.names:
@@ -247,7 +261,12 @@ def evaluate(
         "history": ridge.history,
         "penalty": ridge.penalty,
         "scores": {
-            name: {**data.score(p), "bits_per_spike": bits.get(name)} for name, p in found.items()
+            name: {
+                **data.score(p),
+                "bits_per_spike": bits.get(name),
+                **({"co_bits_per_spike": together.get(name)} if held_out else {}),
+            }
+            for name, p in found.items()
         },
         "truth": data.truth,
         "predictions": {name: p * data.scale for name, p in found.items()},

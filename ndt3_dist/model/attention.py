@@ -1,4 +1,4 @@
-"""Causal attention over packed segments: one function, six bodies with one signature.
+"""Attention over packed segments, causal or not: one function, six bodies with one signature.
 
 Segments (windows) never see each other. Which body runs is decided once, by `choose_body`, and
 said once by the caller; nothing falls back silently.
@@ -75,8 +75,9 @@ def attend(
     body: str,
     longest: int | None = None,
     fixed: bool = True,
+    causal: bool = True,
 ) -> torch.Tensor:
-    """Causal softmax attention inside each segment, scaled by 1/sqrt(head_dim).
+    """Softmax attention inside each segment, scaled by 1/sqrt(head_dim).
 
     Args:
         q, k, v: (tokens, heads, head_dim).
@@ -86,14 +87,15 @@ def attend(
         body: From `choose_body`.
         longest: Tokens of the longest segment, or more; None = of `seqlens`.
         fixed: Whether flash kernels' backward passes add in a fixed order.
+        causal: Whether a token sees those up to itself alone; else all of its segment.
     Returns:
         (tokens, heads, head_dim).
     """
     if body in FLASH:
         longest = max(seqlens) if longest is None else longest
         if body == "varlen":
-            return varlen(q, k, v, cu_seqlens, longest, dropout, fixed)
-        return _package(body, q, k, v, cu_seqlens, longest, dropout, fixed)
+            return varlen(q, k, v, cu_seqlens, longest, dropout, fixed, causal)
+        return _package(body, q, k, v, cu_seqlens, longest, dropout, fixed, causal)
     one = {"sdpa": _sdpa, "blocked": blocked, "reference": _reference}[body]
     outputs, start = [], 0
     # Neighbours of one length share a call; a row is sorted by length where it can be.
@@ -105,12 +107,15 @@ def attend(
         shape = (segments, length, *q.shape[1:])
         # (segments, heads, length, head_dim)
         q1, k1, v1 = (x[start:stop].reshape(shape).transpose(1, 2) for x in (q, k, v))
-        outputs.append(one(q1, k1, v1, dropout).transpose(1, 2).reshape(stop - start, *q.shape[1:]))
+        mixed = one(q1, k1, v1, dropout, causal)
+        outputs.append(mixed.transpose(1, 2).reshape(stop - start, *q.shape[1:]))
         start = stop
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _package(body: str, q, k, v, cu, longest: int, dropout: float, fixed: bool) -> torch.Tensor:
+def _package(
+    body: str, q, k, v, cu, longest: int, dropout: float, fixed: bool, causal: bool
+) -> torch.Tensor:
     """FlashAttention 2 or 3, which bring operators of their own that torch.compile traces."""
     lengths = cu, cu, longest, longest
     if body == "flash":
@@ -122,18 +127,20 @@ def _package(body: str, q, k, v, cu, longest: int, dropout: float, fixed: bool) 
 
         call, options = flash_attn_interface.flash_attn_varlen_func, {}
     # Their default backward passes add in any order.
-    found = call(q, k, v, *lengths, causal=True, deterministic=fixed, **options)
+    found = call(q, k, v, *lengths, causal=causal, deterministic=fixed, **options)
     return found[0] if isinstance(found, tuple) else found  # versions of the third gave two
 
 
-def _sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+def _sdpa(q, k, v, dropout: float, causal: bool) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 
 
-def _reference(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
+def _reference(q, k, v, dropout: float, causal: bool) -> torch.Tensor:
     """Attention as the formula has it, in float32 at least."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(dtype) @ k.to(dtype).transpose(-1, -2) * q.shape[-1] ** -0.5
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, float("-inf"))
+    weights = scores.softmax(-1)
     return (F.dropout(weights, dropout) @ v.to(dtype)).to(q.dtype)

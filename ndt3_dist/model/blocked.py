@@ -1,7 +1,7 @@
-"""Causal attention as matrix products over blocks of queries: the body for CPUs.
+"""Attention, causal or not, as matrix products over blocks of queries: the body for CPUs.
 
 Their matrix products are fast, so nothing is computed again in the backward pass: the weights of
-each block of queries over the keys up to its end are kept. Against torch's SDPA:
+each block of queries over the keys that it sees are kept. Against torch's SDPA:
 docs/LOG.md, "A machine without bf16 instructions".
 """
 
@@ -18,19 +18,21 @@ class Blocked(torch.autograd.Function):
     """Attention of (batch, length, head_dim) queries, keys and values of one type, contiguous."""
 
     @staticmethod
-    def forward(ctx, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float):
+    def forward(ctx, q, k, v, dropout: float, causal: bool):
         length, scale = q.shape[1], q.shape[2] ** -0.5
         output, weights, kept = torch.empty_like(v), [], []
         for start in range(0, length, BLOCK):
             stop = min(start + BLOCK, length)
-            future = q.new_full((stop - start, stop), float("-inf")).triu(start + 1)
-            scores = torch.baddbmm(future, q[:, start:stop], k[:, :stop].mT, alpha=scale)
+            seen = stop if causal else length
+            future = q.new_full((stop - start, seen), float("-inf"))
+            future = future.triu(start + 1) if causal else torch.zeros_like(future)
+            scores = torch.baddbmm(future, q[:, start:stop], k[:, :seen].mT, alpha=scale)
             weight = scores.softmax(-1)
             weights.append(weight)
             if dropout:
                 kept.append(torch.empty_like(weight, dtype=torch.bool).bernoulli_(1 - dropout))
                 weight = (weight * kept[-1]).div_(1 - dropout)
-            output[:, start:stop] = weight @ v[:, :stop]
+            output[:, start:stop] = weight @ v[:, :seen]
         ctx.save_for_backward(q, k, v, output, *weights, *kept)
         ctx.dropout = dropout
         return output
@@ -47,23 +49,24 @@ class Blocked(torch.autograd.Function):
         for i, start in enumerate(starts):
             rows = slice(start, min(start + BLOCK, q.shape[1]))
             weight, g = weights[i], grad[:, rows]
-            dscore = g @ v[:, : rows.stop].mT
+            seen = weight.shape[-1]
+            dscore = g @ v[:, :seen].mT
             if kept:
                 dscore = dscore.mul_(kept[i]).div_(1 - ctx.dropout)
                 used = (weight * kept[i]).div_(1 - ctx.dropout)
             else:
                 used = weight
-            dv[:, : rows.stop].baddbmm_(used.mT, g)
+            dv[:, :seen].baddbmm_(used.mT, g)
             dscore.sub_(mean[:, rows]).mul_(weight)
-            dq[:, rows] = dscore @ k[:, : rows.stop]
-            dk[:, : rows.stop].baddbmm_(dscore.mT, q[:, rows])
+            dq[:, rows] = dscore @ k[:, :seen]
+            dk[:, :seen].baddbmm_(dscore.mT, q[:, rows])
         scale = q.shape[2] ** -0.5
-        return dq.mul_(scale), dk.mul_(scale), dv, None
+        return dq.mul_(scale), dk.mul_(scale), dv, None, None
 
 
-def blocked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float) -> torch.Tensor:
+def blocked(q, k, v, dropout: float, causal: bool = True) -> torch.Tensor:
     """Attention of (segments, heads, length, head_dim), each segment and head for itself."""
     shape, dtype = v.shape, product_dtype(v)
     one = (x.to(dtype).reshape(-1, *shape[2:]).contiguous() for x in (q, k, v))
-    output = Blocked.apply(*one, dropout)
+    output = Blocked.apply(*one, dropout, causal)
     return output.view(shape).to(v.dtype)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,8 +1,8 @@
 """Floating-point operations of a training step, and what devices can do: for MFU and HFU.
 
-Only matrix products count (2 operations per multiply-add), attention over the causal half alone. A
-backward pass costs two forward passes; recomputing activations costs one more of the blocks, which
-HFU counts and MFU does not.
+Only matrix products count (2 operations per multiply-add), attention over what a token sees alone.
+A backward pass costs two forward passes; recomputing activations costs one more of the blocks,
+which HFU counts and MFU does not.
 """
 
 import platform
@@ -81,9 +81,14 @@ def block_flops(config: ModelConfig, seqlens: Sequence[int]) -> int:
     """Forward operations of all blocks over segments of these lengths."""
     dim, tokens = config.dim, sum(seqlens)
     linear = 2 * tokens * (4 * dim * dim + 3 * dim * config.feedforward)
-    # Each of n (n + 1) / 2 pairs: a dot product and a weighted value, over all heads.
-    attention = sum(2 * n * (n + 1) * dim for n in seqlens)
+    # Of each pair a dot product and a weighted value, over all heads.
+    attention = sum(2 * n * reach(config, n) * dim for n in seqlens)
     return config.layers * (linear + attention)
+
+
+def reach(config: ModelConfig, length):
+    """Twice the tokens that one sees in a segment of so many, on average."""
+    return 2 * length if config.objective == "masked" else length + 1
 
 
 def head_flops(config: ModelConfig, spike_tokens: int, covariate_tokens: int) -> int:

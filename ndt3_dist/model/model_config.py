@@ -2,7 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ndt3_dist import plain_yaml
 from ndt3_dist.config import Section
@@ -71,6 +78,19 @@ class ModelConfig(Section):
     covariate_weight: float = Field(default=1.0, ge=0)
     """Weight of the covariate loss."""
     rope_base: float = Field(default=10000.0, gt=1)
+    objective: Literal["causal", "masked"] = "causal"
+    """causal = each token is predicted from those before it, as NDT3. masked = some neural tokens
+    are hidden and predicted from the whole window, before and behind them, as NDT2 (Ye et al.
+    2023); covariates are predicted from it likewise."""
+    mask_ratio: float = Field(default=0.3, gt=0, lt=1)
+    """masked: share of each patch's bins that are hidden; of a window always as many."""
+    mask_span: int = Field(default=1, ge=1)
+    """masked: bins in a row that are hidden together."""
+    context: tuple[Literal["session", "subject", "array", "task"], ...] = ()
+    """Kinds of identities that a window begins with, a learned token for each; `array` has one for
+    each array, `task` is the dataset. (`context_tokens` are constraints and returns.)"""
+    identities: tuple[str, ...] = ()
+    """With `context`, KIND:NAME of each learned token; a start fills in those of its corpus."""
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -87,14 +107,40 @@ class ModelConfig(Section):
                 f"{self.max_space}; lower max_channels ({self.max_channels}: {patches} tokens a "
                 f"bin) or behavior_dim ({self.behavior_dim}: two ids each)"
             )
+        if self.objective == "masked" and self.covariate_mask_rate < 1:
+            problems.append(
+                f"covariate_mask_rate is {self.covariate_mask_rate:g}; in a masked model a "
+                "covariate is read at its own token, so that all are to be blanked: 1"
+            )
+        for name in ("context", "identities"):
+            if len(set(values := getattr(self, name))) < len(values):
+                problems.append(f"{name} has one value twice: {', '.join(values)}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler):
+        """What came later and is not used is not written: runs and exports stay what they were."""
+        unused = () if self.objective == "masked" else MASKED
+        unused += () if self.context else CONTEXT
+        return {name: value for name, value in dump(self).items() if name not in unused}
 
 
 TRAINING_FIELDS = {
     *("attention", "attention_fixed_order", "dropout", "attention_dropout"),
     *("covariate_mask_rate", "dummy_covariate"),
-    *("spike_weight", "covariate_weight"),
+    *("spike_weight", "covariate_weight", "mask_ratio", "mask_span"),
 }
 """Fields of a ModelConfig that are its training's: none decides a weight's shape or meaning."""
+MASKED = "objective", "mask_ratio", "mask_span"
+CONTEXT = "context", "identities"
+"""Fields that came later; they are written where they are used."""
+
+
+def completed(values: dict) -> dict:
+    """A section `model` as it was written, with the fields that were not used."""
+    if values.get("build", NDT3_BUILD) != NDT3_BUILD:
+        return values
+    unused = {name: ModelConfig.model_fields[name].default for name in (*MASKED, *CONTEXT)}
+    return {**unused, **values}

@@ -1,9 +1,12 @@
-"""NDT3: a causal transformer over packed spike and covariate tokens.
+"""NDT3: a transformer over packed spike and covariate tokens, causal unless it is asked to be NDT2.
 
 Faithful to upstream's behaviour, quirks included where weights depend on them: the output is the
 last MLP's alone (no residual, no final norm); layer norms bear no weights but QK norms do; SwiGLU
 splits [up | gate]; tokens of a bin share one rotation; covariate inputs are blanked. The residual
 stream is float32 whatever the weights are.
+
+With `model.objective: masked` the same blocks see the whole window, each slot has its own token as
+input, and tokens that are hidden, a learned vector in place of their counts, are predicted.
 
 Source: joel99/ndt3 at 472466a, whose outputs tests/golden agrees with.
 """
@@ -21,11 +24,12 @@ from torch.utils.checkpoint import checkpoint
 from ndt3_dist.config import check
 from ndt3_dist.model import fused
 from ndt3_dist.model.attention import LOOPS, attend, choose_body
-from ndt3_dist.model.contract import Output, Target
+from ndt3_dist.model.contract import Output
 from ndt3_dist.model.flops import block_flops, head_flops
 from ndt3_dist.model.linear import Linear
 from ndt3_dist.model.losses import covariate_losses, poisson_targets, spike_losses
 from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.objective.targets import targets
 from ndt3_dist.model.padding import Sizes, padded
 from ndt3_dist.model.tokenise import NDT3Packing, Window
 from ndt3_dist.model.tokens import PackedTokens
@@ -128,6 +132,8 @@ class NDT3(nn.Module):
     """The model. Parameters in upstream's order; `model.upstream` maps names to upstream's.
 
     Attributes:
+        masked: Whether it sees both directions and predicts hidden tokens.
+        keeps: Whether what it computed of a bin holds once later ones have come.
         recompute: Keep no activations inside blocks; the backward pass computes them again.
         pad_to: Tokens of which micro-batches are padded to a multiple (`model.padding`); 0 = never.
     """
@@ -138,8 +144,13 @@ class NDT3(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config, self.targets = config, targets(config)
-        dim = config.dim
-        self.sos = nn.Parameter(torch.randn(dim) / dim**0.5)
+        dim, self.masked = config.dim, config.objective == "masked"
+        self.keeps = not (self.masked or config.context)
+        beside = nn.Parameter(torch.randn(dim) / dim**0.5)
+        if self.masked:
+            self.hidden_in = beside
+        else:
+            self.sos = beside
         self.space = nn.Embedding(config.max_space + 1, dim, padding_idx=config.max_space)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.spike_out = Linear(dim, config.channels_per_token * config.count_classes)
@@ -149,6 +160,8 @@ class NDT3(nn.Module):
         self.constraint_in = nn.Parameter(torch.randn(3, dim))
         self.return_in = nn.Embedding(config.max_return + 1, dim, padding_idx=0)
         self.reward_in = nn.Embedding(3, dim, padding_idx=0)
+        if config.context:
+            self.identity_in = nn.Embedding(len(config.identities), dim)
         self.register_buffer("poisson", poisson_targets(config.count_classes), persistent=False)
 
     def _apply(self, fn, recurse=True):
@@ -158,7 +171,7 @@ class NDT3(nn.Module):
         return moved
 
     def embed(self, tokens: PackedTokens, first: torch.Tensor | None = None) -> torch.Tensor:
-        """Input of each slot: content of the slot before it plus its own space.
+        """Input of each slot: content of the slot before it (masked: its own) plus its own space.
 
         Args:
             tokens: One or more rows.
@@ -169,23 +182,37 @@ class NDT3(nn.Module):
         config, device = self.config, tokens.time.device
         counts = tokens.spikes.clamp(max=config.count_clip).int()
         spikes = self.spike_in(counts).flatten(1)
+        if self.masked:
+            spikes = torch.where(tokens.spike_hidden[:, None], self.hidden_in, spikes)
         # Blanked inputs are multiplied by zero, not skipped: their layer keeps a gradient of
         # exactly zero, so that weight decay acts on it as it does upstream.
         seen = self.covariate_in(tokens.covariates[:, None].to(self.covariate_in.weight.dtype))
         seen = seen.float() * ~tokens.covariate_blank[:, None]
         constraint = tokens.constraint @ self.constraint_in.float()
         returns = self.return_in(tokens.returns[:, 0]) + self.reward_in(tokens.returns[:, 1])
-        starts = tokens.cu_seqlens[:-1].long()
-        start = (self.sos if first is None else first).float().expand(len(starts), -1)
-        # All of it at once, each a slot on; what is last in its segment leaves at the end.
+        contents = [spikes.float(), seen, constraint, returns.float()]
+        slots = [tokens.spike_slot, tokens.covariate_slot, tokens.constraint_slot]
+        slots.append(tokens.return_slot)
+        if config.context:
+            contents.append(self.identity_in(tokens.identity.clamp(min=0)).float())
+            slots.append(tokens.identity_slot)
         end = tokens.num_tokens
-        begins = torch.zeros(end + 1, dtype=torch.bool, device=device)
-        begins.index_fill_(0, tokens.cu_seqlens.long(), True)
-        slots = tokens.spike_slot, tokens.covariate_slot, tokens.constraint_slot, tokens.return_slot
-        to = torch.cat(slots) + 1
-        to = torch.cat((torch.where(begins[to], end, to), starts))
-        content = torch.cat((spikes.float(), seen, constraint, returns.float(), start))
-        entered = torch.zeros(end + 1, config.dim, device=device).index_copy_(0, to, content)
+        if self.masked:
+            # What is padding, or zero, enters nowhere: it lies in slots of others.
+            is_there = [tokens.spike_channels > 0, torch.zeros_like(tokens.covariate_blank)]
+            is_there += [tokens.constraint.any(1), tokens.returns.any(1), tokens.identity >= 0]
+            to = torch.where(torch.cat(is_there[: len(slots)]), torch.cat(slots), end)
+        else:
+            starts = tokens.cu_seqlens[:-1].long()
+            start = (self.sos if first is None else first).float().expand(len(starts), -1)
+            # All of it at once, each a slot on; what is last in its segment leaves at the end.
+            begins = torch.zeros(end + 1, dtype=torch.bool, device=device)
+            begins.index_fill_(0, tokens.cu_seqlens.long(), True)
+            to = torch.cat(slots) + 1
+            to = torch.cat((torch.where(begins[to], end, to), starts))
+            contents.append(start)
+        entered = torch.zeros(end + 1, config.dim, device=device)
+        entered = entered.index_copy_(0, to, torch.cat(contents))
         return entered[:end] + self.space(tokens.space).float()
 
     def rotary(self, time: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,10 +234,11 @@ class NDT3(nn.Module):
         dropout, fixed = dropout if self.training else 0.0, config.attention_fixed_order
         segments = tokens.cu_seqlens, tokens.seqlens
         longest = tokens.longest  # a number of its own: a graph depends on no segment's length
+        causal = not self.masked
         cos, sin = self.rotary(tokens.time)
 
         def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return attend(q, k, v, *segments, dropout, body, longest, fixed)
+            return attend(q, k, v, *segments, dropout, body, longest, fixed, causal)
 
         if body in LOOPS:  # Python over segments is no graph; what lies around it is
             attention = torch.compiler.disable(attention)  # pyright: ignore[reportAssignmentType]
@@ -265,7 +293,8 @@ class NDT3(nn.Module):
 
         Args:
             tokens: One or more rows.
-            divisors: Spike targets (bins x channels) and valid covariate targets of the step.
+            divisors: Spike targets (bins x channels, masked: those hidden) and valid covariate
+                targets of the step.
         Returns:
             Details: spike_losses (spike_tokens,), covariate_losses (covariate_tokens,), covariates
             (covariate_tokens,), all float32, and in evaluation rates, the expected counts,
@@ -273,7 +302,10 @@ class NDT3(nn.Module):
         """
         features = self.features(tokens)
         logits = self.spike_logits(features, tokens)
-        entropy = spike_losses(logits, tokens.spikes, tokens.spike_channels, self.poisson)
+        scored = tokens.spike_channels
+        if self.masked:
+            scored = scored * tokens.spike_hidden
+        entropy = spike_losses(logits, tokens.spikes, scored, self.poisson)
         predicted = self.covariate_out(features[tokens.covariate_slot])[:, 0].float()
         squares = covariate_losses(predicted, tokens.covariates, tokens.covariate_valid)
         spikes, squared = entropy.sum(), squares.sum()
@@ -299,14 +331,20 @@ class NDT3(nn.Module):
         return sums[: tokens.windows]
 
     def predictions(self, output: Output, windows: list[Window]) -> list[dict[str, np.ndarray]]:
-        """Expected counts (bins, channels) and covariates (bins, dims) of each window, float64."""
+        """Expected counts (bins, channels) and covariates (bins, dims) of each window, float64.
+
+        Of a masked model counts are NaN where they were not hidden.
+        """
         rates = output.details["rates"].double().cpu().numpy()
         covariates, found = output.details["covariates"].double().cpu().numpy(), []
         spike = covariate = 0
         for window in windows:
             patches, dims = window.layout.columns.shape[0], window.layout.dims
             spikes, values = len(window.arrays["spikes"]), len(window.arrays["covariates"])
-            of_patches = rates[spike : spike + spikes].reshape(-1, patches, rates.shape[1])
+            of_tokens = rates[spike : spike + spikes]
+            if self.masked:
+                of_tokens = np.where(window.arrays["spike_hidden"][:, None], of_tokens, np.nan)
+            of_patches = of_tokens.reshape(-1, patches, rates.shape[1])
             real = np.arange(rates.shape[1]) < window.layout.real[:, None]
             of_dims = covariates[covariate : covariate + values]
             if not dims:  # the dummy is no covariate of the session
@@ -321,26 +359,6 @@ class NDT3(nn.Module):
         blocks = block_flops(self.config, seqlens)
         slots = len(arrays["spike_slot"]), len(arrays["covariate_slot"])
         return blocks + head_flops(self.config, *slots), blocks
-
-
-def targets(config: ModelConfig) -> tuple[Target, ...]:
-    """What NDT3 predicts."""
-    return (
-        Target(
-            "spikes",
-            "spikes",
-            "softened cross-entropy per real channel and bin",
-            config.spike_weight,
-            "ndt3_dist.evaluate.metrics:BitsPerSpike",
-        ),
-        Target(
-            "covariates",
-            "covariates",
-            "squared error per valid covariate value, in units of its scale",
-            config.covariate_weight,
-            "ndt3_dist.evaluate.metrics:R2",
-        ),
-    )
 
 
 def build(options: dict) -> NDT3:

@@ -11,10 +11,11 @@ import numpy as np
 from ndt3_dist.errors import BadInput
 
 CONTENT = {
-    "spike_slot": ("spikes", "spike_channels"),
+    "spike_slot": ("spikes", "spike_channels", "spike_hidden"),
     "covariate_slot": ("covariates", "covariate_valid", "covariate_blank"),
     "constraint_slot": ("constraint",),
     "return_slot": ("returns",),
+    "identity_slot": ("identity",),
 }
 """Slots of each modality and what lies beside them (`PackedTokens`)."""
 SEGMENTS = 64
@@ -93,8 +94,8 @@ def padded(arrays: dict[str, np.ndarray], sizes: Sizes) -> dict[str, np.ndarray]
         # Their slot is the last: what is there enters none.
         out[slots] = lengthened(arrays[slots], sizes.contents[slots], sizes.tokens - 1)
         for name in names:
-            hidden = name == "covariate_blank"
-            out[name] = lengthened(arrays[name], sizes.contents[slots], hidden)
+            value = {"covariate_blank": 1, "identity": -1}.get(name, 0)
+            out[name] = lengthened(arrays[name], sizes.contents[slots], value)
     return out
 
 

@@ -84,8 +84,18 @@ class StreamingDecoder:
             kind: fp32, bf16, int8 or auto (`choose_kind`); keys and values are bf16 but for fp32.
         Raises:
             BadInput: Nothing to decode, or a model in training.
-            Unsupported: The device has no such products.
+            Unsupported: The device has no such products, or what it keeps does not hold.
         """
+        if not model.keeps:
+            why = (
+                "a masked model sees both directions"
+                if model.masked
+                else ("identities stand before each window")
+            )
+            raise Unsupported(
+                f"{why}: what was computed of earlier bins does not hold once another has come; "
+                "run each window anew (decode.py --recompute)"
+            )
         if context < 1:
             raise BadInput(f"context {context}: expected at least 1 bin")
         if model.training:

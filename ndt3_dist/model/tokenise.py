@@ -1,7 +1,7 @@
 """Windows to tokens: what streams mean to NDT3.
 
-numpy only. Order within a window: by bin; within a bin constraint, spikes, return, covariates
-(joel99/ndt3 at 472466a).
+numpy only. Order within a window: identities; then by bin; within a bin constraint, spikes, return,
+covariates (joel99/ndt3 at 472466a).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,8 @@ import numpy as np
 
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.objective.identities import count_of, names_of, rows_of
+from ndt3_dist.model.objective.masking import draw_hidden, hidden_bins
 from ndt3_dist.model.space_ids import SpaceIds
 
 if TYPE_CHECKING:  # an export loads without the corpus's code
@@ -34,23 +36,44 @@ class Layout:
         columns: Channel of each patch slot, channels where it is padding, (patches, per_token).
         real: Real channels of each patch, (patches,).
         dims: Covariate dimensions.
+        identities: Rows of the tokens that each window begins with, (identities,).
         places: Of windows met before.
     """
 
     columns: np.ndarray
     real: np.ndarray
     dims: int
+    identities: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     places: dict[tuple, "Places"] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, session: "Session", config: ModelConfig) -> "Layout":
-        """Raises BadInput where a session has more channels or covariates than the model."""
-        return cls.from_counts(
-            [a.channels for a in session.arrays], len(session.covariates), config, session.id
-        )
+        """Raises BadInput where a session has more channels or covariates than the model, or
+        identities that it has not learned."""
+        channels, names = [a.channels for a in session.arrays], names_of(session, config.context)
+        return cls.from_counts(channels, len(session.covariates), config, session.id, names)
 
     @classmethod
-    def from_counts(cls, arrays: list[int], dims: int, config: ModelConfig, name: str):
+    def from_counts(
+        cls,
+        arrays: list[int],
+        dims: int,
+        config: ModelConfig,
+        name: str,
+        identities: Sequence[str] = (),
+    ):
+        """
+        Args:
+            arrays: Channels of each.
+            name: Of the session.
+            identities: Names of its identities, where `config.context` asks for them.
+        """
+        if bool(config.context) != bool(identities):
+            raise BadInput(
+                f"session {name}: the model's windows begin with identities of "
+                f"{', '.join(config.context) or 'nothing'}, {', '.join(identities) or 'none'} are "
+                "known; fit it to the session first (launch/finetune.py)"
+            )
         per = config.channels_per_token
         columns, real, first, total = [], [], 0, sum(arrays)
         for channels in arrays:
@@ -70,7 +93,8 @@ class Layout:
             raise BadInput(
                 f"session {name} has {dims} covariates; model.behavior_dim is {config.behavior_dim}"
             )
-        return cls(np.array(columns, np.int64), np.array(real, np.int64), dims)
+        rows = rows_of(identities, config, name)
+        return cls(np.array(columns, np.int64), np.array(real, np.int64), dims, rows)
 
 
 @dataclass
@@ -99,6 +123,7 @@ class NDT3Packing:
         patches = [sum(-(-a.channels // per) for a in s.arrays) for s in sessions]
         self.per_bin = np.array(patches) + self.dims
         self.dummies = has_dummy(self.dims, config).astype(np.int64)
+        self.identities = np.array([count_of(s, config.context) for s in sessions], np.int64)
 
     def layout(self, session: int) -> Layout:
         """Of a row of the session table. Raises BadInput where the model cannot hold it."""
@@ -117,6 +142,7 @@ class NDT3Packing:
         """Tokens of each window, (windows,) int64."""
         session = index["session"]
         tokens = index["bins"] * self.per_bin[session] + self.dummies[session]
+        tokens += self.identities[session]
         if not self.config.context_tokens:
             return tokens
         constraints, has_constraint = recorded(index, "constraint")
@@ -128,6 +154,9 @@ class NDT3Packing:
     def counts(self, index: np.ndarray) -> np.ndarray:
         """Spike and covariate targets of each window, (windows, 2) int64."""
         spikes, _ = recorded(index, "spikes")
+        if self.config.objective == "masked":
+            bins = index["bins"].astype(np.int64)
+            spikes = spikes // bins * hidden_bins(bins, self.config)
         covariates, _ = recorded(index, "covariates")
         return np.stack([spikes, covariates + self.dummies[index["session"]]], axis=1)
 
@@ -137,7 +166,11 @@ class NDT3Packing:
         layout, blank = self.layout(session), None
         if self.config.covariate_mask_rate < 1:
             blank = draw().random(sample["covariates"].shape) < self.config.covariate_mask_rate
-        return Window(*tokenise(sample, layout, self.config, blank), layout)
+        hidden = None
+        if self.config.objective == "masked":
+            size = len(sample["spikes"]), len(layout.real)
+            hidden = draw_hidden(*size, self.config, draw())
+        return Window(*tokenise(sample, layout, self.config, blank, hidden), layout)
 
     def pack(self, windows: list[Window]) -> dict[str, np.ndarray]:
         lists = TokenLists([w.arrays for w in windows], [w.length for w in windows])
@@ -209,9 +242,10 @@ class Places:
             dummy: 1 where the window ends with the dummy covariate.
         """
         bins, dims, patches = len(has_constraint), layout.dims, len(layout.columns)
+        before = len(layout.identities)
         # Where each part of each bin begins.
         in_bin = has_constraint * per_constraint + patches + has_return + dims
-        start = np.concatenate([[0], np.cumsum(in_bin)])
+        start = before + np.concatenate([[0], np.cumsum(in_bin)])
         length = int(start[-1]) + dummy
         spike_start = start[:-1] + has_constraint * per_constraint
         spike_slot = spike_start[:, None] + np.arange(patches)
@@ -219,21 +253,23 @@ class Places:
         return_slot = (spike_start + patches)[has_return]
         covariate_slot = (spike_start + patches + has_return)[:, None] + np.arange(dims)
         covariate_slot = np.r_[covariate_slot.reshape(-1), [length - 1] * dummy].astype(np.int64)
-        space = np.empty(length, np.int64)
+        space = np.zeros(length, np.int64)  # 0 is that of identities
         space[spike_slot] = ids.spikes + np.arange(patches)
         space[covariate_slot] = ids.covariates + np.r_[np.tile(np.arange(dims), bins), [0] * dummy]
         space[constraint_slot] = ids.constraint + np.arange(per_constraint)
         space[return_slot] = ids.returns
         fixed = {
-            "time": np.r_[np.repeat(np.arange(bins), in_bin), [DUMMY_TIME] * dummy].astype(
-                np.int64
-            ),
+            "time": np.r_[
+                [0] * before, np.repeat(np.arange(bins), in_bin), [DUMMY_TIME] * dummy
+            ].astype(np.int64),
             "space": space,
             "spike_channels": np.tile(layout.real, bins),
             "spike_slot": spike_slot.reshape(-1),
             "covariate_slot": covariate_slot,
             "constraint_slot": constraint_slot.reshape(-1),
             "return_slot": return_slot,
+            "identity": layout.identities,
+            "identity_slot": np.arange(before),
         }
         return cls(fixed, length)
 
@@ -243,6 +279,7 @@ def tokenise(
     layout: Layout,
     config: ModelConfig,
     blank: np.ndarray | None = None,
+    hidden: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Tokens of one window.
 
@@ -250,6 +287,8 @@ def tokenise(
         layout: Its session's layout.
         config: Model the tokens are for.
         blank: Covariate inputs to hide, (bins, dims) bool; None hides all, as NDT3 trains.
+        hidden: Neural tokens that a masked model has to do without, (bins, patches) bool; None
+            hides none.
     Returns:
         Arrays named as in `PackedTokens` (slots counted from 0), and the number of tokens.
     """
@@ -269,20 +308,23 @@ def tokenise(
         layout.places[key] = places
     finite = np.isfinite(covariates)
     values = np.where(finite, np.clip(covariates, -1, 1), 0).astype(np.float32).reshape(-1)
-    valid, hidden = finite.reshape(-1), np.ones(bins * dims, bool)
+    valid, unseen = finite.reshape(-1), np.ones(bins * dims, bool)
     if blank is not None:
-        hidden = (blank | ~finite).reshape(-1)
+        unseen = (blank | ~finite).reshape(-1)
     if dummy:
         values, valid = np.zeros(1, np.float32), np.ones(1, bool)
-        hidden = valid
+        unseen = valid
     padded = np.zeros((bins, spikes.shape[1] + 1), np.uint8)
     padded[:, :-1] = spikes
     arrays = {
         **places.fixed,
         "spikes": padded.take(layout.columns, axis=1).reshape(-1, layout.columns.shape[1]),
+        "spike_hidden": np.zeros(bins * len(layout.real), bool)
+        if hidden is None
+        else hidden.reshape(-1),
         "covariates": values,
         "covariate_valid": valid,
-        "covariate_blank": hidden,
+        "covariate_blank": unseen,
         "constraint": constraint.reshape(-1, 3),
         "returns": returns,
     }

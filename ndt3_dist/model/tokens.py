@@ -1,8 +1,9 @@
 """What the model reads: windows as flat, packed tokens.
 
-Tokens of a window are ordered by bin; within a bin constraint, spikes, return, covariates. Content
-lies by modality with the slot it belongs to, so that nothing is padded; `time` and `space` are
-given for every slot. The model itself rolls the content by one.
+Tokens of a window are ordered by bin; within a bin constraint, spikes, return, covariates. Before
+them come its identities, if it has any. Content lies by modality with the slot it belongs to, so
+that nothing is padded; `time` and `space` are given for every slot. A causal model itself rolls the
+content by one.
 """
 
 from dataclasses import dataclass, fields
@@ -24,6 +25,8 @@ class PackedTokens:
         space: Space id of each slot, (tokens,) int64.
         spikes: Counts of each neural token, (spike_tokens, channels_per_token) uint8.
         spike_channels: Real channels of each neural token, (spike_tokens,) int64; the rest is pad.
+        spike_hidden: Whether it is hidden from a masked model, which is to predict it,
+            (spike_tokens,) bool.
         spike_slot: Slot of each neural token, (spike_tokens,) int64.
         covariates: Value of each token in [-1, 1], 0 where not valid, (covariate_tokens,).
         covariate_valid: Whether it is a target, (covariate_tokens,) bool.
@@ -33,6 +36,8 @@ class PackedTokens:
         constraint_slot: (constraint_tokens,) int64.
         returns: Return-to-go and reward, each + 1 and 0 where absent, (return_tokens, 2) int64.
         return_slot: (return_tokens,) int64.
+        identity: Row of each identity, -1 where it is padding, (identity_tokens,) int64.
+        identity_slot: (identity_tokens,) int64.
         seqlens: Segment lengths on the host.
         windows: Segments that are windows; those behind them are padding (`model.padding`).
         longest: Tokens of the longest segment, or more.
@@ -43,6 +48,7 @@ class PackedTokens:
     space: torch.Tensor
     spikes: torch.Tensor
     spike_channels: torch.Tensor
+    spike_hidden: torch.Tensor
     spike_slot: torch.Tensor
     covariates: torch.Tensor
     covariate_valid: torch.Tensor
@@ -52,6 +58,8 @@ class PackedTokens:
     constraint_slot: torch.Tensor
     returns: torch.Tensor
     return_slot: torch.Tensor
+    identity: torch.Tensor
+    identity_slot: torch.Tensor
     seqlens: list[int]
     windows: int
     longest: int

@@ -1,4 +1,4 @@
-"""Causal attention of packed rows by the flash kernels that torch brings: no package to build.
+"""Attention of packed rows, causal or not, by the flash kernels that torch brings.
 
 `torch.nn.attention.varlen` offers them without dropout, and their backward pass adds in any order
 unless the whole process is told not to. So the operators below it are called here: as they are in
@@ -17,31 +17,34 @@ from torch.autograd.function import once_differentiable
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def varlen(q, k, v, cu_seqlens, longest: int, dropout: float, fixed: bool) -> torch.Tensor:
+def varlen(
+    q, k, v, cu_seqlens, longest: int, dropout: float, fixed: bool, causal: bool
+) -> torch.Tensor:
     """Attention of (tokens, heads, head_dim) in bf16 or fp16, segments between `cu_seqlens`.
 
     Args:
         longest: Tokens of the longest segment, or more.
         fixed: Whether the backward pass adds in a fixed order.
+        causal: As in `attention.attend`.
     """
-    arguments: Any = q, k, v, cu_seqlens, longest, dropout, fixed
+    arguments: Any = q, k, v, cu_seqlens, longest, dropout, fixed, causal
     if torch.compiler.is_compiling():
         return varlen_op(*arguments)[0]
     return Varlen.apply(*arguments)  # pyright: ignore[reportReturnType]
 
 
-def forward(q, k, v, cu_seqlens, longest: int, dropout: float):
+def forward(q, k, v, cu_seqlens, longest: int, dropout: float, causal: bool):
     """Output, logarithms of the sums of weights, and what dropout's random numbers follow from."""
     *kept, _ = torch.ops.aten._flash_attention_forward(
-        q, k, v, cu_seqlens, cu_seqlens, longest, longest, dropout, True, False
+        q, k, v, cu_seqlens, cu_seqlens, longest, longest, dropout, causal, False
     )
     return tuple(kept)
 
 
-def backward(grad, kept, longest: int, dropout: float, fixed: bool) -> Tensors:
+def backward(grad, kept, longest: int, dropout: float, fixed: bool, causal: bool) -> Tensors:
     """Gradients of queries, keys and values; `kept`: q, k, v, cu_seqlens and all of `forward`."""
     q, k, v, cu, output, log_sums, *random = kept
-    lengths = longest, longest, dropout, True
+    lengths = longest, longest, dropout, causal
     with fixed_order() if fixed else contextlib.nullcontext():
         return torch.ops.aten._flash_attention_backward(
             grad, q, k, v, output, log_sums, cu, cu, *lengths, *random
@@ -57,14 +60,14 @@ def keep(ctx, inputs, output) -> None:
 class Varlen(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
-        output = forward(*inputs[:-1])
+        output = forward(*inputs[:6], causal=inputs[-1])
         keep(ctx, inputs, output)
         return output[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor):
-        return *backward(grad, ctx.saved_tensors, *ctx.how), None, None, None, None
+        return *backward(grad, ctx.saved_tensors, *ctx.how), *[None] * 5
 
 
 @torch.library.custom_op("ndt3_dist::varlen", mutates_args=())
@@ -76,30 +79,36 @@ def varlen_op(
     longest: int,
     dropout: float,
     fixed: bool,
+    causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    return forward(q, k, v, cu_seqlens, longest, dropout)
+    return forward(q, k, v, cu_seqlens, longest, dropout, causal)
 
 
 @torch.library.custom_op("ndt3_dist::varlen_backward", mutates_args=())
 def varlen_backward_op(
-    grad: torch.Tensor, kept: list[torch.Tensor], longest: int, dropout: float, fixed: bool
+    grad: torch.Tensor,
+    kept: list[torch.Tensor],
+    longest: int,
+    dropout: float,
+    fixed: bool,
+    causal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return backward(grad, kept, longest, dropout, fixed)
+    return backward(grad, kept, longest, dropout, fixed, causal)
 
 
 @varlen_op.register_fake
-def _(q, k, v, cu_seqlens, longest, dropout, fixed):
-    return forward(q, k, v, cu_seqlens, longest, dropout)
+def _(q, k, v, cu_seqlens, longest, dropout, fixed, causal):
+    return forward(q, k, v, cu_seqlens, longest, dropout, causal)
 
 
 @varlen_backward_op.register_fake
-def _(grad, kept, longest, dropout, fixed):
+def _(grad, kept, longest, dropout, fixed, causal):
     return tuple(torch.empty_like(x) for x in kept[:3])
 
 
 def _backward_op(ctx, grad, *unused):
     grads = varlen_backward_op(grad, list(ctx.saved_tensors), *ctx.how)
-    return *grads, None, None, None, None
+    return *grads, *[None] * 5
 
 
 varlen_op.register_autograd(_backward_op, setup_context=keep)

@@ -3,7 +3,8 @@
 Every bin is decoded from its causal context, as a stream is; with --stride from windows run anew.
 R2 is variance-weighted over dimensions in raw units (FALCON's definition); r2_uniform averages
 dimensions, r2_flat takes all values as one vector (NDT3's own). Bits per spike are those of the
-spike head over mean rates.
+spike head over mean rates; with --held-out also those of an array's channels, which a masked model
+predicts from all other channels.
 
 Example:
     python launch/evaluate.py --model runs/tune_demo/export --corpus corpora/demo/corpus
@@ -44,6 +45,13 @@ def main() -> None:
         type=int,
         default=0,
         help="bins of a window that is run anew (0: none is)",
+    )
+    parser.add_argument(
+        "--held-out",
+        action="append",
+        default=[],
+        metavar="ARRAY",
+        help="array that masked models predict from the others (co_bits_per_spike)",
     )
     parser.add_argument(
         "--refuse-seen",
@@ -90,6 +98,7 @@ def main() -> None:
             folds=args.folds,
             context=args.context,
             stride=args.stride,
+            held_out=args.held_out,
         )
         seen += bool(result["seen"])
         ridge = f"ridge, {result['history']} bins, penalty {result['penalty']:.3g}"

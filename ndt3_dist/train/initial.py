@@ -17,7 +17,8 @@ from ndt3_dist.config import import_call
 from ndt3_dist.data.order import seed_of
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import load_model, read_export_config
-from ndt3_dist.model.model_config import TRAINING_FIELDS, ModelConfig, OwnModel
+from ndt3_dist.model.model_config import TRAINING_FIELDS, ModelConfig, OwnModel, completed
+from ndt3_dist.model.objective.identities import TABLE, grown
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.upstream.from_ndt3 import OPTIMIZER
 
@@ -75,8 +76,9 @@ class InitialExport:
         self.name = log.without_secrets(name)
         self.folder = folder = local_export(name, (*FILES, OPTIMIZER))
         self.config = config = read_export_config(folder)
-        theirs, ours = config["model"], model.model_dump(mode="json")
-        differ = [k for k in ours if k not in TRAINING_FIELDS and theirs.get(k, ours[k]) != ours[k]]
+        theirs, ours = completed(config["model"]), completed(model.model_dump(mode="json"))
+        free = TRAINING_FIELDS | {"identities"}
+        differ = [k for k in ours if k not in free and theirs.get(k, ours[k]) != ours[k]]
         if differ:
             differences = ", ".join(f"model.{k} is {ours[k]}, there {theirs[k]}" for k in differ)
             raise BadInput(f"{folder} is another model than the config's: {differences}")
@@ -98,6 +100,17 @@ class InitialExport:
             ) from e
         self.adam_step = config["trained"]["optimizer"]["step"]
         self.epochs = config["trained"]["epochs"]
+
+    def grow(self, model: ModelConfig | OwnModel) -> None:
+        """Take up rows for identities that the export does not know; their moments are zero."""
+        if not isinstance(model, ModelConfig) or not model.context:
+            return
+        before = self.config["model"].get("identities", ())
+        for kind, state in self.states.items():
+            table = grown(state[TABLE], before, model.identities)
+            if kind != "master":
+                table[len(before) :] = 0
+            state[TABLE] = table
 
     def read(self, name: str, start: int, length: int) -> dict[str, torch.Tensor]:
         """A flat range of a parameter's state, float32 by kind; moments are zero without any."""

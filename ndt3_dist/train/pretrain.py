@@ -29,7 +29,14 @@ from ndt3_dist.train.loop import Loop, is_done, total_steps
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import broadcast, gather, num_hosts
 from ndt3_dist.train.run import Run
-from ndt3_dist.train.settings import as_begun, change_line, changed, fitted, write_config
+from ndt3_dist.train.settings import (
+    as_begun,
+    change_line,
+    changed,
+    fitted,
+    with_identities,
+    write_config,
+)
 from ndt3_dist.train.start import (
     LOGS,
     agree,
@@ -94,6 +101,11 @@ def _pretrain(
             config = as_begun(config, start)
             check_same(config, start)
         initial = InitialExport(init, config.model) if init and not start else None
+        if not start:
+            begun = initial.config["model"].get("identities", ()) if initial else ()
+            config = with_identities(config, begun, corpus)
+        if initial:
+            initial.grow(config.model)
     shown = config.log.level == "debug"
     rank, world_size, device = start_distributed(shown)
     with log.rank_0_first():

@@ -1,13 +1,18 @@
 """Settings of a run: what follows from GPUs and checkpoints, what a later start changed."""
 
+from collections.abc import Sequence
+
 import torch
 import yaml
 
 from ndt3_dist import storage
 from ndt3_dist.checkpoint.steps import Checkpoint
+from ndt3_dist.data.patterns import named
 from ndt3_dist.engines.memory import check_fits, largest_micro_batch
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
+from ndt3_dist.model.objective.identities import knowing
+from ndt3_dist.shards.corpus import Corpus
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.ranks import gather
 from ndt3_dist.train.run_metrics import CONFIG
@@ -23,8 +28,32 @@ def with_micro_batch(config: PretrainConfig, rows: int) -> PretrainConfig:
 
 def as_begun(config: PretrainConfig, start: Checkpoint | None) -> PretrainConfig:
     """The config with what was chosen when the run began."""
-    begun = start.meta["config"]["train"]["micro_batch"] if start else 0
-    return with_micro_batch(config, begun)
+    if not start:
+        return config
+    begun = start.meta["config"]
+    if isinstance(config.model, ModelConfig):
+        config = with_identities(config, begun["model"].get("identities", ()))
+    return with_micro_batch(config, begun["train"]["micro_batch"])
+
+
+def with_identities(
+    config: PretrainConfig, begun: Sequence[str], corpus: Corpus | None = None
+) -> PretrainConfig:
+    """The config with those that NDT3 knows, where it has a `context`.
+
+    Args:
+        begun: Of the run or the export that it goes on from; their rows stay.
+        corpus: Whose sessions' identities are added, of those that `data` names.
+    """
+    model = config.model
+    if not isinstance(model, ModelConfig) or not model.context:
+        return config
+    model = model.model_copy(update={"identities": tuple(begun) or model.identities})
+    if corpus:
+        sessions = corpus.manifest.sessions
+        taken = named(corpus.path, [s.id for s in sessions], config.data)
+        model = knowing(model, [s for s, t in zip(sessions, taken, strict=True) if t])
+    return config.model_copy(update={"model": model})
 
 
 def fitted(config: PretrainConfig, device: torch.device) -> PretrainConfig:

@@ -19,6 +19,7 @@ from ndt3_dist.data.patterns import named
 from ndt3_dist.data.stream import Stream
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ResumeMismatch, StoreFailed
 from ndt3_dist.lease import Lease
+from ndt3_dist.model.model_config import ModelConfig, completed
 from ndt3_dist.shards.manifest import Manifest
 from ndt3_dist.train.faults import FOLDER
 from ndt3_dist.train.initial import InitialExport
@@ -216,6 +217,7 @@ def check_same(config: PretrainConfig, start: Checkpoint) -> None:
     """Refuse to go on with another model or order than the checkpoint's."""
     theirs, ours = {**start.meta["config"]}, config.model_dump(mode="json")
     for values in (theirs, ours):  # weights may change, what they weigh may not
+        values["model"] = completed(values["model"])
         mixture = [source["sessions"] for source in values["data"].get("mixture", ())]
         values["data"] = {**values["data"], "mixture": mixture}
     fixed = [("model", k) for k in ours["model"]] + [("run", "seed")]
@@ -288,7 +290,9 @@ def write_run_files(
     ]
     if not start:
         write_config(config, run)
-    norms, path = normalisation(manifest, seen), storage.join(run, "normalisation.json")
+    context = config.model.context if isinstance(config.model, ModelConfig) else ()
+    norms = normalisation(manifest, seen, context)
+    path = storage.join(run, "normalisation.json")
     if start and storage.exists(path):  # sessions that a run has seen stay seen
         norms["sessions"] = {**storage.read_json(path)["sessions"], **norms["sessions"]}
     storage.write_json(path, norms)

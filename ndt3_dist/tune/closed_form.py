@@ -28,7 +28,7 @@ HIDDEN = 10 ** np.arange(2.0, 6.1)
 @torch.no_grad()
 def fit_readout(
     model: NDT3, data: FitData, config: TuneConfig.Readout
-) -> tuple[Readout, float | None]:
+) -> tuple[Readout | None, float | None]:
     """Fit it to the whole split.
 
     Args:
@@ -36,8 +36,11 @@ def fit_readout(
         data: Of the session.
         config: Whether covariates are read out at all, and from how many bins.
     Returns:
-        The readout, and the R2 of bins that were held back in turn, without filters None.
+        The readout (None of a masked model without filters: a window for each bin is much for
+        gains alone), and the R2 of bins that were held back in turn, without filters None.
     """
+    if model.masked and not config.history:
+        return None, None
     layout, window = Layout.of(data.session, model.config), data.window
     model.eval()
     width = layout.dims * model.config.dim if config.history else 0  # nothing is kept unasked

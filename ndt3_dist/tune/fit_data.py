@@ -14,8 +14,9 @@ from ndt3_dist.data.continuous import (
 )
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.corpus import Corpus
-from ndt3_dist.shards.manifest import Manifest, Session
+from ndt3_dist.shards.manifest import Covariate, Manifest, Session
 from ndt3_dist.tune.tune_config import TuneConfig, TuneDataConfig
+from ndt3_dist.tune.unlabelled import without_labels
 
 
 @dataclass(frozen=True)
@@ -45,25 +46,39 @@ class FitData:
         return replace(self, first=self.undivided, last=[])
 
 
-def read_fit_data(config: TuneConfig) -> FitData:
-    """The fit split of the config's session, or a share of it.
+def read_fit_data(
+    config: TuneConfig, session_id: str = "", decoded: list[Covariate] | None = None
+) -> FitData:
+    """The fit split of a session, or a share of it.
 
+    Args:
+        session_id: Empty = the config's, or the only one that has the split.
+        decoded: Covariates that it is decoded to; its own are then not looked at.
     Raises:
         BadInput: It is ambiguous or too short.
     """
-    return divided(config.data, config.run.seed, *read_split(config.data))
+    read = read_split(config.data, session_id, decoded)
+    return divided(config.data, config.run.seed, *read, has_labels=decoded is None)
 
 
-def read_split(data: TuneDataConfig) -> tuple[Manifest, Session, list[Piece]]:
-    """All of the fit split, with the covariates to fit. Raises BadInput where it is ambiguous."""
+def read_split(
+    data: TuneDataConfig, session_id: str = "", decoded: list[Covariate] | None = None
+) -> tuple[Manifest, Session, list[Piece]]:
+    """All of the fit split, with the covariates to fit; arguments as in `read_fit_data`.
+
+    Raises:
+        BadInput: It is ambiguous.
+    """
     corpus = Corpus(data.corpus, (data.fit,))
-    known = sessions_with(corpus)
-    if not data.session and len(known) > 1:
+    known, chosen = sessions_with(corpus), session_id or data.session
+    if not chosen and len(known) > 1:
         raise BadInput(
             f"{data.corpus}: several sessions have split {data.fit}; "
-            f"choose one with data.session=, of {', '.join(known)}"
+            f"choose one with data.session=, or some with data.sessions=, of {', '.join(known)}"
         )
-    session, pieces = read_pieces(corpus, data.session or known[0])
+    session, pieces = read_pieces(corpus, chosen or known[0])
+    if decoded is not None:
+        session, pieces = without_labels(session, pieces, decoded)
     if not session.covariates:
         raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
     if data.covariates:
@@ -72,7 +87,12 @@ def read_split(data: TuneDataConfig) -> tuple[Manifest, Session, list[Piece]]:
 
 
 def divided(
-    data: TuneDataConfig, seed: int, manifest: Manifest, session: Session, pieces: list[Piece]
+    data: TuneDataConfig,
+    seed: int,
+    manifest: Manifest,
+    session: Session,
+    pieces: list[Piece],
+    has_labels: bool = True,
 ) -> FitData:
     """What `read_split` gave, or a share of it. Raises BadInput where it is too short."""
     window = manifest.window_bins
@@ -89,7 +109,7 @@ def divided(
             f"of it and still fill windows of {window} bins"
         )
     for part, found in (("fitted", first), ("held back", last)):
-        if not any(np.isfinite(r.covariates).any() for r in found):
+        if has_labels and not any(np.isfinite(r.covariates).any() for r in found):
             raise BadInput(
                 f"session {session.id}: no valid covariate in the {part} part of {split}; choose "
                 "another data.val_fraction or session"

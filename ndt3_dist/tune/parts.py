@@ -10,10 +10,10 @@ PARTS = {
     # Where channels enter: what belongs to one day's units, before what days share.
     "readin": ("blocks.0.attention.qkv.",),
     "backbone": ("blocks.",),
-    "embeddings": ("sos", "space."),
+    "embeddings": ("sos", "hidden_in", "space."),
     "spikes": ("spike_in.", "spike_out."),
     "covariates": ("covariate_in.", "covariate_out."),
-    "context": ("constraint_in", "return_in.", "reward_in."),
+    "context": ("constraint_in", "return_in.", "reward_in.", "identity_in."),
 }
 """Prefixes of the parameters of each part; every parameter belongs to the first that fits."""
 HEADS = ("spike_out.", "covariate_out.")

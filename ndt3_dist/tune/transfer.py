@@ -5,6 +5,8 @@ nowhere is refused, never passed over. Space ids follow from the new config (`mo
 upstream's transfer has it; `transfer.space_rows` says whether rows of their table move with them.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from ndt3_dist import log
@@ -14,7 +16,9 @@ from ndt3_dist.errors import BadInput
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
+from ndt3_dist.model.objective.identities import TABLE, grown, knowing
 from ndt3_dist.model.space_ids import SpaceIds
+from ndt3_dist.shards.manifest import Session
 from ndt3_dist.shards.summary import text_table
 from ndt3_dist.tune.lora import add_low_rank
 from ndt3_dist.tune.parts import check_parts, freeze, part_of, parts_table
@@ -23,7 +27,9 @@ from ndt3_dist.tune.tune_config import TuneConfig
 CHANGES = {"channels_per_token", "max_channels", "behavior_dim", "context_tokens"}
 
 
-def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[NDT3, set[str]]:
+def start_model(
+    config: TuneConfig, init: str | None, scratch: bool, sessions: Sequence[Session] = ()
+) -> tuple[NDT3, set[str]]:
     """The model to fit, and which of its own weights are new.
 
     New weights depend on the seed alone. From scratch all are new: nothing is frozen then, and
@@ -32,6 +38,8 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
     Args:
         init: Export to start from; None = the config's own `model` section.
         scratch: Take only the architecture of `init`.
+        sessions: That it is fitted to; identities that the export does not know begin as the mean
+            of their kind.
     Returns:
         The model with frozen parts and low-rank updates, and the names of new parameters, the
         updates left out.
@@ -55,14 +63,18 @@ def start_model(config: TuneConfig, init: str | None, scratch: bool) -> tuple[ND
             "nothing to start from: give --init EXPORT, or a config with a model section"
         )
     changes = config.transfer.model_dump(include=CHANGES, exclude_none=True)
-    values = {**values, **changes, "dropout": config.train.dropout}
+    weights = {"spike_weight": 0.0} if config.train.objective == "covariates" else {}
+    values = {**values, **changes, **weights, "dropout": config.train.dropout}
     torch.manual_seed(seed_of("weights", config.run.seed))
     where = f"{init} with {', '.join(f'transfer.{k}={v}' for k, v in changes.items())}"
-    model = NDT3(check(ModelConfig, values, where if init and changes else init or "model"))
+    options = check(ModelConfig, values, where if init and changes else init or "model")
+    model = NDT3(knowing(options, sessions))
     updates: set[str] = set()
     if init and not scratch:
         new = copy_weights(init, model, config.transfer)
-        freeze(model, frozen)
+        # Without a label it has no gradient, and weight decay alone would move it.
+        idle = [] if config.has_labels or config.data.replay.sessions else ["covariates"]
+        freeze(model, [*frozen, *idle])
         if rank:
             updates = add_low_rank(model, rank, config.lora.alpha)
         if not any(p.requires_grad for p in model.parameters()):
@@ -89,6 +101,8 @@ def copy_weights(init: str, model: NDT3, transfer: TuneConfig.Transfer) -> set[s
     new, unfit = set(), {}
     for name, parameter in model.named_parameters():
         weight = weights[name]
+        if name == TABLE:
+            weight = grown(weight, source.config.identities, model.config.identities)
         if part_of(name) in transfer.reinit:
             new.add(name)
         elif weight.shape != parameter.shape:

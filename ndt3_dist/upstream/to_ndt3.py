@@ -53,6 +53,12 @@ def to_ndt3(export: str | Path, out: str | Path, like: str | Path | None = None)
             "convert_zero_checkpoint_to_fp32_state_dict makes of it"
         )
     model = load_model(export)
+    if model.masked or model.config.context:
+        raise BadInput(
+            f"{export}: objective {model.config.objective}, context "
+            f"[{', '.join(model.config.context)}]; NDT3's own code has causal models without "
+            "identities alone"
+        )
     if read_export_config(export).get("readout"):
         log.warn(f"{export}: its readout stays behind; upstream decodes with the weights alone")
     weights = {to_upstream(n): p.detach().float() for n, p in model.named_parameters()}

@@ -170,6 +170,7 @@ def pack(batch: Named, config: ModelConfig, blank: range = ALL_BINS) -> dict[str
             if modality == "spike":
                 lists["spikes"].append(batch["spikes"][row, i, :, 0].numpy())
                 lists["spike_channels"].append(int(batch["channel_counts"][row, i]))
+                lists["spike_hidden"].append(False)
                 lists["spike_slot"].append(slot)
             elif modality == "kin":
                 following = parts[min(slot + 1 - begin, len(parts) - 1)][0]
@@ -197,6 +198,7 @@ KINDS = {
     "spikes": np.uint8,
     "covariates": np.float32,
     "constraint": np.float32,
+    "spike_hidden": bool,
     "covariate_valid": bool,
     "covariate_blank": bool,
 }

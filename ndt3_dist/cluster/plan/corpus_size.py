@@ -7,6 +7,7 @@ import numpy as np
 from ndt3_dist.cluster.plan.speed import Window
 from ndt3_dist.data.order import count_rows
 from ndt3_dist.data.patterns import sources_of
+from ndt3_dist.model.objective.identities import count_of, knowing
 from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.shards.write import BLOCK
@@ -54,8 +55,10 @@ def of_hours(
         BadInput: The model holds no such recordings.
     """
     model = config.ndt3
-    layout = Layout.from_counts([channels], covariates, model, "assumed")
+    alone = model.model_copy(update={"context": ()})
+    layout = Layout.from_counts([channels], covariates, alone, "assumed")
     tokens, spikes = window_tokens(len(layout.columns), covariates, config)
+    tokens += len(model.context)
     windows = max(1, round(hours * 3600e3 / (WINDOW_BINS * BIN_MS)))
     members = WINDOW_BINS * channels, 4 * WINDOW_BINS * covariates
     size = windows * sum(BLOCK * (1 + -(-(128 + m) // BLOCK)) for m in members)
@@ -82,15 +85,17 @@ def of_corpus(config: PretrainConfig, path: str) -> CorpusSize:
     taken = sources_of(path, [s.id for s in manifest.sessions], config.data) >= 0
     sessions = [s for s, t in zip(manifest.sessions, taken, strict=True) if t]
     sessions = [s for s in sessions if "train" in s.windows and s.windows["train"].kept]
-    NDT3Packing(sessions, config.ndt3).check([*range(len(sessions))])
+    model = knowing(config.ndt3, sessions)
+    NDT3Packing(sessions, model).check([*range(len(sessions))])
     bins, counts, found = manifest.window_bins, [], []
-    per = config.ndt3.channels_per_token
+    per = model.channels_per_token
     for session in sessions:
         kept = session.windows["train"].kept * config.data.scale_ratio
         counts.append(max(1, round(min(kept, config.data.max_windows_per_session or kept))))
         patches = sum(-(-a.channels // per) for a in session.arrays)
         returns = any(s.name == "return" for s in session.streams)
-        found.append(window_tokens(patches, len(session.covariates), config, bins, returns))
+        tokens, spikes = window_tokens(patches, len(session.covariates), config, bins, returns)
+        found.append((tokens + count_of(session, model.context), spikes))
     number, (tokens, spikes) = np.array(counts), np.array(found or [(0, 0)]).T
     covariates = np.array([bins * len(s.covariates) for s in sessions])
     shards = [s for s in manifest.shards if s.split == "train"]
@@ -116,7 +121,8 @@ def window_tokens(
     bins: int = WINDOW_BINS,
     returns: bool = False,
 ) -> tuple[int, int]:
-    """Tokens of a window, all and neural ones; what constraints a recording has is not known."""
+    """Tokens of a window without identities, all and neural ones; what constraints a recording has
+    is not known."""
     context = config.ndt3.context_tokens * (max(dims, 1) + (bins if returns else 1))
     return bins * (patches + dims) + context, bins * patches
 

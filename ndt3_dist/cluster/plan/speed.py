@@ -9,7 +9,7 @@ beyond it. Other cards were measured nowhere.
 from dataclasses import dataclass
 
 from ndt3_dist.engines.engine_config import TrainConfig
-from ndt3_dist.model.flops import Card, block_flops, head_flops
+from ndt3_dist.model.flops import Card, block_flops, head_flops, reach
 from ndt3_dist.model.model_config import ModelConfig
 
 PRODUCTS, MEMORY = 0.79, 0.86
@@ -79,7 +79,7 @@ def work_of(model: ModelConfig, window: Window) -> Work:
     """Of NDT3 on windows of a mean length."""
     length = window.tokens
     whole = 3 * block_flops(model, [1]) - 12 * model.layers * model.dim
-    attention = 6 * model.layers * (length + 1) * model.dim
+    attention = 6 * model.layers * reach(model, length) * model.dim
     heads = 3 * head_flops(model, 1, 0) * window.spikes + 3 * head_flops(model, 0, 1) * (
         window.covariates
     )

@@ -96,14 +96,14 @@ def finetune_to(job: dict[str, Any]) -> dict | None:
     folder = Path(config.run.dir) / config.run.name
     if (folder / "export").exists():
         if config.train.steps:  # it ended, and was killed before it could say so
-            return {**score_of(folder, "val_r2", job["metric"]), "over": True}
+            return {**score_of(folder, config.metric, job["metric"]), "over": True}
         storage.remove(folder)
     found = finetune(config, job["init"], job["scratch"], job["until"])
     if found["stopped"] and f"step {job['until']}" not in found["stopped"]:
         return None
     if not config.train.steps:
         return {"score": found["r2_val"], "step": 0, "steps": 0, "over": True}
-    return {**score_of(folder, "val_r2", job["metric"]), "over": not found["stopped"]}
+    return {**score_of(folder, config.metric, job["metric"]), "over": not found["stopped"]}
 
 
 def pretrain_to(job: dict[str, Any]) -> dict | None:

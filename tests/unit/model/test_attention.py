@@ -25,12 +25,13 @@ SEQLENS = [[7], [5, 5, 9], [1, 30, 30, 2], [12, 11, 12], [600, 256, 3]]  # block
 
 @pytest.mark.parametrize("body", ["sdpa", "blocked"])
 @pytest.mark.parametrize("seqlens", SEQLENS)
-def test_bodies_agree_with_the_reference_with_their_gradients(body, seqlens):
+@pytest.mark.parametrize("causal", [True, False])
+def test_bodies_agree_with_the_reference_with_their_gradients(body, seqlens, causal):
     q, k, v, cu = random_qkv(seqlens)
     results = []
     for name in (body, "reference"):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        out = attend(*leaves, cu, seqlens, 0.0, name)
+        out = attend(*leaves, cu, seqlens, 0.0, name, causal=causal)
         results.append([out, *torch.autograd.grad((out * v.flip(0)).sum(), leaves)])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
@@ -56,15 +57,16 @@ def test_dropout_of_weights_keeps_their_mean():
 @pytest.mark.parametrize("body", ["sdpa", "blocked", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seqlens", SEQLENS[1:])
-def test_changing_one_segment_leaves_the_others_bit_identical(body, dtype, seqlens):
+@pytest.mark.parametrize("causal", [True, False])
+def test_changing_one_segment_leaves_the_others_bit_identical(body, dtype, seqlens, causal):
     q, k, v, cu = random_qkv(seqlens, dtype=dtype)
-    before = attend(q, k, v, cu, seqlens, 0.0, body)
+    before = attend(q, k, v, cu, seqlens, 0.0, body, causal=causal)
     for changed in range(len(seqlens)):
         part = slice(int(cu[changed]), int(cu[changed + 1]))
         q2, k2, v2 = (x.clone() for x in (q, k, v))
         for x in (q2, k2, v2):
             x[part] = torch.randn_like(x[part])
-        after = attend(q2, k2, v2, cu, seqlens, 0.0, body)
+        after = attend(q2, k2, v2, cu, seqlens, 0.0, body, causal=causal)
         others = torch.ones(len(q), dtype=torch.bool)
         others[part] = False
         assert torch.equal(before[others], after[others])
@@ -79,6 +81,10 @@ def test_attention_is_causal(body):
     after = attend(q, k, v, cu, [20], 0.0, body)
     assert torch.equal(before[:12], after[:12])
     assert not torch.equal(before[12:], after[12:])
+    both = attend(q, k, v, cu, [20], 0.0, body, causal=False)
+    turned = attend(*(x.flip(0) for x in (q, k, v)), cu, [20], 0.0, body, causal=False)
+    torch.testing.assert_close(both, turned.flip(0))  # of order it knows nothing
+    assert not torch.allclose(both[:12], after[:12])
 
 
 @pytest.mark.parametrize("body", ["flash3", "flash", "varlen"])
@@ -122,7 +128,8 @@ def test_the_body_that_is_chosen(monkeypatch, device, dtype, packages, in_torch,
             choose_body("flash3", there, dtype, 0.1)
 
 
-def test_varlen_calls_torchs_kernels_as_their_signatures_say():
+@pytest.mark.parametrize("causal", [True, False])
+def test_varlen_calls_torchs_kernels_as_their_signatures_say(causal):
     calls, kept = [], SimpleNamespace()
     kept.save_for_backward = lambda *tensors: setattr(kept, "saved_tensors", tensors)
 
@@ -137,32 +144,34 @@ def test_varlen_calls_torchs_kernels_as_their_signatures_say():
         q, k, v = torch.empty(3, 24, 2, 16, device="cuda", dtype=torch.bfloat16)
         cu = torch.empty(3, device="cuda", dtype=torch.int32)
         with Watch():
-            assert attend(q, k, v, cu, [19, 5], 0.1, "varlen").shape == (24, 2, 16)
+            out = attend(q, k, v, cu, [19, 5], 0.1, "varlen", causal=causal)
+            assert out.shape == (24, 2, 16)
             for fixed in (True, False):
-                out = Varlen.forward(kept, q, k, v, cu, 19, 0.1, fixed)
+                out = Varlen.forward(kept, q, k, v, cu, 19, 0.1, fixed, causal)
                 grads = Varlen.backward(kept, out)  # pyright: ignore[reportCallIssue]
-                assert [g if g is None else g.shape for g in grads] == [q.shape] * 3 + [None] * 4
+                assert [g if g is None else g.shape for g in grads] == [q.shape] * 3 + [None] * 5
     assert [in_order for _, in_order in calls] == [False, False, True, False, False]
     assert not torch.are_deterministic_algorithms_enabled()
     for given, _ in calls:
         assert all(given[name] is x for name, x in (("query", q), ("key", k), ("value", v)))
         assert given["cum_seq_q"] is given["cum_seq_k"] is cu
         assert (given["max_q"], given["max_k"]) == (19, 19)
-        assert (given["dropout_p"], given["is_causal"]) == (0.1, True)
+        assert (given["dropout_p"], given["is_causal"]) == (0.1, causal)
 
 
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_gradients_of_blocked_attention_are_those_of_its_output(monkeypatch, dropout):
+def test_gradients_of_blocked_attention_are_those_of_its_output(monkeypatch, dropout, causal):
     monkeypatch.setattr("ndt3_dist.model.blocked.BLOCK", 4)
     torch.manual_seed(0)
     qkv = [torch.randn(2, 2, 10, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
 
     def attention(*qkv):
         torch.manual_seed(1)  # the same weights are dropped each time
-        return blocked(*qkv, dropout)
+        return blocked(*qkv, dropout, causal)
 
     assert torch.autograd.gradcheck(attention, qkv)
     assert torch.equal(attention(*qkv), attention(*qkv))
     if dropout:
-        many = torch.stack([blocked(*qkv, dropout) for _ in range(4000)]).mean(0)
-        torch.testing.assert_close(many, blocked(*qkv, 0.0), rtol=0, atol=0.1)
+        many = torch.stack([blocked(*qkv, dropout, causal) for _ in range(4000)]).mean(0)
+        torch.testing.assert_close(many, blocked(*qkv, 0.0, causal), rtol=0, atol=0.1)

@@ -18,7 +18,11 @@ COUNTS = 1000, 40
 def windows_of(config):
     """Three windows of one session, with context tokens and values that are not valid."""
     session = Session.model_construct(
-        id="s", arrays=[Array(name="a", channels=40)], covariates=["x", "y"]
+        id="s",
+        dataset="d",
+        subject="p",
+        arrays=[Array(name="a", channels=40)],
+        covariates=["x", "y"],
     )
     packing, draw, found = NDT3Packing([session], config), np.random.default_rng(0), []
     for bins in (20, 9, 14):
@@ -32,9 +36,13 @@ def windows_of(config):
     return packing.pack(found), found
 
 
-@pytest.fixture(params=["blocked", "reference"])
+@pytest.fixture(params=["blocked", "reference", "masked"])
 def config(request, tiny_model):
     changes = {"attention": request.param, "context_tokens": True, "dropout": 0.0}
+    if request.param == "masked":
+        changes |= {"attention": "blocked", "objective": "masked", "context": ("array", "task")}
+        changes["identities"] = ("array:d/p/a", "task:d")
+        return tiny_model.model_copy(update=changes)
     return tiny_model.model_copy(update={**changes, "covariate_mask_rate": 0.5})
 
 
@@ -122,6 +130,6 @@ def test_the_sizes_of_full_rows_do_not_change(config):
     ],
 )
 def test_a_micro_batch_that_is_larger_is_refused(config, changes, said):
-    arrays, _ = windows_of(config)
+    arrays, _ = windows_of(config.model_copy(update={"context": ()}))
     with pytest.raises(BadInput, match=said):
         padded(arrays, sizes_of(arrays, **changes))

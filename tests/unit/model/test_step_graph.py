@@ -94,6 +94,7 @@ def test_no_micro_batch_of_a_step_lets_the_host_wait(config, kernels, recompute,
 def test_padded_micro_batches_of_other_windows_are_the_same_calls_of_the_same_shapes(config):
     model, found = meta_model(config), []
     contents = {"spike_slot": 500, "covariate_slot": 200, "constraint_slot": 20, "return_slot": 9}
+    contents["identity_slot"] = 0
     sizes = Sizes(tokens=700, segments=8, longest=256, contents=contents)
     for count, bins in ((3, 20), (5, 13)):
         batch = PackedTokens.from_numpy(padded(windows(config, count, bins), sizes), META)
@@ -167,13 +168,14 @@ def test_compiled_blocks_give_the_operators_what_they_are_to_compute_from(
     """With kernels that a CPU has in their place."""
     called = []
 
-    def forward(q, k, v, cu, longest, dropout):
+    def forward(q, k, v, cu, longest, dropout, causal):
+        assert causal
         output = torch.einsum("hqk,khd->qhd", weights_of(q, k, cu), v).contiguous()
         return output, q.new_zeros(q.shape[1], len(q)), q.new_zeros(2), q.new_zeros(1)
 
-    def backward(grad, kept, longest, dropout, fixed):
+    def backward(grad, kept, longest, dropout, fixed, causal):
         q, k, v, cu, output, sums, *random = kept
-        called.append((int(longest), dropout, fixed))
+        called.append((int(longest), dropout, fixed, causal))
         assert (output.shape, len(sums), [len(r) for r in random]) == (q.shape, q.shape[1], [2, 1])
         weights = weights_of(q, k, cu)
         of_weights = torch.einsum("qhd,khd->hqk", grad, v)
@@ -196,7 +198,7 @@ def test_compiled_blocks_give_the_operators_what_they_are_to_compute_from(
         eager = gradients(model, batch)
         compiled(model)
         found = gradients(model, batch)
-    assert called == [(batch.longest, 0.0, False)] * 2
+    assert called == [(batch.longest, 0.0, False, True)] * 2
     for ours in (eager, found):
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

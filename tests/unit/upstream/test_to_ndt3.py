@@ -18,8 +18,10 @@ from lightning_file import (
 from safetensors.torch import load_file, save_file
 
 from ndt3_dist import storage
+from ndt3_dist.checkpoint.export import describe_export, write_export
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import load_model
+from ndt3_dist.model.ndt3 import NDT3
 from ndt3_dist.upstream.from_ndt3 import import_checkpoint
 from ndt3_dist.upstream.to_ndt3 import to_ndt3
 
@@ -287,3 +289,15 @@ def test_a_hostile_template_is_refused(tmp_path):
     assert not (tmp_path / "c.ckpt").exists()
     torch_load(tmp_path / "b.ckpt")
     assert (tmp_path / "it_ran").exists()
+
+
+@pytest.mark.parametrize("change", [{"objective": "masked"}, {"context": ("task",)}])
+def test_what_upstream_does_not_have_is_refused(tiny_model, tmp_path, change):
+    values = {**change, "identities": ("task:t",)} if "context" in change else change
+    model = tiny_model.model_copy(update=values)
+    tensors = {name: p.detach() for name, p in NDT3(model).named_parameters()}
+    told = {"run": "r", "step": 1, "epochs": 0.0, "corpus": "c" * 64}
+    norms = {"bin_size_ms": 20.0, "window_bins": 100, "sessions": {}}
+    write_export(tmp_path / "e", tensors, describe_export(model, tensors, "fp32", told), norms)
+    with pytest.raises(BadInput, match="NDT3's own code has causal models without identities"):
+        to_ndt3(tmp_path / "e", tmp_path / "out.pt")
