@@ -10,8 +10,8 @@ from ndt3_dist.prep.recipe import Recipe, SplitRule, load_recipe
 
 RECIPES = Path(__file__).resolve().parents[3] / "data_prep" / "recipes"
 SHIPPED = sorted(RECIPES.glob("*.yaml"))
-WINDOWS = {"falcon_b1_001046.yaml": 40}
-"""Bins of a window, where it is not the 2 s of NDT3: trials of B1 are of a second."""
+WINDOWS = {"falcon_b1_001046.yaml": 40, "fmri.yaml": 64}
+"""Bins of a window, where it is not the 2 s of NDT3: trials of a second, samples of 1.49 s."""
 
 
 @pytest.fixture
