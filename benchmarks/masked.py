@@ -139,7 +139,7 @@ def fit(corpus: str, folder: str, steps: int, seed: int) -> str:
             "patience": 0,
             "precision": "fp32",
             "dropout": 0.0,
-            "covariate_weight": 0.0,
+            "objective": "spikes",
         },
         log={"every_steps": 100},
     )

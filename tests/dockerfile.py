@@ -1,13 +1,13 @@
-"""The instructions of docker/Dockerfile."""
+"""The instructions of a Dockerfile of docker/."""
 
 import re
 
 from launching import ROOT
 
 
-def instructions(last_stage: bool = False) -> list[tuple[str, str]]:
+def instructions(file: str = "Dockerfile", last_stage: bool = False) -> list[tuple[str, str]]:
     """(name, words) of each, lines that go on put together; comments are left out."""
-    text = (ROOT / "docker" / "Dockerfile").read_text()
+    text = (ROOT / "docker" / file).read_text()
     text = re.sub(r"(?m)^\s*#.*\n", "", text).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip()]
     found = [(name, words.strip()) for name, _, words in (line.partition(" ") for line in lines)]

@@ -16,7 +16,7 @@ from ndt3_dist.errors import BadInput, CheckpointCorrupt
 from ndt3_dist.model.load import FORMAT, VERSION
 from ndt3_dist.model.model_config import NDT3_BUILD, ModelConfig
 from ndt3_dist.model.objective.identities import names_of
-from ndt3_dist.model.readout import Readout
+from ndt3_dist.model.readout import Readout, save_readouts, told_readouts
 
 if TYPE_CHECKING:
     from ndt3_dist.shards.manifest import Manifest, Session
@@ -144,7 +144,7 @@ def write_export(
     weights: dict,
     config: dict,
     normalisation: dict,
-    readout: Readout | None = None,
+    readouts: Sequence[Readout] = (),
 ) -> None:
     """Write an export folder; config.json comes last, so that a half-written one does not load."""
     if storage.is_remote(out):
@@ -159,9 +159,8 @@ def write_export(
         save_file(weights, str(partial), metadata={"format": "pt"})
     storage.as_new(partial)
     partial.replace(folder / "model.safetensors")
-    if readout:
-        readout.save(folder)
-        config = {**config, "readout": readout.described}
+    if readouts:
+        config = {**config, "readout": save_readouts(folder, readouts)}
     storage.write_json(folder / "normalisation.json", normalisation)
     storage.write_bytes(folder / "README.md", model_card(config, normalisation).encode())
     storage.write_json(folder / "config.json", config)
@@ -179,9 +178,12 @@ def model_card(config: dict, normalisation: dict) -> str:
         )
     else:
         opened = 'ndt3_dist.load_model("this folder", build=...)  # that function'
-    if shapes := config.get("readout", {}).get("shapes"):
-        what += "\nreadout.safetensors has gains of its expected counts for the session"
-        what += ", and what reads\nits covariates." if "hidden" in shapes else "."
+    if readouts := told_readouts(config):
+        one = "the session" if len(readouts) == 1 else "each session"
+        what += f"\nreadout.safetensors has gains of its expected counts for {one}"
+        what += ", and what reads\nits covariates." if "hidden" in readouts[0]["shapes"] else "."
+    if averaged := trained.get("averaged"):
+        what += f"\nThe mean of {len(averaged)} exports, whose runs and shares config.json lists."
     chain = lineage.of_export(config)
     stages = "\n".join(lineage.lines(chain))
     seen = dict.fromkeys(name for stage in chain for name in stage["sessions"] or ())

@@ -26,7 +26,8 @@ def stage(manifest: "Manifest", sessions: "list[Session]", split: str, **step: f
 
     Args:
         split: That was fitted.
-        step: `steps`, or while a run goes on `from_step` and `from_epochs`.
+        step: `steps`, or while a run goes on `from_step` and `from_epochs`; `replayed` where they
+            were a share of the windows beside those of the next stage.
     """
     hashes = {s.id: s.source_sha256 for s in sessions}
     return {"corpus": manifest.fingerprint, "split": split, **step, "sessions": hashes}
@@ -64,10 +65,25 @@ def lines(stages: list[dict]) -> list[str]:
         if sessions is not None:
             saw = f"{len(sessions)} session{'s' * (len(sessions) != 1)}"
         passes = f" ({stage['epochs']:.2f} passes)" if "epochs" in stage else ""
+        if "replayed" in stage:
+            passes = f", {stage['replayed']:.0%} of their windows replayed"
         found.append(
             f"{number}. {stage['steps']} steps{passes} on split {stage['split']} of corpus "
             f"`{stage['corpus'][:16]}`: {saw}"
         )
+    return found
+
+
+def union(chains: list[list[dict]]) -> list[dict]:
+    """Stages of weights that were put together: each that any of them has, as often as it has."""
+    found: list[dict] = []
+    for chain in chains:
+        known = [*found]
+        for stage in chain:
+            if stage in known:
+                known.remove(stage)
+            else:
+                found.append(stage)
     return found
 
 
@@ -81,6 +97,7 @@ def _is_stage(value: Any) -> bool:
         and all(isinstance(text, str) for text in (value["corpus"], value["split"], *hashes))
         and isinstance(value["steps"], int)
         and isinstance(value.get("epochs", 0), int | float)
+        and isinstance(value.get("replayed", 0), int | float)
     )
 
 

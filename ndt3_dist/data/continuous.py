@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ndt3_dist import log
+from ndt3_dist.data.order import generator
 from ndt3_dist.errors import BadInput
 from ndt3_dist.shards.corpus import Corpus, Sample
 from ndt3_dist.shards.manifest import Session
@@ -104,16 +105,31 @@ def choose_covariates(
     ]
 
 
+def cut_out(pieces: list[Piece], start: int, stop: int) -> list[Piece]:
+    """Bins `start` to `stop` of some pieces, counted as if there were no gaps."""
+    found = []
+    for piece in pieces:
+        part = slice(max(start, 0), max(stop, 0))
+        if len(piece.spikes[part]):
+            begins = piece.start_bin + part.start
+            found.append(Piece(begins, piece.spikes[part], piece.covariates[part]))
+        start, stop = start - len(piece), stop - len(piece)
+    return found
+
+
+def stretch(pieces: list[Piece], bins: int, seed: int) -> list[Piece]:
+    """So many bins in one stretch, whose place the seed draws.
+
+    Of one seed a shorter stretch lies within each longer one: as many of the bins that are left
+    out, but for rounding, are before it.
+    """
+    total = sum(map(len, pieces))
+    start = int(generator("stretch", seed).random() * (total - bins))
+    return cut_out(pieces, start, start + bins)
+
+
 def split_last(pieces: list[Piece], fraction: float) -> tuple[list[Piece], list[Piece]]:
     """The first part of some pieces, and the last `fraction` of their bins."""
-    cut = round(sum(len(r) for r in pieces) * (1 - fraction))
-    first, last = [], []
-    for piece in pieces:
-        inside = min(max(cut, 0), len(piece))
-        cut -= inside
-        if inside:
-            first.append(Piece(piece.start_bin, piece.spikes[:inside], piece.covariates[:inside]))
-        if inside < len(piece):
-            rest = slice(inside, None)
-            last.append(Piece(piece.start_bin + inside, piece.spikes[rest], piece.covariates[rest]))
-    return first, last
+    total = sum(map(len, pieces))
+    cut = round(total * (1 - fraction))
+    return cut_out(pieces, 0, cut), cut_out(pieces, cut, total)

@@ -8,7 +8,7 @@ full, afterwards as upstream decodes.
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,6 +168,44 @@ class OnlineDecoder:
         if self.stream:
             self.stream.reset()
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is remembered, as arrays to be saved (`np.savez`)."""
+        shape = -1, self.streams, self.channels
+        seen = {"counts": self.counts, "lags": self.lags}
+        kept = {name: np.array(bins, np.uint8).reshape(shape) for name, bins in seen.items()}
+        if not self.stream:
+            return kept
+        of_stream = {name: a.copy() for name, a in self.stream.state().items()}  # fp32 is shared
+        return {**of_stream, **kept, "kind": np.array(self.stream.kind)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from a `state`, to the bit. Raises BadInput where it is another decoder's."""
+        own = self.state()
+        if missing := own.keys() - state.keys():
+            raise BadInput(f"state: no {min(missing)}; expected what `state` gave")
+        arrays = {name: np.asarray(state[name]) for name in own}
+        for name, array in arrays.items():
+            shape, expected = array.shape, own[name].shape
+            if name in ("counts", "lags"):  # as many as there were
+                most = getattr(self, name).maxlen
+                fits = array.dtype == np.uint8 and shape[1:] == expected[1:] and shape[0] <= most
+                expected = f"up to {most} bins of {expected[1:]} uint8"
+            else:
+                fits = shape == expected and array.dtype.kind == own[name].dtype.kind
+            if not fits:
+                found = f"{name} of {shape} {array.dtype}"
+                raise BadInput(f"state: {found}, expected {expected}; it is another decoder's")
+        if self.stream:
+            if str(arrays["kind"]) != self.stream.kind:
+                raise BadInput(
+                    f"state: of a decoder in {arrays['kind']}, this one is in {self.stream.kind}"
+                )
+            if arrays["num_bins"] < 0:
+                raise BadInput(f"state: {arrays['num_bins']} bins; expected 0 or more")
+            self.stream.restore(arrays)
+        self.counts = deque(arrays["counts"], self.counts.maxlen)
+        self.lags = deque(arrays["lags"], self.lags.maxlen)
+
     @torch.no_grad()
     def step(self, counts: np.ndarray) -> np.ndarray:
         """Read the counts of the next bin and predict its covariates.
@@ -177,7 +215,7 @@ class OnlineDecoder:
         Returns:
             (dims,) float32, in units of the session's scale; or (streams, dims).
         """
-        states = self._hidden(counts)
+        states = self.hidden(counts)
         if self.filters is None:
             states = states.to(self.model.covariate_out.weight.dtype)
             found = self.model.covariate_out(states)[..., 0].float().cpu().numpy()
@@ -190,9 +228,9 @@ class OnlineDecoder:
 
     def observe(self, counts: np.ndarray) -> None:
         """Read the counts of the next bin, as `step` does, and predict nothing."""
-        self._hidden(counts)
+        self.hidden(counts)
 
-    def _hidden(self, counts: np.ndarray) -> torch.Tensor:
+    def hidden(self, counts: np.ndarray) -> torch.Tensor:
         """What the covariates of the next bin are read from, (streams, dims, width)."""
         is_one = self.streams == 1 and counts.shape == (self.channels,)
         if not is_one and counts.shape != (self.streams, self.channels):

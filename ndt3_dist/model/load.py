@@ -13,15 +13,27 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from ndt3_dist.config import check
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.model.losses import poisson_targets
 from ndt3_dist.model.model_config import NDT3_BUILD, ModelConfig
 from ndt3_dist.model.ndt3 import NDT3
 
 FORMAT = "ndt3_dist.export"
 VERSION = 1
+
+
+class Unfilled(TorchFunctionMode):
+    """A block in which random tensors are made and not drawn: their pages are not touched.
+
+    As on torch's meta device, which would import sympy for them, in a second.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
 
 
 def read_export_config(path: str | Path) -> dict:
@@ -55,6 +67,21 @@ def read_normalisation(path: str | Path) -> dict:
         raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
 
 
+def read_weights(path: str | Path, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Weights of an export by name, in its dtype. Raises CheckpointCorrupt where one is damaged."""
+    file = Path(path) / "model.safetensors"
+    try:
+        weights = load_file(str(file), device=str(device))
+    except (SafetensorError, FileNotFoundError, OSError) as e:
+        raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointCorrupt(
+                f"{file}: {name} has values that are not finite; export an earlier step"
+            )
+    return weights
+
+
 def load_model(
     path: str | Path,
     device: torch.device | str = "cpu",
@@ -85,13 +112,9 @@ def load_model(
         config = None if build else check(ModelConfig, values, f"{folder}/config.json: model")
     except BadInput as e:
         raise CheckpointCorrupt(str(e)) from e
-    file = folder / "model.safetensors"
-    try:
-        weights = load_file(str(file), device=str(device))
-    except (SafetensorError, FileNotFoundError, OSError) as e:
-        raise CheckpointCorrupt(f"{file}: cannot be read ({e}); export again") from e
+    file, weights = folder / "model.safetensors", read_weights(folder, device)
     if config:
-        with torch.device("meta"):
+        with Unfilled():
             model: Any = NDT3(config)
     else:
         assert build
@@ -101,12 +124,5 @@ def load_model(
     if expected != found:
         wrong = sorted({*expected.items()} ^ {*found.items()})[:3]
         raise CheckpointCorrupt(f"{file}: tensors do not fit config.json, such as {wrong}")
-    for name, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise CheckpointCorrupt(
-                f"{file}: {name} has values that are not finite; export an earlier step"
-            )
     model.load_state_dict(weights, strict=not build, assign=True)
-    if config:  # the only buffer is a constant table; meta tensors hold no values
-        model.poisson = poisson_targets(config.count_classes)
     return model.to(device).eval()

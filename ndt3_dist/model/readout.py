@@ -1,12 +1,16 @@
-"""What an export may hold for one session beside the transformer, fitted to it in closed form.
+"""What an export may hold for a session beside the transformer, fitted to it in closed form.
 
 A readout of covariates from the transformer's hidden states and from lagged counts, in place of its
 own covariate head; and for each channel a gain on a power of what its spike head expects. Whoever
-decodes asks for them with `load_readout`; `load_model` gives the transformer alone.
+decodes asks for them with `load_readout`; `load_model` gives the transformer alone. In config.json
+`readout` is what one session has, or a list where several have; the file's arrays have the names of
+the only one, or begin with their number in the list and a point.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -93,10 +97,29 @@ class Readout:
         shapes = {name: list(array.shape) for name, array in self.arrays.items()}
         return {"session": self.session, "shapes": shapes}
 
-    def save(self, folder: str | Path) -> None:
-        """Write `FILE` into the folder of an export."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
-        (Path(folder) / FILE).write_bytes(save(arrays))
+
+def save_readouts(folder: str | Path, readouts: Sequence[Readout]) -> dict | list[dict]:
+    """Write `FILE` into the folder of an export; what config.json is to say of it."""
+    told = [readout.described for readout in readouts]
+    prefixes = [""] if len(readouts) == 1 else [f"{number}." for number in range(len(readouts))]
+    arrays = {
+        prefix + name: np.ascontiguousarray(array)
+        for prefix, readout in zip(prefixes, readouts, strict=True)
+        for name, array in readout.arrays.items()
+    }
+    (Path(folder) / FILE).write_bytes(save(arrays))
+    return told[0] if len(told) == 1 else told
+
+
+def told_readouts(config: dict) -> list[dict]:
+    """What an export's config.json says of its readouts, of each session."""
+    told = config.get("readout") or []
+    return told if isinstance(told, list) else [told]
+
+
+def told_of(config: dict, session: str) -> dict[str, Any] | None:
+    """What it says of a session's; None where that has none."""
+    return next((t for t in told_readouts(config) if t.get("session") == session), None)
 
 
 def load_readout(path: str | Path, session: str, channels: int) -> Readout | None:
@@ -111,11 +134,15 @@ def load_readout(path: str | Path, session: str, channels: int) -> Readout | Non
         CheckpointCorrupt: config.json names it and its file is missing, damaged or another.
     """
     folder = Path(path)
-    told = read_export_config(folder).get("readout")
-    if not told or told.get("session") != session:
+    config = read_export_config(folder)
+    told = told_of(config, session)
+    if not told:
         return None
+    several = told_readouts(config)
+    prefix = f"{several.index(told)}." if len(several) > 1 else ""
     try:
         arrays = load_file(folder / FILE)
+        arrays = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
         gain, power = arrays.pop("gain"), arrays.pop("power")
         found = Readout(session, gain, power, Filters(**arrays) if arrays else None)
     except (SafetensorError, OSError, KeyError, TypeError) as e:

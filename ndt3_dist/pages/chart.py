@@ -30,7 +30,8 @@ class Series:
         x, y: (points,); no line where y is not finite.
         label: For the key; "" = none.
         colour: 0 = ink, then 1 to `style.COLOURS`.
-        drawn: As "line", "thin", "faint", "dot", or "area": bars down to zero, one wide.
+        drawn: As "line", "thin", "faint", "dot", "area": bars down to zero, one wide, or "band":
+            what the line encloses.
     """
 
     x: np.ndarray

@@ -1,8 +1,10 @@
 """Picture files, png, svg or pdf by matplotlib: true and decoded traces (`evaluate --plot`), curves
-of a plan (`plan --picture`)."""
+of a plan (`plan --picture`), curves of decoders with their spread (`curve`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from ndt3_dist.pages.decoding import stretch
 from ndt3_dist.pages.words import R2, score
@@ -66,5 +68,39 @@ def save_curves(
         axis.set_ylabel(name, fontsize=9)
     axes[-1].xaxis.set_major_formatter(plain)
     axes[-1].set_xlabel(of_x)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def save_bands(
+    x: Sequence[float],
+    bands: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    of_x: str,
+    of_y: str,
+    path: Path,
+) -> None:
+    """Draw curves with their spread over one x by factors.
+
+    Args:
+        bands: What each is -> its values and how far the band reaches to either side.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(True, color="#dfe3e8", linewidth=0.8)
+    for number, (name, (values, spread)) in enumerate(bands.items()):
+        low, high, colour = values - spread, values + spread, f"C{number}"
+        axis.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+        axis.plot(x, values, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=name)
+    axis.set_xscale("log")
+    axis.set_xticks([*x])
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel(of_x)
+    axis.set_ylabel(of_y)
+    axis.legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -72,6 +72,7 @@ figcaption .key.dot::before {{ width: .5rem; height: .5rem; border-radius: 50% }
 .plot path.faint {{ stroke-width: 1px; opacity: var(--faint) }}
 .plot path.dot {{ stroke-width: 6px; stroke-linecap: round }}
 .plot path.area {{ fill: var(--k); fill-opacity: .45; stroke-width: 1px }}
+.plot path.band {{ fill: var(--k); fill-opacity: .16; stroke: none }}
 .plot path.cells {{ vector-effect: none; stroke-width: .85;
   stroke-dasharray: .9 .1 }}
 .tall.plot {{ height: 17rem }}

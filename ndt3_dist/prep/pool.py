@@ -146,6 +146,44 @@ class any_ray:
             f"{self.INSTEAD and '; ' + self.INSTEAD}"
         )
 
+    def run_all(
+        self, task: Callable, arguments: list[tuple], shared: tuple = (), gpus: float = 0
+    ) -> Iterator[tuple[int, Any]]:
+        """Run a task on each tuple of arguments; yields (number, result or exception) as they end.
+
+        Args:
+            shared: Last arguments of all of them, sent to each host once.
+            gpus: Of each task, or a fraction.
+        Raises:
+            ClusterFailed: The hosts of one task were lost again and again.
+        """
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+
+        ray = self.ray
+        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(task)
+        same = [ray.put(value) for value in shared]
+        waiting, pending = iter(enumerate(arguments)), {}
+        while True:
+            for number, args in islice(waiting, MOST_PENDING - len(pending)):
+                pending[remote.remote(*args, *same)] = number
+            if not pending:
+                return
+            done, _ = ray.wait(list(pending), num_returns=1)
+            for ref in done:
+                number = pending.pop(ref)
+                try:
+                    result = ray.get(ref)
+                except RayTaskError as e:
+                    result = e.cause
+                except (OutOfMemoryError, WorkerCrashedError) as e:
+                    result = e  # each time again: it may be the task
+                except RayError as e:
+                    raise ClusterFailed(
+                        f"Ray lost a task and gave it up ({in_a_line(e)}); run "
+                        "the same command again, what is finished is kept"
+                    ) from e
+                yield number, result
+
     def __exit__(self, *_) -> None:
         try:
             with log.waiting("ending Ray"):
@@ -175,34 +213,4 @@ class ray_pool(any_ray):
 
     def __enter__(self) -> RunAll:
         super().__enter__()
-        return self._run_all
-
-    def _run_all(
-        self, task: Callable, arguments: list[tuple], shared: tuple = ()
-    ) -> Iterator[tuple[int, Any]]:
-        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
-
-        ray = self.ray
-        remote = ray.remote(num_cpus=1, max_retries=3)(task)
-        same = [ray.put(value) for value in shared]
-        waiting, pending = iter(enumerate(arguments)), {}
-        while True:
-            for number, args in islice(waiting, MOST_PENDING - len(pending)):
-                pending[remote.remote(*args, *same)] = number
-            if not pending:
-                return
-            done, _ = ray.wait(list(pending), num_returns=1)
-            for ref in done:
-                number = pending.pop(ref)
-                try:
-                    result = ray.get(ref)
-                except RayTaskError as e:
-                    result = e.cause
-                except (OutOfMemoryError, WorkerCrashedError) as e:
-                    result = e  # each time again: it may be the task
-                except RayError as e:
-                    raise ClusterFailed(
-                        f"Ray lost a task and gave it up ({in_a_line(e)}); run "
-                        "the same command again, what is finished is kept"
-                    ) from e
-                yield number, result
+        return self.run_all

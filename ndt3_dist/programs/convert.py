@@ -1,10 +1,11 @@
-"""Turn a run's sharded checkpoint into portable weights, and NDT3's own checkpoints there and back.
+"""Turn a run's checkpoint into portable weights, NDT3's own there and back, or exports into a mean.
 
 Example:
     python checkpoints/convert.py export runs/demo exports/demo
     python checkpoints/convert.py export runs/demo exports/demo-bf16 --step 1200 --dtype bf16
     python checkpoints/convert.py import ndt3_45m.ckpt exports/ndt3_45m
     python checkpoints/convert.py to-ndt3 exports/tuned tuned.ckpt --like ndt3_45m.ckpt
+    python checkpoints/convert.py average exports/ndt3_45m exports/tuned exports/between --alpha 0.5
 """
 
 import argparse
@@ -56,10 +57,31 @@ def main() -> None:
         help="copy this checkpoint with other weights and a fresh optimiser; default: a plain "
         "state dict under upstream's names",
     )
+    mean = verbs.add_parser(
+        "average",
+        help="weights between exports of one architecture -> export",
+        epilog="Example: python checkpoints/convert.py average exports/ndt3_45m exports/tuned "
+        "exports/between --alpha 0.5",
+    )
+    mean.add_argument(
+        "exports",
+        nargs="+",
+        metavar="EXPORT",
+        help="folder, s3://, https:// or hf://ORG/NAME; the result decodes what the last decodes",
+    )
+    mean.add_argument("out", help="folder to make")
+    how = mean.add_mutually_exclusive_group()
+    how.add_argument(
+        "--alpha", type=float, help="of two: share of the way from the first (0) to the second (1)"
+    )
+    how.add_argument(
+        "--weights", type=float, nargs="+", metavar="W", help="of each, shared out (default: alike)"
+    )
     args = parser.parse_args()
     with log.waiting("loading torch"):
         import torch  # noqa: F401  (all verbs need it)
-    {"export": run_export, "import": run_import, "to-ndt3": run_to_ndt3}[args.verb](args)
+    run = {"export": run_export, "import": run_import, "to-ndt3": run_to_ndt3}
+    {**run, "average": run_average}[args.verb](args)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -137,6 +159,25 @@ def run_to_ndt3(args: argparse.Namespace) -> None:
         )
     else:
         log.say("no settings in it; --like CKPT makes a checkpoint that NDT3's own loader opens")
+
+
+def run_average(args: argparse.Namespace) -> None:
+    from ndt3_dist.checkpoint.average import average
+    from ndt3_dist.checkpoint.local_export import local_export
+    from ndt3_dist.errors import BadInput
+
+    weights = args.weights or [1.0] * len(args.exports)
+    if args.alpha is not None:
+        if len(args.exports) != 2 or not 0 <= args.alpha <= 1:
+            raise BadInput(
+                f"--alpha {args.alpha:g} of {len(args.exports)} exports; expected 0 to 1, of two "
+                "(--weights for more)"
+            )
+        weights = [1 - args.alpha, args.alpha]
+    config = average([str(local_export(export)) for export in args.exports], args.out, weights)
+    shares = (part["share"] for part in config["trained"]["averaged"])
+    parts = (f"{share:.4g} of {e}" for share, e in zip(shares, args.exports, strict=True))
+    log.say(f"{args.out}: {config['parameters']:,} parameters, {', '.join(parts)}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ each bin, separated by commas or spaces, and a line of predictions goes out at o
 loaded before the first where the export or --arrays says how many channels there are. The time that
 each bin took is summed up on standard error.
 
+With --serve bins come over a socket of this machine, or with --lsl-in as a stream of LSL, and
+covariates go back (docs/live.md): always with --cache, with a fall-back where no bin comes.
+
 Example:
     python launch/decode.py --model runs/demo/finetuned/export --recording day2.nwb --out day2.csv
     acquire | python launch/decode.py --model runs/demo/finetuned/export --stdin --arrays 96,96
+    python launch/decode.py --model runs/demo/finetuned/export --serve unix:/tmp/ndt3.sock
 """
 
 import argparse
@@ -22,6 +26,8 @@ import numpy as np
 
 from ndt3_dist import log, storage
 from ndt3_dist.errors import BadInput
+from ndt3_dist.live import quiet
+from ndt3_dist.live.arguments import add_live_options, live_options
 
 
 def main() -> None:
@@ -33,9 +39,12 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--recording", metavar="FILE.nwb")
     source.add_argument("--stdin", action="store_true", help="read bins from standard input")
+    address = "unix:PATH or tcp://127.0.0.1:PORT (0: any that is free)"
+    source.add_argument("--serve", metavar="ADDRESS", help=f"serve on {address}")
+    source.add_argument("--lsl-in", metavar="NAME", help="serve an LSL stream of bins")
     parser.add_argument("--out", help="file for a recording's predictions (.npy, .csv)")
     parser.add_argument("--session", default="", help="session of the export whose scale to use")
-    parser.add_argument("--arrays", default="", help="channels of each array (--stdin): 96,96")
+    parser.add_argument("--arrays", default="", help="channels of each array: 96,96")
     parser.add_argument("--context", type=int, default=0, help="bins a prediction sees (0: window)")
     way = parser.add_mutually_exclusive_group()
     again = "run each window anew, as evaluate.py does with --stride 1 (default)"
@@ -44,24 +53,45 @@ def main() -> None:
     kinds = "what --cache computes in (auto: bf16 where the device has it, else fp32)"
     choices = ["auto", "fp32", "bf16", "int8"]
     parser.add_argument("--dtype", choices=choices, default="auto", help=kinds)
+    parser.add_argument("--threads", type=int, default=0, help="to compute with (0: torch's own)")
+    parser.add_argument("--cores", default="", help="cores to stay on, such as 2,3")
     parser.add_argument("--recipe", default="one_recording.yaml", help="how to read a recording")
+    add_live_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to change")
     args = parser.parse_args()
     if args.context < 0:
         raise BadInput(f"--context {args.context}: expected at least 1 bin, or 0 for a window")
-    if args.stdin and (args.out or args.overrides):
-        raise BadInput("--out and recipe keys go with --recording; --stdin writes lines")
+    if not args.recording and (args.out or args.overrides):
+        raise BadInput("--out and recipe keys go with --recording")
+    live = live_options(args)
+    args.cache = args.cache or live is not None
     if args.dtype != "auto" and not args.cache:
         raise BadInput(f"--dtype {args.dtype} goes with --cache; a window is computed in fp32")
-    if args.arrays and not args.stdin:
-        raise BadInput("--arrays goes with --stdin; a recording has its own")
-    what = "standard input" if args.stdin else args.recording
+    if args.arrays and args.recording:
+        raise BadInput("--arrays goes without --recording; a recording has its own")
+    what = args.recording or ("standard input" if args.stdin else args.serve or args.lsl_in)
     log.note(f"decode {what} with {args.model}")
     with log.waiting("loading torch"):
+        quiet.pin(args.cores, args.threads)
         from ndt3_dist.checkpoint.local_export import local_export
 
     args.model = str(local_export(args.model))
-    (decode_stdin if args.stdin else decode_recording)(args)
+    if live:
+        decode_live(args, *live)
+    else:
+        (decode_stdin if args.stdin else decode_recording)(args)
+
+
+def decode_live(args: argparse.Namespace, policy, place) -> None:
+    """A service, until a signal ends it."""
+    from ndt3_dist.evaluate.online import read_units
+    from ndt3_dist.live.service import serve
+
+    units = read_units(args.model, args.session)
+    arrays = read_arrays(args.arrays) or units.channels
+    if not arrays:
+        raise BadInput(f"{args.model}: does not say how many channels it has; give --arrays 96,96")
+    serve(open_decoder(args, units, arrays), units, policy, place, args.stats)
 
 
 def decode_stdin(args: argparse.Namespace) -> None:
@@ -125,8 +155,6 @@ def decode_recording(args: argparse.Namespace) -> None:
 
 def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
     """The export on the GPU if there is one, for a session with these arrays."""
-    import torch
-
     from ndt3_dist.evaluate.online import OnlineDecoder, open_export
 
     with log.waiting(f"loading {args.model}"):
@@ -144,7 +172,7 @@ def open_decoder(args: argparse.Namespace, units, arrays: list[int]):
     how = f"cached, {decoder.stream.kind}" if decoder.stream else "recomputed"
     log.note(
         f"session {units.session}: {', '.join(units.names)}; {sum(arrays)} channels, {context} "
-        f"bins of {units.bin_ms:g} ms of context, {how}, {torch.get_num_threads()} threads"
+        f"bins of {units.bin_ms:g} ms of context, {how}, {quiet.described()}"
     )
     return decoder
 

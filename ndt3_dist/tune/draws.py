@@ -1,4 +1,4 @@
-"""The steps of a fine-tune (`train.run.Steps`): windows at random starts inside the fit split."""
+"""The steps of a fine-tune (`train.run.Steps`): windows at random starts inside the fit splits."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,54 @@ import numpy as np
 
 from ndt3_dist.data.order import Cursor, generator
 from ndt3_dist.data.stream import Rows, Share, Step
+from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.objective.masking import draw_hidden
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
-from ndt3_dist.tune.fit_data import FitData
+from ndt3_dist.tune.joint import Joint
+
+
+class Windows:
+    """All windows that a fine-tune may draw, by number: those of the fit splits, at any start in
+    order of sessions and time, then those that are replayed."""
+
+    def __init__(self, data: Joint, model: ModelConfig):
+        self.replayed, self.weight, self.model = data.replayed, data.weight, model
+        fitted = [(one, Layout.of(one.session, model)) for one in data.fitted]
+        self.pieces = [(one, layout, piece) for one, layout in fitted for piece in one.first]
+        self.ends = np.cumsum([len(piece) - one.window + 1 for one, _, piece in self.pieces])
+        earlier = data.replayed.sessions if data.replayed else []
+        self.earlier = {session.id: Layout.of(session, model) for session in earlier}
+
+    @property
+    def fitted(self) -> int:
+        return int(self.ends[-1])
+
+    def start(self, number: int) -> tuple[int, int]:
+        """Piece of a window of a fit split, and its first bin in it."""
+        piece = int(np.searchsorted(self.ends, number, side="right"))
+        return piece, number - int(self.ends[piece - 1] if piece else 0)
+
+    def tokens(self, number: int, draw: np.random.Generator) -> tuple[dict[str, np.ndarray], int]:
+        """Of a window, as `tokenise` gives them; what is hidden from a masked model is drawn."""
+        if number >= self.fitted and self.replayed:
+            sample, session = self.replayed.window(number - self.fitted)
+            layout = self.earlier[session.id]
+        else:
+            at, start = self.start(number)
+            data, layout, piece = self.pieces[at]
+            sample = piece.window(start, start + data.window)
+        hidden = None
+        if self.model.objective == "masked":
+            hidden = draw_hidden(len(sample["spikes"]), len(layout.real), self.model, draw)
+        return tokenise(sample, layout, self.model, hidden=hidden)
+
+    def name(self, number: int) -> str:
+        """Of a window, for people."""
+        if number >= self.fitted and self.replayed:
+            return self.replayed.name(number - self.fitted)
+        at, start = self.start(number)
+        data, _, piece = self.pieces[at]
+        return f"{data.session.id} bin {piece.start_bin + start}"
 
 
 class Draws:
@@ -19,29 +64,29 @@ class Draws:
 
     rank, world_size = 0, 1
 
-    def __init__(self, data: FitData, model, batch: int, seed: int, start: Cursor | None = None):
+    def __init__(self, data: Joint, model, batch: int, seed: int, start: Cursor | None = None):
         """
         Args:
-            data: Where windows may begin.
+            data: Where windows may begin, and what is replayed.
             model: NDT3, whose config decides their tokens.
             batch: Windows of a step.
             start: Where it goes on.
         """
-        self.data, self.config, self.batch, self.seed = data, model.config, batch, seed
-        self.layout = Layout.of(data.session, model.config)
+        self.windows, self.batch, self.seed = Windows(data, model.config), batch, seed
         self.start = start or Cursor()
-        self.datasets = [data.session.dataset]
+        self.datasets = [data.sessions[0].dataset]
         self.fingerprint = data.manifest.fingerprint
 
     def steps(self, cursor: Cursor, share: Share) -> Iterator[Step]:
         while True:
             draw = generator("windows", self.seed, cursor.position + 1)
-            arrays, starts = draw_windows(self.data, self.layout, self.config, self.batch, draw)
-            counts = spike_targets(arrays, self.config), arrays["covariate_valid"].sum()
+            arrays, numbers = draw_windows(self.windows, self.batch, draw)
+            spikes = spike_targets(arrays, self.windows.model)
+            counts = spikes, arrays["covariate_valid"].sum()
             totals = np.array([self.batch, len(arrays["time"]), *counts])
             share(totals, [])
             cursor = Cursor(cursor.position + 1, cursor.samples_seen + self.batch)
-            yield Step([(0, arrays)], [(0, 0, starts)], totals, after=cursor)
+            yield Step([(0, arrays)], [(0, 0, numbers)], totals, after=cursor)
 
     def epochs(self, cursor: Cursor) -> float:
         return cursor.position
@@ -53,7 +98,7 @@ class Draws:
         return {"place": vars(cursor)}
 
     def names(self, rows: Rows) -> list[str]:
-        return [f"{self.data.session.id} bin {n}" for *_, starts in rows for n in starts.tolist()]
+        return [self.windows.name(n) for *_, numbers in rows for n in numbers.tolist()]
 
     def datasets_of(self, numbers: np.ndarray) -> np.ndarray:
         return np.zeros(len(numbers), np.int64)
@@ -65,25 +110,26 @@ class Draws:
         return []
 
 
-def spike_targets(arrays: dict[str, np.ndarray], model) -> int:
+def spike_targets(arrays: dict[str, np.ndarray], model: ModelConfig) -> int:
     """Channels and bins of packed windows that a model is to predict."""
     channels = arrays["spike_channels"]
-    return int(
-        channels[arrays["spike_hidden"]].sum() if model.objective == "masked" else channels.sum()
-    )
+    if model.objective == "masked":
+        channels = channels * arrays["spike_hidden"]
+    return int(channels.sum())
 
 
-def draw_windows(data: FitData, layout: Layout, model, count: int, draw) -> tuple[dict, np.ndarray]:
-    """Packed arrays of `count` windows at random starts, and their first bins."""
-    room = np.array([len(r) - data.window + 1 for r in data.first])
-    lists, starts = TokenLists(), []
-    for pick in draw.integers(0, room.sum(), count).tolist():
-        number = int(np.searchsorted(np.cumsum(room), pick, side="right"))
-        start = pick - int(room[:number].sum())
-        sample = data.first[number].window(start, start + data.window)
-        hidden = None
-        if model.objective == "masked":
-            hidden = draw_hidden(data.window, len(layout.real), model, draw)
-        lists.add(*tokenise(sample, layout, model, hidden=hidden))
-        starts.append(data.first[number].start_bin + start)
-    return lists.pack(), np.array(starts)
+def draw_windows(windows: Windows, count: int, draw) -> tuple[dict, np.ndarray]:
+    """Packed arrays of `count` windows, and their numbers.
+
+    Every start of every session is as likely as any other. Of the windows the replayed are their
+    share, rounded up or down at random.
+    """
+    replays = int(windows.weight * count + draw.random()) if windows.replayed else 0
+    numbers = draw.integers(0, windows.fitted, count - replays)
+    if windows.replayed:
+        more = draw.integers(0, len(windows.replayed), replays)
+        numbers = np.concatenate([numbers, windows.fitted + more])
+    lists = TokenLists()
+    for number in numbers.tolist():
+        lists.add(*windows.tokens(number, draw))
+    return lists.pack(), numbers

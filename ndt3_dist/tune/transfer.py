@@ -5,6 +5,8 @@ nowhere is refused, never passed over. Space ids follow from the new config (`mo
 upstream's transfer has it; `transfer.space_rows` says whether rows of their table move with them.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from ndt3_dist import log
@@ -27,7 +29,7 @@ CHANGES = {"channels_per_token", "max_channels", "behavior_dim", "context_tokens
 
 
 def start_model(
-    config: TuneConfig, init: str | None, scratch: bool, session: Session | None = None
+    config: TuneConfig, init: str | None, scratch: bool, sessions: Sequence[Session] = ()
 ) -> tuple[NDT3, set[str]]:
     """The model to fit, and which of its own weights are new.
 
@@ -37,8 +39,8 @@ def start_model(
     Args:
         init: Export to start from; None = the config's own `model` section.
         scratch: Take only the architecture of `init`.
-        session: That it is fitted to; identities that the export does not know begin as the mean
-            of their kind.
+        sessions: That it is fitted to; their identities that the export does not know begin as the
+            mean of their kind.
     Returns:
         The model with frozen parts and low-rank updates, and the names of new parameters, the
         updates left out.
@@ -67,11 +69,13 @@ def start_model(
     torch.manual_seed(seed_of("weights", config.run.seed))
     where = f"{init} with {', '.join(f'transfer.{k}={v}' for k, v in changes.items())}"
     options = check(ModelConfig, values, where if init and changes else init or "model")
-    model = NDT3(knowing(options, [session] if session else []))
+    model = NDT3(knowing(options, sessions))
     updates: set[str] = set()
     if init and not scratch:
         new = copy_weights(init, model, config.transfer)
-        freeze(model, frozen)
+        # Without a label it has no gradient, and weight decay alone would move it.
+        idle = [] if config.has_labels or config.data.replay.sessions else ["covariates"]
+        freeze(model, [*frozen, *idle])
         if rank:
             updates = add_low_rank(model, rank, config.lora.alpha)
         if not any(p.requires_grad for p in model.parameters()):

@@ -10,16 +10,54 @@ from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.train.pretrain_config import LogConfig, RunConfig
 
 
+class ReplayConfig(Section):
+    """Windows of earlier sessions beside those that are fitted, so that these are not forgotten."""
+
+    sessions: tuple[str, ...] = ()
+    """Patterns of their ids; empty = no replay. Recordings that are fitted are left out."""
+    corpus: str = ""
+    """Where they lie; empty = `data.corpus`."""
+    split: str = ""
+    """Split to draw from; empty = `data.fit`."""
+    weight: float = Field(default=0.1, gt=0, lt=1)
+    """Their share of the windows of a step (upstream: .1)."""
+
+
 class TuneDataConfig(Section):
     corpus: str = ""
     session: str = ""
     """Session to fit; empty = the only one that has the `fit` split."""
+    sessions: tuple[str, ...] = ()
+    """In place of it: patterns of the ids of several, fitted together."""
     fit: str = "calibration"
     """Split to fit on."""
     covariates: list[str] = []
     """Names of the covariates to fit, in this order; empty = all of the session."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """Last part of the fit split, held back to choose the best step."""
+    """Last part of what is fitted, held back to choose the best step."""
+    replay: ReplayConfig = ReplayConfig()
+    decodes: str = ""
+    """With `train.objective: spikes`: session of the export whose covariates and scales a session
+    without labels is decoded to; empty = the same one, or the only one."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Of the split that may be fitted: one stretch, whose place run.seed draws. Of one seed a
+    smaller one lies within a larger one."""
+    minutes: float | None = Field(default=None, gt=0)
+    """So much of it, in place of a share."""
+
+    @model_validator(mode="after")
+    def _one_or_several(self):
+        if self.session and self.sessions:
+            raise ValueError("session and sessions: expected one of the two")
+        return self
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "TuneDataConfig":
+        if self.minutes is not None and self.share < 1:
+            raise ValueError(
+                f"share is {self.share:g} and minutes {self.minutes:g}; expected one of both"
+            )
+        return self
 
 
 class TuneConfig(Section):
@@ -87,14 +125,26 @@ class TuneConfig(Section):
         """Then train again for the best number of steps, on the whole fit split."""
         freeze: list[str] = []
         """Parts that keep their weights."""
+        objective: Literal["all", "spikes"] = "all"
+        """spikes = the loss of spikes alone: no covariate of the sessions is looked at, and the
+        covariate head keeps its weights unless sessions are replayed."""
+        spike_weight: float | None = Field(default=None, ge=0)
+        """Weight of the spike loss; null = the export's. 0 = covariates alone are fitted to."""
+        covariate_weight: float | None = Field(default=None, gt=0)
+        """Weight of the covariate loss; null = the export's. (Without it: `objective: spikes`.)"""
+        wise: tuple[float, ...] = ()
+        """Shares of the way from the export's weights (0) to the tuned ones (1), of which the best
+        on the held-back part is exported (WiSE-FT); empty = 1."""
         precision: Literal["bf16", "fp32"] = "bf16"
         dropout: float = Field(default=0.1, ge=0, lt=1)
         """Replaces the dropout of the export's config."""
-        spike_weight: float | None = Field(default=None, ge=0)
-        """Weight of the spike loss; null = the export's. 0 = covariates alone are fitted to."""
-        covariate_weight: float | None = Field(default=None, ge=0)
-        """Weight of the covariate loss; null = the export's. 0 = a fit without labels: covariates
-        may be unknown, and bits per spike of the held-back part decide the best step."""
+
+        @field_validator("wise")
+        @classmethod
+        def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+            if not all(0 <= share <= 1 for share in value):
+                raise ValueError("expected shares from 0 to 1")
+            return value
 
     run: RunConfig
     data: TuneDataConfig
@@ -113,6 +163,22 @@ class TuneConfig(Section):
                 f"train.steps {self.train.steps} and readout.history {self.readout.history}: "
                 "expected steps or a readout, and not both"
             )
-        if self.train.spike_weight == self.train.covariate_weight == 0:
-            raise ValueError("train.spike_weight and train.covariate_weight are 0: nothing to fit")
+        if self.train.wise and not self.train.steps:
+            raise ValueError(f"train.wise {list(self.train.wise)} needs train.steps")
+        if self.data.covariates and not self.has_labels:
+            raise ValueError("data.covariates: train.objective spikes takes those of the export")
+        if self.train.spike_weight == 0 and not self.has_labels:
+            raise ValueError("train.spike_weight is 0 and train.objective spikes: nothing to fit")
+        if self.data.decodes and self.has_labels:
+            raise ValueError("data.decodes is for train.objective spikes")
         return self
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether covariates of the sessions are looked at."""
+        return self.train.objective == "all"
+
+    @property
+    def metric(self) -> str:
+        """What chooses the best step, of the held-back part."""
+        return "val_r2" if self.has_labels else "val_bits_per_spike"

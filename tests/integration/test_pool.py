@@ -81,7 +81,7 @@ def test_a_task_that_the_cluster_gave_up_ends_the_job_and_one_that_kills_its_wor
             wait=lambda refs, num_returns: (refs, []),
             get=get,
         )
-        return pool._run_all(print, [(0,)])
+        return pool.run_all(print, [(0,)])
 
     crash = WorkerCrashedError()
     assert list(pool_that_gets(crash)) == [(0, crash)]
@@ -235,7 +235,7 @@ def test_tasks_are_handed_over_a_few_at_a_time_and_what_they_share_once(monkeypa
         wait=wait,
         get=lambda ref: ref,
     )
-    done = dict(pool._run_all(print, [(n,) for n in range(10)], shared=("all",)))
+    done = dict(pool.run_all(print, [(n,) for n in range(10)], shared=("all",)))
     assert done == {n: (n, "ref of all") for n in range(10)}
     assert max(seen) == 3
     assert stored == ["all"]

@@ -22,7 +22,7 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     source = folder / "source"  # as a clone has it, without what builds have left
-    for name in ("ndt3_dist", "configs", "data_prep"):
+    for name in ("ndt3_dist", "configs", "data_prep", "docker"):
         shutil.copytree(PROJECT / name, source / name)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT / name, source)
@@ -67,6 +67,11 @@ def test_it_has_every_config_and_recipe(installed):
     assert ours <= {*installed("python", "-c", code).split()}
     shown = installed("ndt3", "pretrain", "--config", "big_350m_2kh.yaml", "--print-config")
     assert "layers: 12" in shown
+
+
+def test_it_has_the_image_of_a_submission(installed):
+    code = "from ndt3_dist.tasks.falcon.submission import dockerfile; print(dockerfile())"
+    assert "site-packages/ndt3_dist/docker" in installed("python", "-c", code)
 
 
 def test_it_has_the_script_of_the_board(installed):

@@ -16,6 +16,7 @@ from ndt3_dist.config import PROJECT
 from ndt3_dist.errors import BadInput, CheckpointCorrupt, ManifestMismatch
 from ndt3_dist.evaluate.online import OnlineDecoder, open_export, read_units
 from ndt3_dist.evaluate.session import evaluate
+from ndt3_dist.model.linear import CPU_HAS_BF16
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.tokenise import Layout, TokenLists, tokenise
 from ndt3_dist.model.tokens import PackedTokens
@@ -108,6 +109,73 @@ def test_bins_that_arrive_are_decoded_as_all_at_once(which, corpus, request):
         two.step(spikes[0])
     with pytest.raises(BadInput, match="no whole numbers"):
         decoder.step(np.full(40, 0.5))
+
+
+@pytest.mark.parametrize(("which", "dtype"), [("export", "bf16"), ("read_out", "fp32")])
+def test_a_decoder_goes_on_from_what_was_saved_to_the_bit(which, dtype, corpus, request, tmp_path):
+    path = request.getfixturevalue(which)
+    spikes = ndt3_dist.open_corpus(corpus, "test").session("t-S-03").spikes[:40]
+    kind = dtype if dtype == "fp32" or CPU_HAS_BF16 else "int8"
+    how = {"context": 12, "dtype": kind}
+    one = ndt3_dist.open_decoder(path, **how)
+    for number, counts in enumerate(spikes[:25]):
+        if number in (1, 25 - 1):  # within the first window and behind it
+            np.savez(tmp_path / f"{number}.npz", **one.state())
+        one.step(counts)
+    for number in (1, 24):
+        other = ndt3_dist.open_decoder(path, **how)
+        other.observe(spikes[0])
+        with np.load(tmp_path / f"{number}.npz", allow_pickle=False) as saved:
+            other.restore(saved)
+            one.restore(saved)
+        found = [[d.step(counts) for counts in spikes[number:]] for d in (one, other)]
+        np.testing.assert_array_equal(*found)
+        again = ndt3_dist.open_decoder(path, **how)
+        whole = np.stack([again.step(counts) for counts in spikes])
+        np.testing.assert_array_equal(found[0], whole[number:])
+    state = one.state()
+    wrong = [
+        ({"session": np.array("x")}, "of session x, this one is t-S-03"),
+        ({"exports": np.array(2)}, "of 2 exports, this one has 1"),
+        ({"0.kind": np.array("int9")}, "of a decoder in int9"),
+        ({"0.num_bins": np.array(-1)}, "-1 bins; expected 0 or more"),
+        ({"0.num_bins": np.array(0.5)}, "num_bins of"),
+        ({"0.lags": np.zeros((99, 1, 40), np.uint8)}, "lags of"),
+        ({"0.keys": state["0.keys"][:1]}, "keys of"),
+    ]
+    kept = one.step(spikes[0])
+    one.restore(state)
+    for change, message in wrong:
+        with pytest.raises(BadInput, match=message):
+            one.restore({**state, **change})
+    with pytest.raises(BadInput, match="state: no keys"):
+        one.restore({k: v for k, v in state.items() if k != "0.keys"})
+    np.testing.assert_array_equal(one.step(spikes[0]), kept)  # nothing of them was taken
+
+
+def test_several_exports_give_the_mean_of_their_predictions(export, read_out, corpus, tmp_path):
+    spikes = ndt3_dist.open_corpus(corpus, "test").session("t-S-03").spikes[:30]
+    both = ndt3_dist.open_decoder([export, read_out], context=20, dtype="fp32")
+    each = [ndt3_dist.open_decoder(e, context=20, dtype="fp32") for e in (export, read_out)]
+    one, two = (decoder.decode(spikes) for decoder in each)
+    np.testing.assert_allclose(both.decode(spikes), (one + two) / 2, rtol=1e-5, atol=1e-6)
+    steps = np.stack([both.step(counts) for counts in spikes[:10]])
+    alone = np.stack([[d.step(counts) for d in each] for counts in spikes[:10]])
+    np.testing.assert_allclose(steps, alone.mean(1), rtol=1e-5, atol=1e-6)
+    both.reset()
+    both.observe(spikes[0])
+    np.testing.assert_array_equal(both.step(spikes[1]), steps[1])
+    saved, after = both.state(), both.step(spikes[2])
+    both.reset()
+    both.restore(saved)
+    np.testing.assert_array_equal(both.step(spikes[2]), after)
+    with pytest.raises(BadInput, match="features of 2 exports have no mean"):
+        both.embed(spikes)
+    other = ndt3_dist.fit(corpus, "t-S-03", export, out=tmp_path / "y", covariates=["y"], **SHORT)
+    with pytest.raises(BadInput, match="fitted to one session"):
+        ndt3_dist.open_decoder([export, other])
+    with pytest.raises(BadInput, match="no export"):
+        ndt3_dist.open_decoder([])
 
 
 def test_features_are_what_the_model_has_at_each_layer(export, corpus):

@@ -27,8 +27,13 @@ FIXED = {
     "data.corpus": "it decides what a score means",
     "data.session": "it decides what a score means",
     "data.fit": "it decides what a score means",
+    "data.decodes": "it decides what a score means",
+    "train.objective": "it decides what a score means",
+    "train.wise": "it is chosen when a run has ended, behind the scores that are compared",
     "data.covariates": "it decides what a score means",
     "data.val_fraction": "it decides what a score means",
+    "data.share": "it decides what a score means",
+    "data.minutes": "it decides what a score means",
     "data.sessions": "it decides what a score means",
     "data.exclude": "it decides what a score means",
 }
@@ -42,12 +47,15 @@ class Base:
     """A config that settings are laid upon.
 
     Attributes:
-        kind: The program that runs it.
+        kind: The program that runs it: finetune, pretrain, or `package.module:function`, called as
+            `fork.finetune_to` is.
         values: All of it, as plain data.
+        own: Schema of a kind of the latter sort, which has sections like a fine-tune's.
     """
 
-    kind: Literal["finetune", "pretrain"]
+    kind: str
     values: dict[str, Any]
+    own: type[Section] | None = None
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str]) -> "Base":
@@ -69,12 +77,12 @@ class Base:
         values = copy.deepcopy(self.values)
         for key, value in [*settings.items(), *((f"run.{k}", v) for k, v in run.items())]:
             set_key(values, key, value, where)
-        return check(SCHEMAS[self.kind], values, where)
+        return check(self.own or SCHEMAS[self.kind], values, where)
 
     @property
     def steps(self) -> int:
         """Of a run; 0 where passes over a corpus decide."""
-        return self.values["train"]["steps" if self.kind == "finetune" else "max_steps"]
+        return self.values["train"]["max_steps" if self.kind == "pretrain" else "steps"]
 
     @property
     def patience(self) -> int:
@@ -83,7 +91,9 @@ class Base:
     @property
     def decides(self) -> str:
         """The metric by which a run chooses its best step."""
-        return "val_r2" if self.kind == "finetune" else self.values["validation"]["metric"]
+        if self.kind == "pretrain":
+            return self.values["validation"]["metric"]
+        return TuneConfig.model_validate(self.values).metric
 
 
 def as_yaml(config: Section) -> str:
@@ -107,7 +117,8 @@ def with_metric(base: Base, space: Space) -> tuple[Base, Space]:
         key = "data.fit" if base.kind == "finetune" else "validation.split"
         raise BadInput(f"{key} is test; a search chooses by it, so expected another split")
     if base.kind == "finetune":
-        refuse_metric(metric, TUNED if base.steps else TUNED[:1])
+        known = TUNED if base.decides == TUNED[0] else (base.decides,)  # no labels, no R2
+        refuse_metric(metric, known if base.steps else TUNED[:1])
     else:
         if not base.values["validation"]["every_steps"]:
             raise BadInput(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ndt3_dist import log, storage
-from ndt3_dist.config import load_config
+from ndt3_dist.config import import_call, load_config
 from ndt3_dist.errors import BadInput
 
 PRELOAD = {"finetune": "ndt3_dist.tune.finetune", "pretrain": "ndt3_dist.train.pretrain"}
@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve one line after the other until standard input ends."""
-    importlib.import_module(PRELOAD[sys.argv[1]])
+    importlib.import_module(PRELOAD.get(sys.argv[1], sys.argv[1].partition(":")[0]))
     print("ready", flush=True)
     for line in sys.stdin:  # one job at a time: nothing else is in the buffer
         print(serve(json.loads(line)), flush=True)
@@ -80,7 +80,8 @@ def run(job: dict[str, Any]) -> int:
     """
     with open(f"{job['log']}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of a search that was killed one may still be saving
-        found = (finetune_to if job["kind"] == "finetune" else pretrain_to)(job)
+        own = {"finetune": finetune_to, "pretrain": pretrain_to}.get(job["kind"])
+        found = (own or import_call(job["kind"], "kind"))(job)
         if found is None:
             return 75
         storage.write_json(job["result"], {**found, "until": job["until"]})
@@ -95,14 +96,14 @@ def finetune_to(job: dict[str, Any]) -> dict | None:
     folder = Path(config.run.dir) / config.run.name
     if (folder / "export").exists():
         if config.train.steps:  # it ended, and was killed before it could say so
-            return {**score_of(folder, "val_r2", job["metric"]), "over": True}
+            return {**score_of(folder, config.metric, job["metric"]), "over": True}
         storage.remove(folder)
     found = finetune(config, job["init"], job["scratch"], job["until"])
     if found["stopped"] and f"step {job['until']}" not in found["stopped"]:
         return None
     if not config.train.steps:
         return {"score": found["r2_val"], "step": 0, "steps": 0, "over": True}
-    return {**score_of(folder, "val_r2", job["metric"]), "over": not found["stopped"]}
+    return {**score_of(folder, config.metric, job["metric"]), "over": not found["stopped"]}
 
 
 def pretrain_to(job: dict[str, Any]) -> dict | None:

@@ -71,11 +71,20 @@ def one_job(config: dict[str, Any]) -> None:
 def search(
     what: Search, at_once: int, gpus: float, folder: str, say: Callable[[Trial], None]
 ) -> None:
-    """Run all trials that are not over; Ray runs already.
+    """Run all trials that are not over; Ray runs already, other arguments as of `run_trials`."""
+    asha = what.space.method == "asha"
+    scheduler = early_end(what.space, what.base, what.record.trials) if asha else None
+    run_trials(Driver(what, at_once, say), gpus, folder, scheduler)
+
+
+def run_trials(asked_of: Any, gpus: float, folder: str, scheduler: Any = None) -> None:
+    """Run what a driver asks for, until it is over.
 
     Args:
+        asked_of: Has next_job, take, over and is_over as `Driver` does.
         gpus: Of each trial, or a fraction.
         folder: For what Tune writes, which nobody reads.
+        scheduler: Of Tune: which trials end early.
     """
     from ray import tune
     from ray.tune.search import Searcher
@@ -102,14 +111,13 @@ def search(
             pass
 
     asked = Asked()
-    asked.driver = Driver(what, at_once, say)
-    asha = what.space.method == "asha"
+    asked.driver = asked_of
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     tune.Tuner(
         tune.with_resources(one_job, {"cpu": 1, "gpu": gpus}),
         tune_config=tune.TuneConfig(
             search_alg=asked,
-            scheduler=early_end(what.space, what.base, what.record.trials) if asha else None,
+            scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,

@@ -29,7 +29,7 @@ def test_exports_and_corpora_are_as_the_umask_says(tmp_path, mask):
         readout = Readout("s", ones, ones)
         norms = {"bin_size_ms": 20.0, "sessions": {}}
         weights = {"w": torch.zeros(3)}
-        write_export(tmp_path / "all" / "export", weights, dict(CONFIG), norms, readout)
+        write_export(tmp_path / "all" / "export", weights, dict(CONFIG), norms, [readout])
         assert_modes(tmp_path / "all")
     finally:
         os.umask(before)

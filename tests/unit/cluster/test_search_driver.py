@@ -5,14 +5,16 @@ import math
 
 import pytest
 
+from ndt3_dist.cluster.search import fork
 from ndt3_dist.cluster.search.ask import moves
 from ndt3_dist.cluster.search.base import Base
 from ndt3_dist.cluster.search.driver import Driver, Search
 from ndt3_dist.cluster.search.outcome import best_of, headline, ranked, table_rows
 from ndt3_dist.cluster.search.record import Record, Trial
 from ndt3_dist.cluster.search.space import Space
-from ndt3_dist.config import PROJECT
+from ndt3_dist.config import PROJECT, Section
 from ndt3_dist.errors import BadInput, ResumeMismatch
+from ndt3_dist.train.pretrain_config import RunConfig
 
 LR = {"optim.lr": {"loguniform": [1e-6, 1.0]}}
 BASE = Base.load(PROJECT / "configs" / "tune_demo.yaml", ["train.steps=60", "train.eval_every=10"])
@@ -222,3 +224,27 @@ def test_the_winner_went_to_its_end_and_the_table_says_validation(tmp_path):
     assert "1.5000, mean of 3 seeds, whose standard deviation is 0.5000" in said
     assert "the best of 3 is chosen by this very score" in said
     assert headline(space, known[1:3]) == "no setting went to its end"
+
+
+def test_a_search_runs_a_program_of_another_room_by_its_import_path(tmp_path, monkeypatch):
+    class Own(Section):
+        class Train(Section):
+            steps: int = 7
+            patience: int = 0
+
+        run: RunConfig
+        optim: dict[str, float] = {}
+        train: Train = Train()
+
+    base = Base("own_program:to", {"run": {}, "optim": {}, "train": {"steps": 7}}, Own)
+    assert base.steps == 7
+    config = base.config({"optim.lr": 0.5}, "trial 0", name="seed0", seed=3)
+    assert (config.optim, config.run.seed) == ({"lr": 0.5}, 3)
+    with pytest.raises(BadInput, match=r"unknown key train\.stesp"):
+        base.config({"train.stesp": 1}, "trial 0")
+    (tmp_path / "own_program.py").write_text("def to(job): return {'score': job['n'] + 1}")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = tmp_path / "result.json"
+    job = {"kind": base.kind, "log": str(tmp_path / "log"), "result": str(result), "until": 0}
+    assert fork.run({**job, "n": 2}) == 0
+    assert json.loads(result.read_text()) == {"score": 3, "until": 0}

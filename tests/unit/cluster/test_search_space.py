@@ -135,6 +135,8 @@ def test_values_that_do_not_go_together_are_refused_before_anything_starts(tmp_p
         ("data.val_fraction", "it decides what a score means"),
         ("data.fit", "it decides what a score means"),
         ("log.every_steps", "it changes no score"),
+        ("train.objective", "it decides what a score means"),
+        ("train.wise", "it is chosen when a run has ended"),
         ("model.layers", "a fine-tune's model is its export's"),
     ],
 )
@@ -164,6 +166,14 @@ def test_metrics_are_known_by_name_and_have_one_direction(tmp_path):
     said = refused(tmp_path, "demo", lr, overrides=every, direction="max")
     assert "direction is max; val_loss is better where it is lower" in said
     assert "validation.every_steps is 0" in refused(tmp_path, "demo", lr)
+
+
+def test_without_labels_bits_per_spike_decide(tmp_path):
+    lr, words = {"optim.lr": [1e-3]}, ["train.objective=spikes"]
+    base, asked = with_metric(base_of("tune_demo", *words), space_of(tmp_path, trials=2, space=lr))
+    assert base.decides == asked.metric == "val_bits_per_spike"
+    said = refused(tmp_path, "tune_demo", lr, overrides=words, metric="val_r2")
+    assert "no 'val_r2'" in said
 
 
 def test_no_test_split_decides(tmp_path):

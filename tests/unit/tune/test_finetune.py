@@ -17,15 +17,15 @@ from ndt3_dist.evaluate.session import evaluate, refuse_seen
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.model.ndt3 import targets
-from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.pages.run_page import write_report
 from ndt3_dist.programs import evaluate as evaluate_program
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.train.run_metrics import MetricsFile, Wandb, read_metrics
-from ndt3_dist.tune.draws import draw_windows
+from ndt3_dist.tune.draws import Windows, draw_windows
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.fit_data import read_fit_data
+from ndt3_dist.tune.joint import Joint
 from ndt3_dist.tune.tune_config import TuneConfig
 
 NDT3_TARGETS = targets(ModelConfig(layers=1, dim=64, heads=2, feedforward=64))
@@ -116,8 +116,8 @@ def test_the_held_back_part_is_never_drawn(corpus, tmp_path):
     data = read_fit_data(config)
     last_start = data.last[0].start_bin
     assert data.first[0].start_bin + len(data.first[0]) == last_start
-    layout = Layout.of(data.session, config.model)
-    draws = [draw_windows(data, layout, config.model, 4, generator("t", i))[0] for i in range(3)]
+    windows = Windows(Joint([data]), config.model)
+    draws = [draw_windows(windows, 4, generator("t", i))[0] for i in range(3)]
     assert all((np.diff(d["cu_seqlens"]) == 100 * 4).all() for d in draws)
     assert any((draws[0]["spikes"] != draws[1]["spikes"]).ravel())
 

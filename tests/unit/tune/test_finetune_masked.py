@@ -5,15 +5,13 @@ import pytest
 import torch
 
 from ndt3_dist.config import PROJECT, load_config
-from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.load import load_model, read_normalisation
-from ndt3_dist.model.tokenise import Layout
-from ndt3_dist.tune import fit_data
-from ndt3_dist.tune.draws import draw_windows, spike_targets
+from ndt3_dist.tune.draws import Windows, draw_windows, spike_targets
 from ndt3_dist.tune.finetune import finetune
-from ndt3_dist.tune.fit_data import read_fit_data
+from ndt3_dist.tune.joint import read_joint
+from ndt3_dist.tune.transfer import start_model
 from ndt3_dist.tune.tune_config import TuneConfig
 
 MASKED = ["model.layers=1", "model.dim=32", "model.heads=2", "model.feedforward=32"]
@@ -46,47 +44,54 @@ def test_a_masked_export_is_fitted_scored_and_held_out(corpus, begun):
 
 
 @pytest.mark.parametrize(
-    ("weight", "stays", "moves", "metric"),
+    ("key", "stays", "moves", "metric"),
     [
-        ("covariate_weight", "covariate_out.weight", "spike_out.weight", "val_bits_per_spike"),
-        ("spike_weight", "spike_out.weight", "covariate_out.weight", "val_r2"),
+        ("objective=spikes", "covariate_out.weight", "spike_out.weight", "val_bits_per_spike"),
+        ("spike_weight=0", "spike_out.weight", "covariate_out.weight", "val_r2"),
     ],
 )
-def test_a_loss_of_weight_zero_moves_nothing(corpus, begun, tmp_path, weight, stays, moves, metric):
-    found = finetune(tune(corpus, tmp_path, f"train.{weight}=0"), begun)
+def test_a_loss_that_is_not_asked_for_moves_nothing(
+    corpus, begun, tmp_path, key, stays, moves, metric
+):
+    found = finetune(tune(corpus, tmp_path, f"train.{key}"), begun)
     before, after = (dict(load_model(e).named_parameters()) for e in (begun, found["export"]))
     assert torch.equal(before[stays], after[stays])
     assert not torch.equal(before[moves], after[moves])
-    assert (found["metric"], np.isfinite(found["best"])) == (metric, True)
-    assert np.isfinite(found["r2_val"]) == (metric == "val_r2")
+    assert (found["metric"], np.isfinite(found["score"])) == (metric, True)
 
 
-def test_a_fit_without_labels_needs_none(corpus, tmp_path, monkeypatch):
-    read = fit_data.read_pieces
-
-    def without(*where):
-        session, pieces = read(*where)
-        return session, [Piece(p.start_bin, p.spikes, p.covariates * np.nan) for p in pieces]
-
-    monkeypatch.setattr(fit_data, "read_pieces", without)
-    with pytest.raises(BadInput, match="no valid covariate in the fitted part"):
-        read_fit_data(tune(corpus, tmp_path))
-    found = finetune(tune(corpus, tmp_path, "train.covariate_weight=0"), None)
-    assert np.isfinite(found["best"])
-    with pytest.raises(BadInput, match="are 0: nothing to fit"):
-        tune(corpus, tmp_path, "train.covariate_weight=0", "train.spike_weight=0")
+def test_a_masked_model_of_counts_alone_needs_neither_labels_nor_an_export(corpus, tmp_path):
+    alone = tune(corpus, tmp_path, "train.objective=spikes")
+    found = finetune(alone, None)
+    assert np.isfinite(found["score"])
+    assert read_normalisation(found["export"])["sessions"]["t-S-03"]["covariates"] == []
+    with pytest.raises(BadInput, match="objective spikes adapts a decoder"):
+        read_joint(tune(corpus, tmp_path, "train.objective=spikes", "model.objective=causal"), None)
+    with pytest.raises(BadInput, match="objective spikes: nothing to fit"):
+        tune(corpus, tmp_path, "train.objective=spikes", "train.spike_weight=0")
 
 
 def test_steps_draw_masks_that_the_loss_is_counted_by(corpus, tmp_path, begun):
-    data, model = read_fit_data(tune(corpus, tmp_path)), load_model(begun)
-    layout = Layout.of(data.session, model.config)
+    model = load_model(begun).config
+    windows = Windows(read_joint(tune(corpus, tmp_path), None), model)
     one, again, other = (
-        draw_windows(data, layout, model.config, 3, np.random.default_rng(seed))[0]
-        for seed in (1, 1, 2)
+        draw_windows(windows, 3, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
     )
     hidden = one["spike_hidden"]
     assert np.array_equal(hidden, again["spike_hidden"])
     assert not np.array_equal(hidden, other["spike_hidden"])
-    assert spike_targets(one, model.config) == 3 * 30 * 40  # windows, hidden bins, channels
-    causal = model.config.model_copy(update={"objective": "causal"})
+    assert spike_targets(one, model) == 3 * 30 * 40  # windows, hidden bins, channels
+    causal = model.model_copy(update={"objective": "causal"})
     assert spike_targets(one, causal) == 3 * 100 * 40
+
+
+def test_replayed_windows_are_hidden_from_and_have_identities(corpus, begun, tmp_path):
+    overrides = ["data.replay={sessions: ['*-01'], split: train, weight: 0.5}"]
+    config = tune(corpus, tmp_path, *overrides)
+    joint = read_joint(config, begun)
+    model, _ = start_model(config, begun, False, joint.all_sessions)
+    assert model.config.identities[-1] == "session:t-S-01"
+    windows = Windows(joint, model.config)
+    arrays, numbers = draw_windows(windows, 4, np.random.default_rng(0))
+    assert (numbers >= windows.fitted).sum() == 2
+    assert spike_targets(arrays, model.config) == 4 * 30 * 40

@@ -17,12 +17,12 @@ from ndt3_dist.evaluate import session as session_module
 from ndt3_dist.evaluate.session import evaluate, read_test_data
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.model.tokenise import Layout
 from ndt3_dist.tune import finetune as finetune_module
 from ndt3_dist.tune import held_back
-from ndt3_dist.tune.draws import draw_windows
+from ndt3_dist.tune.draws import Windows, draw_windows
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.fit_data import read_fit_data
+from ndt3_dist.tune.joint import Joint
 from ndt3_dist.tune.parts import part_of, rate_scales
 from ndt3_dist.tune.tune_config import TuneConfig
 
@@ -126,7 +126,7 @@ def test_a_refit_trains_on_the_whole_split_for_the_best_number_of_steps(corpus, 
     model, new = finetune_module.start_model(config, None, False)
     steps = refit["best_step"]
     by_hand = tmp_path / "by_hand"
-    _, weights, _ = finetune_module.fit(config, model, new, data.whole(), steps, by_hand)
+    _, weights, _ = finetune_module.fit(config, model, new, Joint([data.whole()]), steps, by_hand)
     exported = dict(load_model(refit["export"]).named_parameters())
     assert all(torch.equal(w, exported[n]) for n, w in weights.items())
 
@@ -137,8 +137,8 @@ def test_only_chosen_covariates_become_tokens_and_targets(corpus, tmp_path):
     data = read_fit_data(config)
     assert [c.name for c in data.session.covariates] == ["y"]
     assert np.array_equal(data.first[0].covariates[:, 0], both.first[0].covariates[:, 1])
-    layout = Layout.of(data.session, config.model)
-    arrays, _ = draw_windows(data, layout, config.model, 3, generator("d"))
+    windows = Windows(Joint([data]), config.model)
+    arrays, _ = draw_windows(windows, 3, generator("d"))
     patches = 2
     assert (np.diff(arrays["cu_seqlens"]) == 100 * (patches + 1)).all()
     assert len(arrays["covariates"]) == 300

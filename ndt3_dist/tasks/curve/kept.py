@@ -1,0 +1,104 @@
+"""The folder of a curve: cells/*.json, each written once and whole; what lacks is done again.
+
+curve.json says what all cells have in common. The same folder may be asked for more decoders or
+amounts; anything else would set cells beside each other that are not comparable, and is refused.
+"""
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+from ndt3_dist import storage
+from ndt3_dist.errors import ResumeMismatch
+from ndt3_dist.shards.manifest import read_manifest
+from ndt3_dist.tasks.curve.cells import Cell, Curve
+
+ASKED, CELLS = "curve.json", "cells"
+
+
+def settings(curve: Curve) -> dict[str, Any]:
+    """What all cells follow from, but for decoder, amount and seed; no path among them."""
+    config, gru = curve.config.model_dump(mode="json"), curve.gru.model_dump(mode="json")
+    data = config.pop("data")
+    for section in (config, gru):
+        section.pop("run")
+    gru.pop("data")
+    config.pop("log")
+    init = Path(curve.init) / "model.safetensors"
+    return {
+        "init": storage.sha256_file(init) if curve.init else "",
+        "corpus": read_manifest(data["corpus"]).fingerprint,
+        **{k: data[k] for k in ("session", "fit", "covariates", "val_fraction")},
+        "test": curve.test,
+        "seeds": curve.seeds,
+        "first seed": curve.config.run.seed,
+        "rates": curve.rates,
+        **config,
+        "gru": gru,
+    }
+
+
+class Kept:
+    """Held in a `with` block by one process at a time.
+
+    Attributes:
+        out: The folder.
+    """
+
+    def __init__(self, out: Path, asked: dict[str, Any]):
+        """
+        Args:
+            out: New, or of the same curve.
+            asked: `settings`.
+        Raises:
+            ResumeMismatch: There is another one, or one that is at work.
+        """
+        there = {p.name for p in out.iterdir()} - {".lock"} if out.exists() else set()
+        if there and ASKED not in there:
+            raise ResumeMismatch(f"{out}: the folder exists; choose another --out")
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+        self.lock = (out / ".lock").open("a")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._check(json.loads(json.dumps(asked)))
+        except BlockingIOError as e:
+            self.lock.close()
+            raise ResumeMismatch(f"{out}: another process is at work on it") from e
+        except BaseException:
+            self.lock.close()
+            raise
+
+    def _check(self, asked: dict[str, Any]) -> None:
+        path = self.out / ASKED
+        if path.exists():
+            theirs = storage.read_json(path)
+            theirs = theirs if isinstance(theirs, dict) else {}
+            if changed := [k for k in {**theirs, **asked} if theirs.get(k) != asked.get(k)]:
+                raise ResumeMismatch(
+                    f"{self.out}: a curve was begun there with other settings "
+                    f"({', '.join(changed)} differ); choose another --out or remove it"
+                )
+        storage.write_json(path, asked)
+
+    def file(self, cell: Cell) -> Path:
+        return self.out / CELLS / f"{cell.name}.json"
+
+    def lacking(self, cells: list[Cell]) -> list[Cell]:
+        return [cell for cell in cells if not self.file(cell).exists()]
+
+    def keep(self, cell: Cell, found: dict[str, Any]) -> None:
+        amount = {"amount": cell.amount.label, "minutes": cell.amount.minutes}
+        told = {"decoder": cell.decoder, **amount, "bins": cell.amount.bins, "seed": cell.seed}
+        storage.write_json(self.file(cell), {**told, **found})
+
+    def found(self, cells: list[Cell]) -> list[dict[str, Any]]:
+        """What is known of some cells, in their order."""
+        return [storage.read_json(self.file(c)) for c in cells if self.file(c).exists()]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.lock.close()
