@@ -39,7 +39,8 @@ def corpus_of(folder: Path, days: int, minutes: float, seed: int) -> str:
     halves = [{"intervals": {"calibration": (0, 0.5), "test": (0.5, 1)}}]
     keys = {"dataset": "sim", "source": str(folder / "nwb"), "out": str(folder / "corpus")}
     keys |= {"covariates": {"path": "processing/behavior/Velocity/cursor_vel"}, "splits": halves}
-    prepare(Recipe(**keys, pattern="**/*.nwb", spikes={"channels": "electrode"}, num_workers=0))
+    keys |= {"pattern": "**/*.nwb", "spikes": {"channels": "electrode"}, "num_workers": 0}
+    prepare(check(Recipe, keys, "recipe"))
     return str(folder / "corpus")
 
 

@@ -93,6 +93,6 @@ def roll(
             stop, lists = min(start + at_once, bins), TokenLists()
             config = later if start else model.config
             lists.add(*tokenise(piece.window(start, stop), layout, config))
-            tokens = PackedTokens.from_numpy(lists.pack(), model.space.weight.device)
+            tokens = PackedTokens.from_numpy(lists.pack(), model.sos.device)
             yield kept.features(tokens, stop - start, layers), tokens, slice(start, stop)
             step.add(stop - start)

@@ -34,7 +34,7 @@ class Windows:
         return piece, number - int(self.ends[piece - 1] if piece else 0)
 
     def tokens(self, number: int, draw: np.random.Generator) -> tuple[dict[str, np.ndarray], int]:
-        """Of a window, as `tokenise` gives them; what is hidden from a masked model is drawn."""
+        """Of a window, as `tokenise` gives them; `draw` hides some where the model is masked."""
         if number >= self.fitted and self.replayed:
             sample, session = self.replayed.window(number - self.fitted)
             layout = self.earlier[session.id]
@@ -81,8 +81,7 @@ class Draws:
         while True:
             draw = generator("windows", self.seed, cursor.position + 1)
             arrays, numbers = draw_windows(self.windows, self.batch, draw)
-            spikes = spike_targets(arrays, self.windows.model)
-            counts = spikes, arrays["covariate_valid"].sum()
+            counts = spike_targets(arrays, self.windows.model), arrays["covariate_valid"].sum()
             totals = np.array([self.batch, len(arrays["time"]), *counts])
             share(totals, [])
             cursor = Cursor(cursor.position + 1, cursor.samples_seen + self.batch)
@@ -110,12 +109,12 @@ class Draws:
         return []
 
 
-def spike_targets(arrays: dict[str, np.ndarray], model: ModelConfig) -> int:
+def spike_targets(arrays: dict[str, np.ndarray], model) -> int:
     """Channels and bins of packed windows that a model is to predict."""
     channels = arrays["spike_channels"]
-    if model.objective == "masked":
-        channels = channels * arrays["spike_hidden"]
-    return int(channels.sum())
+    return int(
+        channels[arrays["spike_hidden"]].sum() if model.objective == "masked" else channels.sum()
+    )
 
 
 def draw_windows(windows: Windows, count: int, draw) -> tuple[dict, np.ndarray]:

@@ -24,7 +24,6 @@ from ndt3_dist.tune.lora import add_low_rank
 from ndt3_dist.tune.parts import check_parts, freeze, part_of, parts_table
 from ndt3_dist.tune.tune_config import TuneConfig
 
-WEIGHTS = {"spike_weight", "covariate_weight"}
 CHANGES = {"channels_per_token", "max_channels", "behavior_dim", "context_tokens"}
 
 
@@ -39,8 +38,8 @@ def start_model(
     Args:
         init: Export to start from; None = the config's own `model` section.
         scratch: Take only the architecture of `init`.
-        sessions: That it is fitted to; their identities that the export does not know begin as the
-            mean of their kind.
+        sessions: That it is fitted to; identities that the export does not know begin as the mean
+            of their kind.
     Returns:
         The model with frozen parts and low-rank updates, and the names of new parameters, the
         updates left out.
@@ -64,7 +63,7 @@ def start_model(
             "nothing to start from: give --init EXPORT, or a config with a model section"
         )
     changes = config.transfer.model_dump(include=CHANGES, exclude_none=True)
-    weights = config.train.model_dump(include=WEIGHTS, exclude_none=True)
+    weights = {"spike_weight": 0.0} if config.train.objective == "covariates" else {}
     values = {**values, **changes, **weights, "dropout": config.train.dropout}
     torch.manual_seed(seed_of("weights", config.run.seed))
     where = f"{init} with {', '.join(f'transfer.{k}={v}' for k, v in changes.items())}"

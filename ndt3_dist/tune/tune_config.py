@@ -125,13 +125,9 @@ class TuneConfig(Section):
         """Then train again for the best number of steps, on the whole fit split."""
         freeze: list[str] = []
         """Parts that keep their weights."""
-        objective: Literal["all", "spikes"] = "all"
+        objective: Literal["all", "spikes", "covariates"] = "all"
         """spikes = the loss of spikes alone: no covariate of the sessions is looked at, and the
-        covariate head keeps its weights unless sessions are replayed."""
-        spike_weight: float | None = Field(default=None, ge=0)
-        """Weight of the spike loss; null = the export's. 0 = covariates alone are fitted to."""
-        covariate_weight: float | None = Field(default=None, gt=0)
-        """Weight of the covariate loss; null = the export's. (Without it: `objective: spikes`.)"""
+        covariate head keeps its weights unless sessions are replayed. covariates = theirs alone."""
         wise: tuple[float, ...] = ()
         """Shares of the way from the export's weights (0) to the tuned ones (1), of which the best
         on the held-back part is exported (WiSE-FT); empty = 1."""
@@ -167,8 +163,6 @@ class TuneConfig(Section):
             raise ValueError(f"train.wise {list(self.train.wise)} needs train.steps")
         if self.data.covariates and not self.has_labels:
             raise ValueError("data.covariates: train.objective spikes takes those of the export")
-        if self.train.spike_weight == 0 and not self.has_labels:
-            raise ValueError("train.spike_weight is 0 and train.objective spikes: nothing to fit")
         if self.data.decodes and self.has_labels:
             raise ValueError("data.decodes is for train.objective spikes")
         return self
@@ -176,7 +170,7 @@ class TuneConfig(Section):
     @property
     def has_labels(self) -> bool:
         """Whether covariates of the sessions are looked at."""
-        return self.train.objective == "all"
+        return self.train.objective != "spikes"
 
     @property
     def metric(self) -> str:

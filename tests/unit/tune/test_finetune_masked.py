@@ -44,20 +44,35 @@ def test_a_masked_export_is_fitted_scored_and_held_out(corpus, begun):
 
 
 @pytest.mark.parametrize(
-    ("key", "stays", "moves", "metric"),
+    ("objective", "stays", "moves", "metric"),
     [
-        ("objective=spikes", "covariate_out.weight", "spike_out.weight", "val_bits_per_spike"),
-        ("spike_weight=0", "spike_out.weight", "covariate_out.weight", "val_r2"),
+        ("spikes", "covariate_out.weight", "spike_out.weight", "val_bits_per_spike"),
+        ("covariates", "spike_out.weight", "covariate_out.weight", "val_r2"),
     ],
 )
-def test_a_loss_that_is_not_asked_for_moves_nothing(
-    corpus, begun, tmp_path, key, stays, moves, metric
+def test_what_is_no_objective_moves_nothing(
+    corpus, begun, tmp_path, objective, stays, moves, metric
 ):
-    found = finetune(tune(corpus, tmp_path, f"train.{key}"), begun)
+    found = finetune(tune(corpus, tmp_path, f"train.objective={objective}"), begun)
     before, after = (dict(load_model(e).named_parameters()) for e in (begun, found["export"]))
     assert torch.equal(before[stays], after[stays])
     assert not torch.equal(before[moves], after[moves])
     assert (found["metric"], np.isfinite(found["score"])) == (metric, True)
+    assert np.isfinite(found["r2_val"]) == (metric == "val_r2")
+
+
+def test_steps_draw_masks_that_the_loss_is_counted_by(corpus, tmp_path, begun):
+    data, model = read_joint(tune(corpus, tmp_path), None), load_model(begun)
+    windows = Windows(data, model.config)
+    one, again, other = (
+        draw_windows(windows, 3, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
+    )
+    hidden = one["spike_hidden"]
+    assert np.array_equal(hidden, again["spike_hidden"])
+    assert not np.array_equal(hidden, other["spike_hidden"])
+    assert spike_targets(one, model.config) == 3 * 30 * 40  # windows, hidden bins, channels
+    causal = model.config.model_copy(update={"objective": "causal"})
+    assert spike_targets(one, causal) == 3 * 100 * 40
 
 
 def test_a_masked_model_of_counts_alone_needs_neither_labels_nor_an_export(corpus, tmp_path):
@@ -67,22 +82,6 @@ def test_a_masked_model_of_counts_alone_needs_neither_labels_nor_an_export(corpu
     assert read_normalisation(found["export"])["sessions"]["t-S-03"]["covariates"] == []
     with pytest.raises(BadInput, match="objective spikes adapts a decoder"):
         read_joint(tune(corpus, tmp_path, "train.objective=spikes", "model.objective=causal"), None)
-    with pytest.raises(BadInput, match="objective spikes: nothing to fit"):
-        tune(corpus, tmp_path, "train.objective=spikes", "train.spike_weight=0")
-
-
-def test_steps_draw_masks_that_the_loss_is_counted_by(corpus, tmp_path, begun):
-    model = load_model(begun).config
-    windows = Windows(read_joint(tune(corpus, tmp_path), None), model)
-    one, again, other = (
-        draw_windows(windows, 3, np.random.default_rng(seed))[0] for seed in (1, 1, 2)
-    )
-    hidden = one["spike_hidden"]
-    assert np.array_equal(hidden, again["spike_hidden"])
-    assert not np.array_equal(hidden, other["spike_hidden"])
-    assert spike_targets(one, model) == 3 * 30 * 40  # windows, hidden bins, channels
-    causal = model.model_copy(update={"objective": "causal"})
-    assert spike_targets(one, causal) == 3 * 100 * 40
 
 
 def test_replayed_windows_are_hidden_from_and_have_identities(corpus, begun, tmp_path):

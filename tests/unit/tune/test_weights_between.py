@@ -68,11 +68,13 @@ def test_at_0_it_is_the_export_and_at_1_the_tuned_one(made, pair, options):
 
 
 def test_what_began_anew_is_taken_whole(made, pair):
-    anew = "transfer.reinit=[spikes]", "train.wise=[0]", "run.name=anew"
-    ours = read_weights(finetune(made(*anew), pair[0])["export"])
+    anew = "transfer.reinit=[spikes]"
+    whole = read_weights(finetune(made(anew, "run.name=whole"), pair[0])["export"])
+    ours = read_weights(finetune(made(anew, "train.wise=[0]", "run.name=anew"), pair[0])["export"])
     before = read_weights(pair[0])
     changed = {name.partition(".")[0] for name in ours if not torch.equal(ours[name], before[name])}
     assert changed == {"spike_in", "spike_out"}
+    assert all(torch.equal(w, whole[n]) for n, w in ours.items() if n.startswith("spike"))
 
 
 def test_it_needs_an_export_to_go_from(made, pair):
