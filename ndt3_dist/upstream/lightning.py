@@ -49,6 +49,7 @@ ALLOWED = {
     "torch._utils._rebuild_tensor_v2",
     "collections.OrderedDict",
     "collections.defaultdict",
+    "yacs.config.CfgNode",  # a dictionary: the config of NDT1's checkpoints
 }
 """Other names that may occur."""
 
@@ -90,12 +91,16 @@ class LightningFile(TorchZip):
         self.reader = Reader(f"{self.path}: data.pkl", is_known, self._build, self._storage)
         try:
             content = self.reader.read(self.read("data.pkl", MOST_PICKLE_BYTES))
-            if type(content) is not dict:
-                raise self.corrupt(f"data.pkl holds {brief(content)}, expected a dictionary")
+            self.content: dict = self.checked(content)
         except BaseException:
             self.archive.close()
             raise
-        self.content: dict = content
+
+    def checked(self, content: Any) -> dict:
+        """What the pickle holds, if that is what such a file has to hold."""
+        if type(content) is not dict:
+            raise self.corrupt(f"data.pkl holds {brief(content)}, expected a dictionary")
+        return content
 
     def _storage(self, id_: Any) -> Storage:
         """Resolve `("storage", type, number, device, elements)`; the member must have them."""
@@ -115,7 +120,7 @@ class LightningFile(TorchZip):
     def _build(self, kind: Name, args: tuple) -> Any:
         """Plain data for the few names that stand for it; an Inert for all others."""
         match str(kind), args:
-            case "collections.OrderedDict", ():
+            case "collections.OrderedDict" | "yacs.config.CfgNode", ():
                 return {}
             case "collections.defaultdict", () | (Name(),):
                 return {}

@@ -50,7 +50,8 @@ class Base:
         kind: The program that runs it: finetune, pretrain, or `package.module:function`, called as
             `fork.finetune_to` is.
         values: All of it, as plain data.
-        own: Schema of a kind of the latter sort, which has sections like a fine-tune's.
+        own: Schema of a kind of the latter sort, which has sections like a fine-tune's or a
+            pretraining's.
     """
 
     kind: str
@@ -82,7 +83,8 @@ class Base:
     @property
     def steps(self) -> int:
         """Of a run; 0 where passes over a corpus decide."""
-        return self.values["train"]["max_steps" if self.kind == "pretrain" else "steps"]
+        train = self.values["train"]
+        return train["max_steps"] if "max_steps" in train else train["steps"]
 
     @property
     def patience(self) -> int:
