@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test drills long-drills test-gpu check lock clean
+.PHONY: help setup demo words-demo test drills long-drills test-gpu check lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -42,6 +42,9 @@ setup: $(STAMP)  ## make .venv with the locked versions
 
 demo: $(STAMP)  ## the whole path on recordings it makes, or on RECORDINGS=file.nwb BIN_MS=50
 	@$(BIN)/python launch/demo.py $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(if $(BIN_MS),--bin-ms $(BIN_MS)) $(if $(COVARIATES),--covariates $(COVARIATES)) $(if $(FULL),--full)
+
+words-demo: $(STAMP)  ## words from two simulated subjects: a page and pictures, in under two minutes
+	@$(BIN)/python launch/words.py demo runs/words_demo --workers 0
 
 # What they see depends on who is faster, a rank or its launcher: alone.
 ALONE := $(addprefix tests/integration/test_,stopping.py watch.py)

@@ -45,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from hardware import header, save
 
 CHANNELS, SEEN, PER_BIN, WINDOW_MS = 96, 64, 5, 2000
-WIDTHS, PENALTIES = (1.0, 1.5, 2.0, 2.5, 3.0), (3.0, 30.0, 300.0)
+WIDTHS, PENALTIES = (1.0, 1.5, 2.0, 2.5, 3.0), (3e2, 3e3, 3e4, 3e5)
 """Of kernels, standard deviations in bins; of squared weights of inputs with unit variance."""
 MODEL = {"layers": 2, "dim": 96, "heads": 4, "feedforward": 192, "attention_dropout": 0.0}
 MODEL |= {"channels_per_token": 32, "max_channels": 96, "count_classes": 10}
@@ -139,7 +139,7 @@ def fit(corpus: str, folder: str, steps: int, seed: int) -> str:
             "patience": 0,
             "precision": "fp32",
             "dropout": 0.0,
-            "covariate_weight": 0.0,
+            "objective": "spikes",
         },
         log={"every_steps": 100},
     )

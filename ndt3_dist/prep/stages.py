@@ -100,8 +100,7 @@ def session_task(
     recording.session = pseudonym(key, "session", recording.session)
     session, samples = cut(recording, recipe, label, source_sha256)
     session = session.model_copy(update={"source_bytes": length})
-    size = sum(len(data) + 1024 for s in samples for data in s[2].values())
-    storage.check_room(base, size)
+    storage.check_room(base, sum(members.bytes for _, _, members, _ in samples))
     rows = ((key, members, fields) for _, key, members, fields in samples)
     streams = [stream.name for stream in session.streams]
     written = write_shard(base + ".tar", base + ".index.npy", rows, streams)

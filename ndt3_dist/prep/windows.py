@@ -6,6 +6,8 @@ every covariate constant, or shorter than a window (the end of an interval). The
 nothing: its last, shorter window is kept too, so that every test bin is scored.
 """
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from ndt3_dist.errors import BadInput
@@ -20,6 +22,28 @@ from ndt3_dist.shards.write import npy_bytes
 
 CONSTANT = 1e-6
 """A covariate whose standard deviation in units of its scale is below this is constant."""
+
+
+class Members(Mapping):
+    """The streams of a window as the bytes of .npy files, made when they are asked for: a session
+    of a thousand channels is not held twice."""
+
+    def __init__(self, parts: dict[str, np.ndarray]):
+        self.parts = parts
+
+    def __getitem__(self, stream: str) -> bytes:
+        return npy_bytes(self.parts[stream])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @property
+    def bytes(self) -> int:
+        """What they take in a tar, or a little more."""
+        return sum(part.nbytes + 2048 for part in self.parts.values())
 
 
 def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
@@ -62,8 +86,7 @@ def cut(recording: Recording, recipe: Recipe, source: str, source_sha256: str):
             parts = {n: b.window(start, stop) for n, b in binned.items()}
             values = {n: count_values(p, binned[n].stream.changes) for n, p in parts.items()}
             fields = {"start_bin": start, "bins": stop - start, "values": values}
-            members = {n: npy_bytes(part) for n, part in parts.items()}
-            samples.append((split, sample_key(name, start), members, fields))
+            samples.append((split, sample_key(name, start), Members(parts), fields))
     total = sum(len(t) for t in recording.spike_times)
     if recording.counts is not None:
         total = int(recording.counts.sum())

@@ -125,6 +125,16 @@ def _positive(value: float, name: str) -> float:
     return float(value)
 
 
+LATER = "labels", "places"
+"""Of a signal, which recordings did not have at first: without them their hash is what it was."""
+
+
+def counts_in(field: dataclasses.Field, value: object) -> bool:
+    """Whether a field is a part of what a recording holds."""
+    there = getattr(value, field.name)
+    return field.name != "said" and not (field.name in LATER and there is field.default)
+
+
 def content_hash(made: Recording) -> tuple[str, int]:
     """Hex sha256 of all that a recording holds, whatever made it; and the bytes of its arrays."""
     digest, size = hashlib.sha256(), 0
@@ -141,7 +151,7 @@ def content_hash(made: Recording) -> tuple[str, int]:
             for each in value:
                 add(each)
         elif dataclasses.is_dataclass(value):
-            add([getattr(value, f.name) for f in dataclasses.fields(value) if f.name != "said"])
+            add([getattr(value, f.name) for f in dataclasses.fields(value) if counts_in(f, value)])
         elif isinstance(value, Array):
             add([value.name, value.channels])
         else:

@@ -26,6 +26,8 @@ class Signal:
         per_bin: Rows that the corpus keeps of each bin: means of the samples in them.
         dtype: That it is stored in, float32 or float16.
         max_gap_s: Samples further apart than this leave rows that are not valid between them.
+        labels: Name of each dimension, such as its electrode's.
+        places: Where it is, x, y, z in mm, (dims, 3), NaN where unknown.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Signal:
     per_bin: int = 1
     dtype: str = "float32"
     max_gap_s: float = 0.1
+    labels: tuple[str, ...] = ()
+    places: np.ndarray | None = None
 
 
 @dataclass

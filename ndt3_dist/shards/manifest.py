@@ -63,6 +63,16 @@ class Stream(_Strict):
     unit: str
     changes: bool = False
     """Its records count the values of rows that differ from the row before, and not of all."""
+    labels: list[str] = []
+    """Name of each value of a row, such as its electrode's; none where there are none."""
+    places: list[list[float] | None] = []
+    """Where each is, x, y, z in mm; none where none is known."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler):
+        """Streams without names keep the manifests that they had."""
+        fields = dump(self)
+        return {k: v for k, v in fields.items() if k not in ("labels", "places") or v}
 
 
 class Interval(_Strict):

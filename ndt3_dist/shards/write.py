@@ -8,7 +8,7 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -94,30 +94,37 @@ def write_shard(
     Returns:
         bytes, sha256, index_sha256, samples of what was written; in version 1 also tokens.
     """
-    parts, records, position = [], [], 0
-    for key, members, fields in samples:
-        data, offsets, crc = pack_sample(key, {s: members[s] for s in streams if s in members})
-        record = np.zeros((), index_type(tuple(streams)))
-        for name in ("session", "start_bin", "bins"):
-            record[name] = fields.get(name, 0)
-        record["crc32"] = crc
-        for stream, offset in offsets.items():
-            found = position + offset, len(members[stream]), fields["values"][stream]
-            record[stream]["offset"], record[stream]["size"], record[stream]["values"] = found
-        parts.append(data)
-        records.append(record)
-        position += len(data)
-    # Two zero blocks end a tar; readers also expect a multiple of 20 blocks.
-    parts.append(bytes(2 * BLOCK + -(position + 2 * BLOCK) % (20 * BLOCK)))
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
+    records, digest = [], hashlib.sha256()
+
+    def pieces() -> Iterator[bytes]:
+        position = 0
+        for key, members, fields in samples:
+            held = {s: members[s] for s in streams if s in members}
+            data, offsets, crc = pack_sample(key, held)
+            record = np.zeros((), index_type(tuple(streams)))
+            for name in ("session", "start_bin", "bins"):
+                record[name] = fields.get(name, 0)
+            record["crc32"] = crc
+            for stream, offset in offsets.items():
+                found = position + offset, len(held[stream]), fields["values"][stream]
+                record[stream]["offset"], record[stream]["size"], record[stream]["values"] = found
+            records.append(record)
+            position += len(data)
+            digest.update(data)
+            yield data
+        # Two zero blocks end a tar; readers also expect a multiple of 20 blocks.
+        end = bytes(2 * BLOCK + -(position + 2 * BLOCK) % (20 * BLOCK))
+        digest.update(end)
+        yield end
+
+    # A disk takes samples as they come; a store may ask for all of them again.
+    made = list(pieces()) if storage.is_remote(tar_path) else pieces()
+    written = storage.write_pieces(tar_path, lambda: made)
     index, found = np.array(records, index_type(tuple(streams))), {}
     if version_1 is not None:
         index = as_version_1(index, version_1)
         found["tokens"] = int(index["tokens"].sum())
     index_bytes = npy_bytes(index)
-    written = storage.write_pieces(tar_path, lambda: parts)
     storage.write_bytes(index_path, index_bytes)
     return {
         "bytes": written,

@@ -1,0 +1,1 @@
+"""Tasks: what each asks of recordings, models and scores. Each folder can be deleted by itself."""

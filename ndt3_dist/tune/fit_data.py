@@ -79,7 +79,7 @@ def read_split(
     session, pieces = read_pieces(corpus, chosen or known[0])
     if decoded is not None:
         session, pieces = without_labels(session, pieces, decoded)
-    if not session.covariates:
+    if not session.covariates and decoded is None:
         raise BadInput(f"session {session.id} has no covariates to fit a decoder to")
     if data.covariates:
         session, pieces = choose_covariates(session, pieces, data.covariates)

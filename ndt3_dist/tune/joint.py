@@ -73,7 +73,8 @@ def read_joint(config: TuneConfig, init: str | None) -> Joint:
     """The fit split of the config's sessions, and what is replayed.
 
     Args:
-        init: Export whose covariates sessions without labels are decoded to.
+        init: Export whose covariates sessions without labels are decoded to; a masked model that
+            begins without one then learns no covariates.
     Raises:
         BadInput: A session cannot be fitted, or sessions do not go together.
     """
@@ -84,6 +85,9 @@ def read_joint(config: TuneConfig, init: str | None) -> Joint:
         chosen = [name for name, is_in in zip(known, found, strict=True) if is_in]
     fitted = [read_fit_data(config, name) for name in chosen] if config.has_labels else []
     for name in [] if config.has_labels else chosen:
+        if not init and config.model and config.model.objective == "masked":
+            fitted.append(read_fit_data(config, name, []))
+            continue
         if not init:
             raise BadInput(
                 "train.objective spikes adapts a decoder; give the --init EXPORT of one, without "

@@ -91,12 +91,16 @@ class LightningFile(TorchZip):
         self.reader = Reader(f"{self.path}: data.pkl", is_known, self._build, self._storage)
         try:
             content = self.reader.read(self.read("data.pkl", MOST_PICKLE_BYTES))
-            if type(content) is not dict:
-                raise self.corrupt(f"data.pkl holds {brief(content)}, expected a dictionary")
+            self.content: dict = self.checked(content)
         except BaseException:
             self.archive.close()
             raise
-        self.content: dict = content
+
+    def checked(self, content: Any) -> dict:
+        """What the pickle holds, if that is what such a file has to hold."""
+        if type(content) is not dict:
+            raise self.corrupt(f"data.pkl holds {brief(content)}, expected a dictionary")
+        return content
 
     def _storage(self, id_: Any) -> Storage:
         """Resolve `("storage", type, number, device, elements)`; the member must have them."""

@@ -9,6 +9,7 @@ from ndt3_dist.config import PROJECT, find_file, import_call, load_config
 from ndt3_dist.errors import BadInput
 from ndt3_dist.model.model_config import ModelConfig
 from ndt3_dist.prep.recipe import Recipe
+from ndt3_dist.tasks.words.foreign_yaml import read_stages
 from ndt3_dist.train.pretrain_config import PretrainConfig
 from ndt3_dist.tune.tune_config import TuneConfig
 
@@ -137,6 +138,9 @@ def test_a_wrong_value_is_blamed_on_the_file_or_the_command_line_that_said_it(tm
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_is_whole_and_valid(path: Path):
     values = yaml.safe_load(path.read_text())
+    if path.name.startswith("words_"):
+        assert read_stages(path)
+        return
     schema = TuneConfig if "steps" in values["train"] else PretrainConfig
     load_config(schema, path)
 

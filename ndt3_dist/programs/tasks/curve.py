@@ -98,6 +98,10 @@ def main() -> None:
     config = load_config(TuneConfig, find_file(args.config, "configs"), [*others, *told])
     if not config.train.steps:
         raise BadInput("train.steps is 0; a curve's fine-tunes need steps")
+    if config.data.sessions or config.train.objective == "spikes":
+        raise BadInput(
+            "data.sessions or train.objective spikes: a curve is of one session with its labels"
+        )
     asked = {"rates": rates, "decoders": decoders, "seeds": args.seeds}
     asked["gru"] = gru_config(GruConfig, config, own)
     init = str(Path(local_export(args.init)).absolute()) if args.init else ""

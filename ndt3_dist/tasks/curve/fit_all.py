@@ -10,7 +10,7 @@ from ndt3_dist.errors import Ndt3DistError
 from ndt3_dist.tasks.curve.cells import NETS, Cell, Curve
 from ndt3_dist.tasks.curve.kept import Kept
 from ndt3_dist.tasks.curve.nets import Chosen, choose_rates, open_search
-from ndt3_dist.tasks.curve.scoring import one_cell
+from ndt3_dist.tasks.curve.one_cell import one_cell
 
 
 class curve_ray(tuning.tune_ray):

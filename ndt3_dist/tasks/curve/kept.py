@@ -29,7 +29,7 @@ def settings(curve: Curve) -> dict[str, Any]:
     return {
         "init": storage.sha256_file(init) if curve.init else "",
         "corpus": read_manifest(data["corpus"]).fingerprint,
-        **{k: data[k] for k in ("session", "fit", "covariates", "val_fraction")},
+        **{k: v for k, v in data.items() if k not in ("corpus", "share", "minutes")},
         "test": curve.test,
         "seeds": curve.seeds,
         "first seed": curve.config.run.seed,

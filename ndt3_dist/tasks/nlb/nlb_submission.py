@@ -137,7 +137,7 @@ def shape_line(found: tuple, wanted: tuple, dataset: Dataset) -> str:
 
 def in_another_order(rates: np.ndarray, spikes: np.ndarray) -> bool:
     """Whether units have each other's mean counts."""
-    counts = np.nanmean(spikes, axis=(0, 1), dtype=np.float64)
+    counts = np.asarray(np.nanmean(spikes, axis=(0, 1), dtype=np.float64))
     means = np.asarray(rates.mean(axis=(0, 1), dtype=np.float64))
     usable = counts > 0
     x = np.log(np.maximum(means[usable], 1e-9))

@@ -93,7 +93,7 @@ def test_a_start_takes_what_the_smallest_gpu_holds_and_a_resume_what_was_taken(o
     gb = 10**9
     assert fitted(config, on_gpus(140 * gb, 24 * gb)).train.micro_batch == 4
     assert fitted(config, on_gpus(0, 0)).train.micro_batch == 1
-    start = type("Start", (), {"meta": {"config": {"train": {"micro_batch": 3}}}})
+    start = type("Start", (), {"meta": {"config": {"model": {}, "train": {"micro_batch": 3}}}})
     begun = as_begun(config, start)  # pyright: ignore[reportArgumentType]
     assert begun.train.micro_batch == 3
     assert fitted(begun, on_gpus(140 * gb)).train.micro_batch == 3

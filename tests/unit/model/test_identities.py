@@ -150,7 +150,7 @@ def test_exports_fine_tunes_and_decoders_carry_identities(corpus, config, tmp_pa
         config.identities.index(name) for name in units.identities
     ]
     tune = load_config(TuneConfig, PROJECT / "configs" / "tune_session.yaml", ["data.corpus=c"])
-    model, fresh = start_model(tune, export, False, new)
+    model, fresh = start_model(tune, export, False, [new])
     assert fresh == set()
     assert model.config.identities[: len(config.identities)] == config.identities
     added = model.config.identities[len(config.identities) :]

@@ -244,6 +244,8 @@ def test_a_decoder_that_fails_is_named_and_the_others_are_shown(typed, tmp_path)
         (["--rates", "1e-3,1e-4", "--no-tune"], "c", "--no-tune takes one rate"),
         (["data.share=0.5"], "c", "data.share=0.5: --shares and --minutes say how much"),
         (["--out", "s3://lab/o"], "c", "--out s3://lab/o: expected a folder on a disk"),
+        (["data.sessions=[t-*]"], "c", "a curve is of one session with its labels"),
+        (["train.objective=spikes"], "c", "a curve is of one session with its labels"),
         (["gru.widht=8"], "c", "unknown key train.widht .did you mean width"),
     ],
 )

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from ndt3_dist.config import PROJECT, load_config
+from ndt3_dist.errors import BadInput
 from ndt3_dist.evaluate.session import evaluate
 from ndt3_dist.model.load import load_model, read_normalisation
 from ndt3_dist.tune.draws import Windows, draw_windows, spike_targets
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.joint import read_joint
+from ndt3_dist.tune.transfer import start_model
 from ndt3_dist.tune.tune_config import TuneConfig
 
 MASKED = ["model.layers=1", "model.dim=32", "model.heads=2", "model.feedforward=32"]
@@ -71,3 +73,24 @@ def test_steps_draw_masks_that_the_loss_is_counted_by(corpus, tmp_path, begun):
     assert spike_targets(one, model.config) == 3 * 30 * 40  # windows, hidden bins, channels
     causal = model.config.model_copy(update={"objective": "causal"})
     assert spike_targets(one, causal) == 3 * 100 * 40
+
+
+def test_a_masked_model_of_counts_alone_needs_neither_labels_nor_an_export(corpus, tmp_path):
+    alone = tune(corpus, tmp_path, "train.objective=spikes")
+    found = finetune(alone, None)
+    assert np.isfinite(found["score"])
+    assert read_normalisation(found["export"])["sessions"]["t-S-03"]["covariates"] == []
+    with pytest.raises(BadInput, match="objective spikes adapts a decoder"):
+        read_joint(tune(corpus, tmp_path, "train.objective=spikes", "model.objective=causal"), None)
+
+
+def test_replayed_windows_are_hidden_from_and_have_identities(corpus, begun, tmp_path):
+    overrides = ["data.replay={sessions: ['*-01'], split: train, weight: 0.5}"]
+    config = tune(corpus, tmp_path, *overrides)
+    joint = read_joint(config, begun)
+    model, _ = start_model(config, begun, False, joint.all_sessions)
+    assert model.config.identities[-1] == "session:t-S-01"
+    windows = Windows(joint, model.config)
+    arrays, numbers = draw_windows(windows, 4, np.random.default_rng(0))
+    assert (numbers >= windows.fitted).sum() == 2
+    assert spike_targets(arrays, model.config) == 4 * 30 * 40

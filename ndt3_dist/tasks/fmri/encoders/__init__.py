@@ -1,0 +1,1 @@
+"""Models that predict BOLD from features, and how they are trained."""
