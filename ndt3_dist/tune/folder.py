@@ -4,13 +4,13 @@ What a step draws follows from the seed and its number, so the numbers are those
 left alone.
 """
 
-import fcntl
 import json
 from pathlib import Path
 
 from ndt3_dist import log, storage
 from ndt3_dist.config import Section
 from ndt3_dist.errors import ResumeMismatch
+from ndt3_dist.folder_lock import changed, hold, names_in
 
 
 class TuneFolder:
@@ -29,34 +29,27 @@ class TuneFolder:
             ResumeMismatch: There is another one, one that ended, or one that is at work.
         """
         self.path, self.config = path, path / "config.json"
-        there = {p.name for p in path.iterdir()} - {".lock"} if path.exists() else set()
+        there = names_in(path)
         if there and (self.config.name not in there or "export" in there):
             raise ResumeMismatch(f"{path}: the run exists; choose another run.name or remove it")
         settings = json.loads(json.dumps(settings))
         if there:
             self._check(settings)
             log.say(f"{path}: did not end; goes on")
-        path.mkdir(parents=True, exist_ok=True)
-        self.lock = (path / ".lock").open("a")
+        self.lock = hold(path)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if (path / "export").exists():  # it has ended since the look above
                 raise ResumeMismatch(f"{path}: the run exists; choose another run.name")
             storage.write_json(self.config, settings)
-        except BlockingIOError as e:
-            self.lock.close()
-            raise ResumeMismatch(f"{path}: another process is at work on it") from e
         except BaseException:
             self.lock.close()
             raise
 
     def _check(self, settings: dict) -> None:
-        theirs = storage.read_json(self.config)
-        theirs = theirs if isinstance(theirs, dict) else {}
-        if changed := [k for k in {**theirs, **settings} if theirs.get(k) != settings.get(k)]:
+        if differ := changed(self.config, settings):
             raise ResumeMismatch(
                 f"{self.path}: a run that did not end was begun with other settings "
-                f"({', '.join(changed)} differ); choose another run.name or remove it"
+                f"({', '.join(differ)} differ); choose another run.name or remove it"
             )
 
     def __enter__(self):

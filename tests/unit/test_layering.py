@@ -18,6 +18,7 @@ GROUND = {
     "remote",
     "log",
     "append_file",
+    "folder_lock",
     "lease",
     "voice",
 }
@@ -33,6 +34,7 @@ MAY_IMPORT = {
     "log": {"errors", "voice"},
     "voice": set(),
     "append_file": {"errors", "log", "storage"},
+    "folder_lock": {"errors", "storage"},
     "lease": {"errors", "log", "storage"},
     "shards": GROUND,
     "readers": GROUND | {"shards"},

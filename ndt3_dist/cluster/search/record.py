@@ -4,7 +4,6 @@ search.json says what was asked, trials.jsonl what came of it, line by line as i
 that was killed is what these lines say; nothing in its folder is ever unpickled.
 """
 
-import fcntl
 import json
 import math
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 from ndt3_dist import log, storage
 from ndt3_dist.append_file import AppendFile
 from ndt3_dist.errors import BadInput, ResumeMismatch
+from ndt3_dist.folder_lock import changed, hold, names_in
 
 ASKED, TRIALS = "search.json", "trials.jsonl"
 MAY_GROW = ("trials",)
@@ -85,20 +85,15 @@ class Record:
         self.out, self.trials = out, []
         asked = json.loads(json.dumps(asked))
         path = out / ASKED
-        there = {p.name for p in out.iterdir()} - {".lock"} if out.exists() else set()
+        there = names_in(out)
         if there and path.name not in there:
             raise ResumeMismatch(f"{out}: the folder exists; choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        self.lock = (out / ".lock").open("a")
+        self.lock = hold(out, "search")
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check(path, asked)
             kept = self._read()
             storage.write_json(path, asked)
             self.file = AppendFile(str(out / TRIALS), kept)
-        except BlockingIOError as e:
-            self.lock.close()
-            raise ResumeMismatch(f"{out}: another search is at work on it") from e
         except BaseException:
             self.lock.close()
             raise
@@ -106,17 +101,14 @@ class Record:
     def _check(self, path: Path, asked: Mapping[str, Any]) -> None:
         if not path.exists():
             return
-        theirs = storage.read_json(path)
-        theirs = theirs if isinstance(theirs, dict) else {}
-        changed = [k for k in {**theirs, **asked} if theirs.get(k) != asked.get(k)]
-        if changed := [k for k in changed if k not in MAY_GROW]:
+        if differ := [k for k in changed(path, asked) if k not in MAY_GROW]:
             raise ResumeMismatch(
-                f"{self.out}: a search was begun there with other settings ({', '.join(changed)} "
+                f"{self.out}: a search was begun there with other settings ({', '.join(differ)} "
                 "differ); choose another --out or remove it"
             )
-        if asked["trials"] < theirs["trials"]:
+        if asked["trials"] < (trials := storage.read_json(path)["trials"]):
             raise ResumeMismatch(
-                f"{self.out}: a search of {theirs['trials']} trials was begun there, and "
+                f"{self.out}: a search of {trials} trials was begun there, and "
                 f"{asked['trials']} are asked for; choose another --out"
             )
 

@@ -140,6 +140,7 @@ def sweep(args) -> None:
     asked = load_config(space.Space, find_file(args.space, CONFIGS), told)
     config = config_of(args)
     with log.waiting("loading torch"):
+        from ndt3_dist.cluster.search.task_search import run_search
         from ndt3_dist.tasks.fmri import fmri_search
 
     base, asked = fmri_search.settle(config, asked, args.space)
@@ -150,9 +151,7 @@ def sweep(args) -> None:
         what = f"failed: {trial.error}" if trial.error else f"held-out r {trial.score:.4f}"
         log.say(f"trial {trial.number} {settings}: {what}")
 
-    _, trials = fmri_search.run_search(
-        base, asked, out, args.at_once, args.gpus_per_trial, args.threads, say
-    )
+    trials = run_search(base, asked, out, args.at_once, args.gpus_per_trial, args.threads, say)
     log.say(text_table(outcome.table_rows(asked, trials)))
     log.say(outcome.headline(asked, trials))
     if best := outcome.best_of(asked, trials):

@@ -141,6 +141,7 @@ def train(args) -> int:
 
 def search(args) -> None:
     from ndt3_dist import plain_yaml
+    from ndt3_dist.cluster.search.task_search import run_search
     from ndt3_dist.programs.cluster.search import devices
     from ndt3_dist.shards.summary import text_table
     from ndt3_dist.tasks.nlb import nlb_search
@@ -167,7 +168,7 @@ def search(args) -> None:
             (log.warn if trial.error else log.say)(f"trial {trial.number}: {what}")
             shown.add()
 
-        trials = nlb_search.run_search(base, space, Path(args.out), at_once, gpus, threads, say)
+        trials = run_search(base, space, Path(args.out), at_once, gpus, threads, say)
     ranked = sorted(trials, key=lambda t: (t.ended != "done", t.score))
     rows = [
         {"trial": t.number, "loss": f"{t.score:.4f}", "end": t.error or t.ended}

@@ -4,13 +4,13 @@ curve.json says what all cells have in common. The same folder may be asked for 
 amounts; anything else would set cells beside each other that are not comparable, and is refused.
 """
 
-import fcntl
 import json
 from pathlib import Path
 from typing import Any
 
 from ndt3_dist import storage
 from ndt3_dist.errors import ResumeMismatch
+from ndt3_dist.folder_lock import changed, hold, names_in
 from ndt3_dist.shards.manifest import read_manifest
 from ndt3_dist.tasks.curve.cells import Cell, Curve
 
@@ -54,32 +54,24 @@ class Kept:
         Raises:
             ResumeMismatch: There is another one, or one that is at work.
         """
-        there = {p.name for p in out.iterdir()} - {".lock"} if out.exists() else set()
+        there = names_in(out)
         if there and ASKED not in there:
             raise ResumeMismatch(f"{out}: the folder exists; choose another --out")
         self.out = out
-        out.mkdir(parents=True, exist_ok=True)
-        self.lock = (out / ".lock").open("a")
+        self.lock = hold(out)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._check(json.loads(json.dumps(asked)))
-        except BlockingIOError as e:
-            self.lock.close()
-            raise ResumeMismatch(f"{out}: another process is at work on it") from e
         except BaseException:
             self.lock.close()
             raise
 
     def _check(self, asked: dict[str, Any]) -> None:
         path = self.out / ASKED
-        if path.exists():
-            theirs = storage.read_json(path)
-            theirs = theirs if isinstance(theirs, dict) else {}
-            if changed := [k for k in {**theirs, **asked} if theirs.get(k) != asked.get(k)]:
-                raise ResumeMismatch(
-                    f"{self.out}: a curve was begun there with other settings "
-                    f"({', '.join(changed)} differ); choose another --out or remove it"
-                )
+        if path.exists() and (differ := changed(path, asked)):
+            raise ResumeMismatch(
+                f"{self.out}: a curve was begun there with other settings "
+                f"({', '.join(differ)} differ); choose another --out or remove it"
+            )
         storage.write_json(path, asked)
 
     def file(self, cell: Cell) -> Path:

@@ -1,16 +1,13 @@
 """Searches of settings of an encoder (`cluster.search`), each scored on its held-out clips."""
 
 import difflib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ndt3_dist import storage
 from ndt3_dist.cluster.search.ask import check_optuna
 from ndt3_dist.cluster.search.base import Base
-from ndt3_dist.cluster.search.driver import Search
 from ndt3_dist.cluster.search.fork import score_of
-from ndt3_dist.cluster.search.record import Record, Trial
 from ndt3_dist.cluster.search.space import Space
 from ndt3_dist.config import load_config
 from ndt3_dist.errors import BadInput
@@ -59,35 +56,6 @@ def settle(config: FmriConfig, space: Space, where: str) -> tuple[EncoderBase, S
         check_optuna()
     settled = {"metric": METRIC, "direction": "max", "trials": space.number}
     return base, space.model_copy(update=settled)
-
-
-def run_search(
-    base: EncoderBase,
-    space: Space,
-    out: Path,
-    at_once: int,
-    gpus: float,
-    threads: int,
-    say: Callable[[Search, Trial], None],
-) -> tuple[Search, list[Trial]]:
-    """Run what is left of a search; one that is over is only read.
-
-    Args:
-        out: Folder of the search, new or of the same one.
-        at_once: Trials at the same time.
-        gpus: Of each, or a fraction.
-        threads: Of each.
-        say: Told of each trial that is over.
-    """
-    asked = {**space.model_dump(mode="json"), "config": base.values}
-    with Record(out.absolute(), asked) as record:
-        search = Search(base, space, record, None, False, threads)
-        if sum(bool(t.ended) for t in record.trials) < space.trials:
-            from ndt3_dist.cluster.search import tuning
-
-            with tuning.tune_ray("local", at_once) as pool:
-                tuning.search(search, at_once, gpus, pool.folder, lambda t: say(search, t))
-        return search, [*record.trials]
 
 
 def search_to(job: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,14 +1,10 @@
 """A search over a dataset's space (`cluster.search`): what is asked and checked, and its trials."""
 
 import difflib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ndt3_dist.cluster.search.ask import check_optuna
 from ndt3_dist.cluster.search.base import Base, check_steps
-from ndt3_dist.cluster.search.driver import Search
-from ndt3_dist.cluster.search.record import Record, Trial
 from ndt3_dist.cluster.search.space import Space
 from ndt3_dist.config import check, set_key
 from ndt3_dist.errors import BadInput
@@ -83,32 +79,3 @@ def check_search(base: Base, space: Space) -> None:
     check_steps(base, space)
     if space.method == "bayes":
         check_optuna()
-
-
-def run_search(
-    base: Base,
-    space: Space,
-    out: Path,
-    at_once: int,
-    gpus: float,
-    threads: int,
-    say: Callable[[Search, Trial], None],
-) -> list[Trial]:
-    """Run what is left of a search; one that is over is only read.
-
-    Args:
-        out: Folder of the search, new or of the same one.
-        at_once: Trials at the same time.
-        gpus: Of each, or a fraction.
-        threads: Of each.
-        say: Told of each trial that is over.
-    """
-    asked = {**space.model_dump(mode="json"), "config": base.values}
-    with Record(out.absolute(), asked) as record:
-        search = Search(base, space, record, None, False, threads)
-        if sum(bool(t.ended) for t in record.trials) < space.trials:
-            from ndt3_dist.cluster.search import tuning
-
-            with tuning.tune_ray("local", at_once) as pool:
-                tuning.search(search, at_once, gpus, pool.folder, lambda t: say(search, t))
-        return [*record.trials]
