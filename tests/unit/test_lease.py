@@ -77,18 +77,36 @@ def test_a_mark_of_another_host_is_watched_first(tmp_path, capsys):
 
 
 def test_of_two_that_come_at_once_one_works(tmp_path):
-    """Each in a process of its own, at the same moment."""
+    """Each in a process of its own, at the same moment; who has it keeps it till the other ends."""
     program = (
-        "import sys, time\n"
+        "import sys\n"
         "from ndt3_dist.lease import Lease\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
         "with Lease(sys.argv[1]):\n"
-        "    time.sleep(1.5)\n"
+        "    sys.stdin.readline()\n"
     )
-    at = time.time() + 3
-    command = [sys.executable, "-c", program, str(tmp_path), str(at)]
-    both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert sorted(p.wait(timeout=60) for p in both) == [0, 1]
+    command, pipe = [sys.executable, "-c", program, str(tmp_path)], subprocess.PIPE
+    both = [
+        subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+
+    def go_on(processes) -> None:
+        for p in processes:
+            assert p.stdin
+            p.stdin.write(b"\n")
+
+    assert [p.stdout and p.stdout.readline() for p in both] == [b"ready\n"] * 2
+    go_on(both)
+    until = time.monotonic() + 30
+    while all(p.poll() is None for p in both) and time.monotonic() < until:
+        time.sleep(0.02)
+    at_work = [p for p in both if p.poll() is None]
+    go_on(at_work)
+    for p in both:
+        p.communicate(timeout=30)
+    assert (len(at_work), sorted(p.returncode for p in both)) == (1, [0, 1])
 
 
 def test_a_job_whose_output_was_taken_over_ends(tmp_path):
