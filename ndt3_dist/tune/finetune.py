@@ -14,20 +14,16 @@ import torch
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.steps import newest, remove_remnants
-from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Cursor
 from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
 from ndt3_dist.evaluate.session import seen_lines
 from ndt3_dist.model.load import read_normalisation
 from ndt3_dist.model.ndt3 import NDT3
-from ndt3_dist.train.loop import Loop
-from ndt3_dist.train.ranks import gather
-from ndt3_dist.train.run import Run
 from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.state import Best, RunState
-from ndt3_dist.train.stop import StopSignal
-from ndt3_dist.tune.as_run import loop_config, one_process, restore
+from ndt3_dist.tune.alone import restore, train_alone
+from ndt3_dist.tune.as_run import loop_config
 from ndt3_dist.tune.draws import Draws
 from ndt3_dist.tune.folder import TuneFolder
 from ndt3_dist.tune.held_back import HeldBack
@@ -38,9 +34,6 @@ from ndt3_dist.tune.transfer import start_model
 from ndt3_dist.tune.tune_config import TuneConfig
 from ndt3_dist.tune.tuned import write_tuned
 from ndt3_dist.tune.wise import Weights, best_alpha, between
-
-SAVE_EVERY_S = 300.0
-"""Least time between two checkpoints: what a kill may cost. Shorter fine-tunes save nothing."""
 
 
 def finetune(config: TuneConfig, init: str | None, scratch: bool = False, until: int = 0) -> dict:
@@ -196,27 +189,17 @@ def fit(
         log.say(f"{path}: goes on behind step {state.step}")
     remove_remnants(path)
     stream = Draws(data, model, config.train.batch, seed, state.cursor)
-    stop = StopSignal(as_run.checkpoint.stop_within_s)
-    with one_process(device) as watch:
-        shapes = {name: list(m.shape) for name, m in engine.optimizer.trained().items()}
-        writer = Writer(path, 0, 1, gather, background=False)
-        validation = HeldBack(data.fitted, config.has_labels) if data.is_scored else None
-        parts = engine, stream, validation, writer, stop, watch
-        run = Run(as_run, str(path), *parts, shapes, keep_best=engine.keep_best)
-        run.save_after_s, run.until = SAVE_EVERY_S, until
-        try:
-            Loop(run, state).go()
-        finally:
-            stop.close()
-    if state.skipped and not stop.agreed:
+    validation = HeldBack(data.fitted, config.has_labels) if data.is_scored else None
+    stopped = train_alone(as_run, path, engine, stream, validation, state, until)
+    if state.skipped and not stopped:
         raise Diverged(
             f"run {config.run.name}: its last {state.skipped} steps had no finite loss and "
             f"gradient; lower optim.lr ({config.optim.lr:g})"
         )
-    if validation and not state.best.step and not stop.agreed:
+    if validation and not state.best.step and not stopped:
         raise BadInput(
             f"session {data.names}: {config.metric} of the held-back part was never a number; its "
             f"{'covariates' if config.has_labels else 'counts'} are constant there, choose another "
             "data.val_fraction"
         )
-    return state.best, engine.best or engine.optimizer.snapshot(), stop.agreed
+    return state.best, engine.best or engine.optimizer.snapshot(), stopped

@@ -11,7 +11,6 @@ import torch
 
 from ndt3_dist import log
 from ndt3_dist.checkpoint.steps import newest, remove_remnants
-from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.cluster.search.fork import score_of
 from ndt3_dist.config import load_config
 from ndt3_dist.data.feed import Feed
@@ -23,17 +22,12 @@ from ndt3_dist.tasks.nlb.ndt1 import NDT1
 from ndt3_dist.tasks.nlb.nlb_snapshots import UNDER_WAY, save_weights
 from ndt3_dist.tasks.nlb.nlb_validation import ValTrials
 from ndt3_dist.train.initial import initial_model
-from ndt3_dist.train.loop import Loop
 from ndt3_dist.train.pretrain_config import PretrainConfig
-from ndt3_dist.train.ranks import gather
-from ndt3_dist.train.run import Run
 from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.state import Best, RunState
-from ndt3_dist.train.stop import StopSignal
-from ndt3_dist.tune.finetune import one_process, restore
+from ndt3_dist.tune.alone import restore, train_alone
 from ndt3_dist.tune.folder import TuneFolder
 
-SAVE_EVERY_S = 120.0
 METRIC = "val_loss"
 """Which step is the best: that of the masked snapshot."""
 
@@ -86,34 +80,23 @@ def _fit(config: PretrainConfig, corpus: Corpus, model: NDT1, path: Path, until:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seed, start = config.run.seed, newest(path, log.warn)
     engine = PlainEngine(model, config.optim, config.train.precision, seed, device)
-    stop = StopSignal(config.checkpoint.stop_within_s)
-    try:
-        feed = Feed(
-            corpus,
-            config.data,
-            model.packing(corpus.manifest.sessions),
-            seed,
-            config.train.global_batch,
-            config.train.micro_batch,
-        )
-        stream = Stream(feed, start.stream if start else None)
-        state = RunState(Best(METRIC), cursor=stream.start)
-        if start:
-            state = RunState.of(METRIC, start.meta, stream.start)
-            restore(engine, start, bool(state.best.step))
-            log.say(f"{path}: goes on behind step {state.step}")
-        remove_remnants(path)
-        with one_process(device) as watch:
-            shapes = {name: list(m.shape) for name, m in engine.optimizer.trained().items()}
-            writer = Writer(path, 0, 1, gather, background=False)
-            trials = ValTrials(config.data.corpus, model, path / UNDER_WAY / "unmasked.safetensors")
-            parts = engine, stream, trials, writer, stop, watch
-            run = Run(config, str(path), *parts, shapes, keep_best=engine.keep_best)
-            run.save_after_s, run.until = SAVE_EVERY_S, until
-            Loop(run, state).go()
-    finally:
-        stop.close()
-    return state, engine, stop.agreed
+    feed = Feed(
+        corpus,
+        config.data,
+        model.packing(corpus.manifest.sessions),
+        seed,
+        config.train.global_batch,
+        config.train.micro_batch,
+    )
+    stream = Stream(feed, start.stream if start else None)
+    state = RunState(Best(METRIC), cursor=stream.start)
+    if start:
+        state = RunState.of(METRIC, start.meta, stream.start)
+        restore(engine, start, bool(state.best.step))
+        log.say(f"{path}: goes on behind step {state.step}")
+    remove_remnants(path)
+    trials = ValTrials(config.data.corpus, model, path / UNDER_WAY / "unmasked.safetensors")
+    return state, engine, train_alone(config, path, engine, stream, trials, state, until)
 
 
 def search_to(job: dict[str, Any]) -> dict[str, Any] | None:

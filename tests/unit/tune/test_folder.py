@@ -12,8 +12,7 @@ from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.errors import Diverged, ResumeMismatch
 from ndt3_dist.train.run_metrics import read_metrics
 from ndt3_dist.train.saving import Saving
-from ndt3_dist.tune import draws
-from ndt3_dist.tune import finetune as program
+from ndt3_dist.tune import alone, draws
 from ndt3_dist.tune.finetune import finetune
 from ndt3_dist.tune.tune_config import TuneConfig
 
@@ -89,7 +88,7 @@ def test_numbers_are_those_of_a_run_that_was_left_alone(
 ):
     first = finetune(tune(corpus, tmp_path / "first"), None)["export"]
     whole = finetune(tune(corpus, tmp_path / "whole", *options), first)
-    monkeypatch.setattr(program, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(alone, "SAVE_EVERY_S", 0.0)
     config, made = tune(corpus, tmp_path / "killed", *options), 0
     for last in kills:
         begun = kill_at(last)
@@ -167,7 +166,7 @@ def test_what_was_not_saved_begins_again(corpus, tmp_path, kill_at):
 
 
 def test_only_the_same_run_goes_on(corpus, tmp_path, kill_at, monkeypatch):
-    monkeypatch.setattr(program, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(alone, "SAVE_EVERY_S", 0.0)
     config, run = tune(corpus, tmp_path), tmp_path / "r"
     other = finetune(tune(corpus, tmp_path / "other"), None)["export"]
     kill_at(5)

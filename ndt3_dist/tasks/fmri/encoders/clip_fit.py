@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from ndt3_dist import log, storage
 from ndt3_dist.checkpoint.steps import newest, remove_remnants
-from ndt3_dist.checkpoint.writer import Writer
 from ndt3_dist.data.order import Cursor
 from ndt3_dist.engines.plain import PlainEngine
 from ndt3_dist.errors import BadInput, Diverged
@@ -22,13 +21,9 @@ from ndt3_dist.tasks.fmri.encoders.encoder import Encoder
 from ndt3_dist.tasks.fmri.encoders.held_out import METRIC, EpochWeights, HeldOut
 from ndt3_dist.tasks.fmri.encoders.lag_ridge import LagRidge, fit_ridge
 from ndt3_dist.tasks.fmri.fmri_config import FmriConfig
-from ndt3_dist.train.loop import Loop
 from ndt3_dist.train.pretrain_config import PretrainConfig
-from ndt3_dist.train.ranks import gather
-from ndt3_dist.train.run import Run
 from ndt3_dist.train.state import Best, RunState
-from ndt3_dist.train.stop import StopSignal
-from ndt3_dist.tune.finetune import SAVE_EVERY_S, one_process, restore
+from ndt3_dist.tune.alone import restore, train_alone
 
 PENALTIES, RETRAIN = "penalties.npz", "retrain"
 
@@ -81,20 +76,9 @@ def fit(
     if config.train.average_from:
         from_epoch = max(1, round(config.train.average_from * epochs))
         validation = EpochWeights(validation, average, from_epoch, steps.steps_of_epoch)
-    stop = StopSignal(as_run.checkpoint.stop_within_s)
-    with one_process(device) as watch:
-        shapes = {name: list(m.shape) for name, m in engine.optimizer.trained().items()}
-        writer = Writer(path, 0, 1, gather, background=False)
-        parts = engine, steps, validation, writer, stop, watch
-        keep = engine.keep_best if held else None
-        run = Run(as_run, str(path), *parts, shapes, keep_best=keep)
-        run.save_after_s, run.until = SAVE_EVERY_S, until
-        try:
-            Loop(run, state).go()
-        finally:
-            stop.close()
-    if stop.agreed:
-        return 0, stop.agreed
+    stopped = train_alone(as_run, path, engine, steps, validation, state, until, bool(held))
+    if stopped:
+        return 0, stopped
     if state.skipped:
         raise Diverged(f"run {path}: no finite loss and gradient; lower optim.lr")
     if held and not state.best.step:
