@@ -31,11 +31,6 @@ ANEW = 10
 whose windows end with a dummy."""
 
 
-def decode(model: NDT3, piece: Piece, layout: Layout, context: int, stride: int = 0) -> np.ndarray:
-    """Covariates of every bin of a piece, (bins, dims) float32; arguments as in `slide`."""
-    return slide(model, piece, layout, context, stride)[0]
-
-
 def predict(
     model: NDT3,
     piece: Piece,

@@ -20,7 +20,7 @@ from ndt3_dist.checkpoint.export import describe_export, write_export
 from ndt3_dist.config import PROJECT, find_file
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput, CheckpointCorrupt
-from ndt3_dist.evaluate.decode import decode
+from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.online import OnlineDecoder, parse_bins, read_units
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.ndt3 import NDT3
@@ -120,7 +120,7 @@ def test_a_recording_decodes_as_evaluation_does_in_raw_units(run, recorded, expo
     table = np.load(out)
     model = load_model(export)
     bins = Piece(0, spikes, np.zeros((len(spikes), 2), np.float32))
-    expected = decode(model, bins, Layout.of(session, model.config), CONTEXT, 1)
+    expected = slide(model, bins, Layout.of(session, model.config), CONTEXT, 1)[0]
     scale = np.array([c.scale for c in session.covariates])
     np.testing.assert_allclose(table[:, 1:] / scale, expected, atol=1e-6)
     np.testing.assert_allclose(table[:, 0], session.start_s + 0.02 * np.arange(len(spikes)))
@@ -158,7 +158,7 @@ def test_until_the_window_is_full_online_equals_sliding_windows(recorded, export
     decoder = OnlineDecoder(model, layout, CONTEXT, keep)
     ours = np.stack([decoder.step(c) for c in spikes[:50]])
     bins = Piece(0, spikes[:50], np.zeros((50, 2), np.float32))
-    expected = decode(model, bins, layout, CONTEXT, 1)
+    expected = slide(model, bins, layout, CONTEXT, 1)[0]
     until = CONTEXT if keep else 50
     np.testing.assert_allclose(ours[:until], expected[:until], atol=1e-6)
     with pytest.raises(BadInput, match="channels"):

@@ -6,7 +6,7 @@ import torch
 
 from ndt3_dist.data.continuous import Piece, read_pieces, split_last
 from ndt3_dist.errors import BadInput
-from ndt3_dist.evaluate.decode import decode, slide
+from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.metrics import r2_variance_weighted
 from ndt3_dist.evaluate.ridge import features, fit_ridge
 from ndt3_dist.model.ndt3 import NDT3
@@ -77,12 +77,12 @@ def session_and_model(corpus, tiny_model):
 def test_decoding_equals_one_window_at_a_time(session_and_model, stride):
     pieces, layout, model = session_and_model
     piece = Piece(0, pieces[0].spikes[:150], pieces[0].covariates[:150])
-    ours = decode(model, piece, layout, context=100, stride=stride)
+    ours = slide(model, piece, layout, context=100, stride=stride)[0]
     for end in (1, 50, 100, 131, 150):
         block = min(-(-end // stride) * stride, 150)  # the pass that gives bin end - 1
         window = Piece(0, piece.spikes[max(0, block - 100) : block], piece.covariates[:0])
         alone = Piece(0, window.spikes, np.zeros((len(window.spikes), 2), np.float32))
-        expected = decode(model, alone, layout, 100, 100)[end - 1 - max(0, block - 100)]
+        expected = slide(model, alone, layout, 100, 100)[0][end - 1 - max(0, block - 100)]
         np.testing.assert_allclose(ours[end - 1], expected, atol=1e-5)
 
 
@@ -106,10 +106,10 @@ def test_a_piece_at_once_is_what_a_stream_gives_bin_by_bin(
 def test_decoding_sees_neither_future_spikes_nor_any_covariate(session_and_model, stride):
     pieces, layout, model = session_and_model
     piece = Piece(0, pieces[0].spikes[:120], pieces[0].covariates[:120])
-    before = decode(model, piece, layout, 50, stride)
+    before = slide(model, piece, layout, 50, stride)[0]
     spikes = piece.spikes.copy()
     spikes[60:] += 1
-    after = decode(model, Piece(0, spikes, -piece.covariates), layout, 50, stride)
+    after = slide(model, Piece(0, spikes, -piece.covariates), layout, 50, stride)[0]
     np.testing.assert_allclose(before[:60], after[:60], atol=1e-6)
     assert np.abs(before[60:] - after[60:]).max() > 1e-3
 
@@ -118,7 +118,7 @@ def test_expected_counts_are_those_of_the_spike_head_by_channel(session_and_mode
     pieces, layout, model = session_and_model
     piece = Piece(0, pieces[0].spikes[:30], pieces[0].covariates[:30])
     covariates, rates = slide(model, piece, layout, 30, 30, with_rates=True)
-    np.testing.assert_array_equal(covariates, decode(model, piece, layout, 30, 30))
+    np.testing.assert_array_equal(covariates, slide(model, piece, layout, 30, 30)[0])
     tokens = PackedTokens.from_numpy(packed([piece.window(0, 30)], layout, model.config))
     with torch.no_grad():
         logits = model.spike_logits(model.features(tokens), tokens)

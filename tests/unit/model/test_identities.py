@@ -9,7 +9,7 @@ from ndt3_dist.checkpoint.export import describe_export, normalisation, write_ex
 from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.errors import BadInput, Unsupported
-from ndt3_dist.evaluate.decode import decode
+from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.online import OnlineDecoder, open_export, read_units
 from ndt3_dist.model.load import load_model
 from ndt3_dist.model.ndt3 import NDT3
@@ -115,9 +115,9 @@ def test_streams_run_each_window_anew(config):
     piece = Piece(0, spikes, np.zeros((12, 1), np.float32))
     online = OnlineDecoder(model, layout, 5, keep=False)
     steps = np.stack([online.step(counts) for counts in spikes])
-    np.testing.assert_allclose(decode(model, piece, layout, 5, 1), steps, atol=1e-5)
-    unasked = decode(model, piece, layout, 5)
-    assert np.array_equal(unasked, decode(model, piece, layout, 5, 1 if model.masked else 5))
+    np.testing.assert_allclose(slide(model, piece, layout, 5, 1)[0], steps, atol=1e-5)
+    unasked = slide(model, piece, layout, 5)[0]
+    assert np.array_equal(unasked, slide(model, piece, layout, 5, 1 if model.masked else 5)[0])
 
 
 def test_a_new_row_is_the_mean_of_its_kind():

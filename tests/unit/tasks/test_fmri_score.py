@@ -87,7 +87,7 @@ def test_a_submission_that_is_no_dictionary_is_named():
 
 def test_a_submission_loads_under_numpy_1_and_2(tmp_path):
     npy, zipped = bold_submission.write(good(), EXPECTED, tmp_path / "s", 3)
-    found = np.load(npy, allow_pickle=True).item()
+    found = np.load(npy, allow_pickle=True).item()  # as the scorer reads it; this test wrote it
     for subject, clips in good().items():
         np.testing.assert_array_equal(found[subject]["s07e01a"], clips["s07e01a"])
     with npy.open("rb") as file:

@@ -8,7 +8,7 @@ from ndt3_dist.config import PROJECT, load_config
 from ndt3_dist.data.continuous import Piece
 from ndt3_dist.data.order import generator
 from ndt3_dist.engines.plain import PlainOptimizer
-from ndt3_dist.evaluate.decode import decode
+from ndt3_dist.evaluate.decode import slide
 from ndt3_dist.evaluate.metrics import r2_scores
 from ndt3_dist.model.load import load_model, read_export_config
 from ndt3_dist.model.ndt3 import NDT3
@@ -38,23 +38,23 @@ def test_a_new_update_changes_nothing_and_a_merged_one_is_the_adapted_model(tiny
     model = NDT3(tiny_model).eval()
     layout = Layout.from_counts([40], 2, tiny_model, "s")
     run = noise_run("lora", 40)
-    before = decode(model, run, layout, 20, 5)
+    before = slide(model, run, layout, 20, 5)[0]
     names = [n for n, _ in model.named_parameters()]
     added = add_low_rank(model, RANK, 7.0)
     assert len(added) == 2 * tiny_model.layers
-    assert (decode(model, run, layout, 20, 5) == before).all()
+    assert (slide(model, run, layout, 20, 5)[0] == before).all()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in added:
                 parameter.normal_()
-    adapted = decode(model, run, layout, 20, 5)
+    adapted = slide(model, run, layout, 20, 5)[0]
     assert (adapted != before).any()
     config = load_config(TuneConfig, PROJECT / "configs" / "stevenson.yaml")
     weights = merge(PlainOptimizer(model, config.optim, "fp32").snapshot(), 7.0 / RANK)
     assert sorted(weights) == sorted(names)
     merged = NDT3(tiny_model).eval()
     merged.load_state_dict(weights)
-    assert (decode(merged, run, layout, 20, 5) == adapted).all()
+    assert (slide(merged, run, layout, 20, 5)[0] == adapted).all()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -83,7 +83,7 @@ def test_only_low_rank_updates_move_the_backbone(corpus, tmp_path, precision):
     if precision == "fp32":  # in bf16 the sum is rounded after, not before, it is added up
         data = read_fit_data(config)
         layout = Layout.of(data.session, after.config)
-        decoded = decode(after, data.last[0], layout, data.window)
+        decoded = slide(after, data.last[0], layout, data.window)[0]
         assert r2_scores(data.last[0].covariates, decoded)["r2"] == result["r2_val"]
 
 
