@@ -27,7 +27,12 @@ def begin(folder: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(PROJECT / "launch" / "curve.py"), *WORDS, *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path[1:]])},
+        # Ray gives its workers a thread each; linear algebra rounds by how many it has.
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), *sys.path[1:]]),
+            "OMP_NUM_THREADS": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -55,7 +55,7 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpus-per-cell", type=float, help="or a fraction, as .25 (default: 1 where there is one)"
     )
-    parser.add_argument("--threads", type=int, help="of a cell (default: cores / cells at once)")
+    parser.add_argument("--threads", type=int, help="of a network's fit (default: cores by cells)")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="new, or of the same curve")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value or gru.key=value")
     return parser
